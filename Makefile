@@ -1,0 +1,50 @@
+# Two targets do all the set-up on a fresh machine: `make demo` and `make test`. The rest is for developers.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+TOOLS := $(CURDIR)/.tools/bin
+export PATH := $(TOOLS):$(PATH):/usr/sbin:/sbin
+export WEIR_TOOLS := $(TOOLS)
+# Seconds the demo runs before it ends by itself; 0 = until Ctrl-C.
+DEMO_SECONDS ?= 0
+PROFILE ?= release
+
+.PHONY: help demo test unit e2e e2e-rootless tools tools-demo build lint fmt tidy bench-up clean
+
+help: ## list the targets
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
+
+demo: tools-demo build ## build and run the mesh with the bookinfo sample under load (DEMO_SECONDS=n to end by itself)
+	@DEMO_SECONDS=$(DEMO_SECONDS) ./hack/demo
+
+test: tools lint unit build e2e ## everything: lints, unit and golden tests, end-to-end tests with the real programs
+
+unit: ## unit, golden and property tests
+	cargo test --workspace --profile $(PROFILE) --no-fail-fast
+
+e2e: tools build ## end-to-end tests: real kubectl, Envoy and Prometheus
+	.tools/venv/bin/python -m pytest -p no:cacheprovider e2e $(E2E_ARGS)
+
+tools-demo: ## only what the demo needs: nftables and kubectl
+	@./hack/tools demo
+
+tools: ## install the programs that the tests use into .tools/bin (and Debian packages where needed)
+	@./hack/tools all
+
+build: ## the release binaries target/release/{weir,bookinfo}
+	cargo build --release -p weir -p bookinfo
+	@ln -sf weir target/release/kubectl-traffic
+
+lint: fmt tidy ## formatting, clippy, invariants
+	cargo clippy --workspace --all-targets --profile $(PROFILE) -- -D warnings
+
+fmt:
+	cargo fmt --all --check
+
+tidy: ## check the invariants of ARCHITECTURE.md
+	cargo run -q --profile $(PROFILE) -p xtask -- tidy
+
+bench-up: tools-demo build ## time from `weir up` to figures, and the memory of each process
+	./bench/up
+
+clean: ## remove what builds made (not the installed tools)
+	cargo clean
