@@ -1,1 +1,7 @@
-//! (to be written)
+//! The Kubernetes-facing vocabulary of Weir: the `traffic.*` labels, custom resources, metric objects and the wire
+//! shapes that aggregated API servers owe their clients.
+//!
+//! Types and pure functions only. It does no I/O and depends on no other crate of the project.
+
+pub mod labels;
+pub mod problem;
