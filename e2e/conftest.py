@@ -1,0 +1,52 @@
+"""The meshes that tests share. Each `weir up` is ended as a user would end it, also when a test failed."""
+
+import itertools
+
+import pytest
+
+from harness import ROOT, Mesh
+
+PORTS = itertools.count(17443, 10)
+
+
+def start(name, args=None, user=None):
+    port = next(PORTS)
+    return Mesh(name, api_port=port, store_port=port + 1, args=args, user=user)
+
+
+@pytest.fixture(scope="session")
+def mesh():
+    """One mesh with bookinfo for all tests that do not break it."""
+    running = start("shared", ["-f", str(ROOT / "samples" / "bookinfo")])
+    try:
+        yield running.wait_ready()
+    finally:
+        try:
+            running.stop()
+        finally:
+            running.remove()
+
+
+@pytest.fixture(params=["weir", "envoy"])
+def engine(request):
+    """The two data planes: what holds for one must hold for the other."""
+    return request.param
+
+
+@pytest.fixture
+def namespace(request, mesh):
+    """A namespace of the test's own, deleted afterwards (in the background: deletion has its own test)."""
+    name = request.node.name.lower().replace("[", "-").replace("]", "").replace("_", "-")[:50].strip("-")
+    mesh.kubectl("create", "namespace", name)
+    yield name
+    mesh.kubectl("delete", "namespace", name, "--wait=false", check=False)
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item, call):
+    """A failed test shows the end of what `weir up` printed."""
+    outcome = yield
+    report = outcome.get_result()
+    mesh = getattr(item, "funcargs", {}).get("mesh")
+    if report.when == "call" and report.failed and mesh is not None:
+        report.sections.append(("weir up", mesh.log()[-3000:]))

@@ -1,0 +1,146 @@
+"""The contract of the labels with real requests, on both engines; and no failed request during any change."""
+
+import json
+import time
+
+from harness import wait_until
+from manifests import deployment, meshed, service
+
+TRACE = ["--rate", "100", "--concurrency", "8"]
+
+
+def summary(mesh, namespace, pod):
+    """The last JSON line that the load generator printed."""
+    lines = [line for line in mesh.kubectl("logs", pod, "-n", namespace, "--tail=20").splitlines() if line.startswith("{")]
+    return json.loads(lines[-1])
+
+
+def only_pod(mesh, namespace, app):
+    pods = [pod for pod in mesh.pods(namespace, f"app={app}") if "deletionTimestamp" not in pod["metadata"]]
+    assert len(pods) == 1, [pod["metadata"]["name"] for pod in pods]
+    return pods[0]["metadata"]["name"]
+
+
+def test_port_label_opens_and_closes(mesh, namespace, engine):
+    """Scenario 4 (404 -> 200 -> 404) and 8 (service port 80 -> targetPort 8080, by number and by name)."""
+    echo = ["http-echo", "--listen", "0.0.0.0:8080"]
+    mesh.kubectl("apply", "-n", namespace, "-f", "-", input=(
+        deployment("echo", echo, ports={"web": 8080}, probe=8080)
+        + service("by-number", 80, 8080, app="echo")
+        + service("by-name", 80, "web", app="echo")
+        + deployment("client", ["http-echo", "--listen", "0.0.0.0:8081"], labels=meshed(engine))
+    ))
+    wait_until("the pods", lambda: mesh.pods_ready(namespace, 2), 60)
+    client = only_pod(mesh, namespace, "client")
+    mesh.wait_proxied(namespace, [client])
+
+    for name in ("by-number", "by-name"):
+        url = f"http://{name}/hello"
+        assert mesh.curl_status(namespace, client, url) == "404", "an unlabelled port is blocked"
+        mesh.kubectl("label", "service", name, "-n", namespace, "traffic.port.80=http")
+        changed = time.monotonic()
+        wait_until(f"200 from {url} after labelling", lambda: mesh.curl_status(namespace, client, url) == "200", 10)
+        print(f"{engine} {name}: open after {time.monotonic() - changed:.2f} s")
+        for host in (name, f"{name}.{namespace}", f"{name}.{namespace}.svc", f"{name}.{namespace}.svc.cluster.local"):
+            assert mesh.curl_status(namespace, client, f"http://{host}/") == "200", host
+        mesh.kubectl("label", "service", name, "-n", namespace, "traffic.port.80-")
+        wait_until(f"404 from {url} after the label was removed", lambda: mesh.curl_status(namespace, client, url) == "404", 10)
+    blocked = mesh.exec(namespace, client, "curl", "-s", "-m", "5", "http://by-name/")
+    assert "traffic.port.80" in blocked, f"the answer says which label opens the port: {blocked!r}"
+
+
+def load(mesh, namespace, engine=None, replicas=1):
+    """An echo service (port opened for meshed clients) and a client that drives it with 100 requests a second."""
+    mesh.kubectl("apply", "-n", namespace, "-f", "-", input=(
+        deployment("echo", ["http-echo", "--listen", "0.0.0.0:8080"], replicas=replicas, probe=8080, grace=15)
+        + service("echo", 80, 8080, labels={"traffic.port.80": "http", "traffic.port.7000": "tcp"})
+        + deployment("client", ["client", "--target", "http://echo/", *TRACE, "--report", "1s", "--json"],
+                     labels=meshed(engine) if engine else None, grace=20)
+    ))
+    wait_until("the load's pods", lambda: mesh.pods_ready(namespace, replicas + 1), 60)
+    client = only_pod(mesh, namespace, "client")
+    if engine:
+        mesh.wait_proxied(namespace, [client])
+    wait_until("requests", lambda: summary(mesh, namespace, client)["status"].get("200", 0) > 100, 30)
+    return client
+
+
+def assert_no_failures(mesh, namespace, client):
+    seen = summary(mesh, namespace, client)
+    failed = {status: count for status, count in seen["status"].items() if not status.startswith("2")}
+    assert not failed and seen.get("errors", 0) == 0, seen
+    return seen
+
+
+def progress(mesh, namespace, client, requests=150):
+    """Lets the load go on for some requests: real time passes, measured in requests seen."""
+    start = summary(mesh, namespace, client)["status"].get("200", 0)
+    wait_until(f"{requests} more requests", lambda: summary(mesh, namespace, client)["status"].get("200", 0) >= start + requests, 30)
+
+
+def test_enable_and_disable_under_load(mesh, namespace, engine):
+    """A running deployment gets a proxy and loses it again, twice, on both sides, without a failed request."""
+    client = load(mesh, namespace)
+    echo = only_pod(mesh, namespace, "echo")
+    for _ in range(2):
+        mesh.kubectl("label", "deployment", "client", "echo", "-n", namespace, "traffic.envoy.enabled=true", f"traffic.proxy.engine={engine}", "--overwrite")
+        mesh.wait_proxied(namespace, [client, echo])
+        progress(mesh, namespace, client)
+        mesh.kubectl("label", "deployment", "client", "echo", "-n", namespace, "traffic.envoy.enabled=false", "--overwrite")
+        for pod in (client, echo):
+            wait_until(f"{pod} without a proxy", lambda pod=pod: mesh.proxy_id(namespace, pod) == "", 60)
+        progress(mesh, namespace, client)
+    print(engine, assert_no_failures(mesh, namespace, client))
+
+
+def test_scale_under_load(mesh, namespace, engine):
+    """Endpoints come and go; a terminating pod finishes what it was given."""
+    client = load(mesh, namespace, engine)
+    for replicas in (4, 2, 5, 1):
+        mesh.kubectl("scale", "deployment", "echo", "-n", namespace, f"--replicas={replicas}")
+        wait_until(
+            f"{replicas} echo pods",
+            lambda: len(mesh.pods(namespace, "app=echo")) == replicas and mesh.pods_ready(namespace, replicas, "app=echo"),
+            60,
+        )
+        progress(mesh, namespace, client)
+    print(engine, assert_no_failures(mesh, namespace, client))
+
+
+def test_tcp_streams_stay_with_the_draining_proxy(mesh, namespace, engine):
+    """A long TCP stream goes on, byte for byte, while its proxy is taken away."""
+    mesh.kubectl("apply", "-n", namespace, "-f", "-", input=(
+        deployment("sink", ["tcp-echo", "--listen", "0.0.0.0:7000"])
+        + service("sink", 7000, 7000, labels={"traffic.port.7000": "tcp"})
+        + deployment("stream", ["http-echo", "--listen", "0.0.0.0:8081"], labels=meshed(engine))
+    ))
+    wait_until("the pods", lambda: mesh.pods_ready(namespace, 2), 60)
+    pod = only_pod(mesh, namespace, "stream")
+    mesh.wait_proxied(namespace, [pod])
+    import subprocess
+
+    from harness import tool
+
+    bookinfo = "bookinfo"
+    stream = subprocess.Popen(
+        [tool("kubectl"), "--kubeconfig", str(mesh.kubeconfig), "exec", "-n", namespace, pod, "--",
+         bookinfo, "tcp-client", "--target", "sink:7000", "--duration", "12s", "--json"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=mesh.environment,
+    )
+    try:
+        def open_streams():
+            from harness import parse_exposition, total
+            return total(parse_exposition(mesh.proxy_metrics(namespace, pod)), "tcp_open_connections", direction="outbound", dst_service="sink") >= 1
+
+        wait_until("the stream in the proxy's figures", open_streams, 10)
+        mesh.kubectl("label", "deployment", "stream", "-n", namespace, "traffic.envoy.enabled=false", "--overwrite")
+        out, err = stream.communicate(timeout=60)
+    finally:
+        if stream.poll() is None:
+            stream.kill()
+            stream.communicate()
+    assert stream.returncode == 0, out + err
+    seen = json.loads(out.strip().splitlines()[-1])
+    assert seen["sent"] == seen["received"] > 0, seen
+    wait_until("the proxy to be gone", lambda: mesh.proxy_id(namespace, pod) == "", 60)
+    assert mesh.curl_status(namespace, pod, "http://sink:7000/") in ("000", "200"), "traffic flows without the proxy"

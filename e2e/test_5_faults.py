@@ -1,0 +1,117 @@
+"""Parts die under load: no failed request, and everything resumes by itself."""
+
+import json
+import os
+import signal
+import time
+
+import pytest
+
+from harness import wait_until
+from manifests import deployment, meshed, service
+from test_2_traffic import assert_no_failures, load, only_pod, progress
+
+
+def kill(mesh, *words):
+    pids = mesh.processes(*words)
+    assert pids, f"no process with {words}"
+    for pid in pids:
+        os.kill(pid, signal.SIGKILL)
+    wait_until(f"the end of {pids}", lambda: not any(os.path.exists(f"/proc/{pid}") for pid in pids), 10, 0.02)
+    return pids
+
+
+@pytest.fixture
+def loaded(mesh, namespace, engine):
+    """A meshed client and server under load; their proxies' processes must be the same at the end."""
+    client = load(mesh, namespace, engine, replicas=2)
+    words = ("proxy", "-c") if engine == "weir" else ("envoy-supervisor",)
+    before = set(mesh.processes(*words))
+    yield namespace, client
+    assert before <= set(mesh.processes(*words)), "proxies are adopted, not restarted"
+
+
+def still_configurable(mesh, namespace, client):
+    """The control loop works again, from label to behaviour."""
+    mesh.kubectl("label", "service", "echo", "-n", namespace, "traffic.port.81=http")
+    mesh.kubectl("patch", "service", "echo", "-n", namespace, "--type=json",
+                 "-p", '[{"op":"add","path":"/spec/ports/-","value":{"name":"again","port":81,"targetPort":8080}},{"op":"add","path":"/spec/ports/0/name","value":"first"}]')
+    wait_until("port 81 to open", lambda: mesh.curl_status(namespace, client, "http://echo:81/") == "200", 30, 0.5)
+
+
+def figures(mesh, namespace):
+    """Fresh figures arrive: the count over the last seconds is above zero."""
+    def recent():
+        got = json.loads(mesh.raw(f"/apis/metrics.smi-spec.io/v1alpha1/namespaces/{namespace}/deployments/client/edges?t=15s"))
+        return any(int(metric["value"]) > 0 for item in got["items"] for metric in item["metrics"] if metric["name"] == "success_count")
+    wait_until("fresh figures", recent, 60, 0.5)
+
+
+def test_control_plane_killed(mesh, loaded):
+    namespace, client = loaded
+    kill(mesh, "weir control")
+    progress(mesh, namespace, client, 200)
+    still_configurable(mesh, namespace, client)
+    assert_no_failures(mesh, namespace, client)
+
+
+def test_agent_killed(mesh, loaded):
+    namespace, client = loaded
+    kill(mesh, "weir agent")
+    progress(mesh, namespace, client, 200)
+    wait_until("the agent", lambda: mesh.pods_ready("weir-system", 3), 60)
+    still_configurable(mesh, namespace, client)
+    assert_no_failures(mesh, namespace, client)
+
+
+def test_metrics_server_killed(mesh, loaded):
+    namespace, client = loaded
+    kill(mesh, "weir metrics")
+    progress(mesh, namespace, client, 200)
+    figures(mesh, namespace)
+    assert_no_failures(mesh, namespace, client)
+
+
+def test_api_server_restarted(mesh, loaded):
+    namespace, client = loaded
+    kill(mesh, "weir apiserver")
+    wait_until("the API server", lambda: mesh.raw("/readyz").strip() == "ok", 30)
+    progress(mesh, namespace, client, 200)
+    still_configurable(mesh, namespace, client)
+    figures(mesh, namespace)
+    assert_no_failures(mesh, namespace, client)
+
+
+def test_proxy_killed(mesh, namespace, engine):
+    """Serving again within a second; measured with a request every few milliseconds."""
+    mesh.kubectl("apply", "-n", namespace, "-f", "-", input=(
+        deployment("echo", ["http-echo", "--listen", "0.0.0.0:8080"], probe=8080)
+        + service("echo", 80, 8080, labels={"traffic.port.80": "http"})
+        + deployment("caller", ["http-echo", "--listen", "0.0.0.0:8081"], labels=meshed(engine))
+    ))
+    wait_until("the pods", lambda: mesh.pods_ready(namespace, 2), 60)
+    caller = only_pod(mesh, namespace, "caller")
+    mesh.wait_proxied(namespace, [caller])
+    wait_until("an open port", lambda: mesh.curl_status(namespace, caller, "http://echo/") == "200", 15)
+    uid = mesh.get("pod", caller, "-n", namespace)["metadata"]["uid"]
+    (victim,) = kill_one(mesh, uid, engine)
+    died = time.monotonic()
+    wait_until("service through the new proxy", lambda: mesh.curl_status(namespace, caller, "http://echo/") == "200", 10, 0.01)
+    took = time.monotonic() - died
+    print(f"{engine}: serving again {took:.2f} s after SIGKILL of {victim}")
+    assert took < 5, "far beyond what a restart takes, whatever the machine's load"
+
+
+def kill_one(mesh, uid, engine):
+    if engine == "envoy":
+        pids = [pid for pid in mesh.processes("envoy", uid) if not mesh_is_supervisor(pid)]
+    else:
+        pids = mesh.processes("proxy", "-c", uid)
+    assert len(pids) == 1, pids
+    os.kill(pids[0], signal.SIGKILL)
+    return pids
+
+
+def mesh_is_supervisor(pid):
+    from harness import command_line
+    return "envoy-supervisor" in command_line(pid)
