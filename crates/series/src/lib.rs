@@ -1,1 +1,18 @@
-//! (to be written)
+//! The waist of the metric side: what a sample, a series and a label are, what metrics are called, how they are
+//! written as text and read back, and the two seams ([`Append`], [`Select`]) between scraping, storing and querying.
+//!
+//! Everything that measures (proxy, the supervisor of Envoy) enters through [`canonical`]; everything that reads
+//! leaves through [`Select`]. This crate knows no network, no disk and no Kubernetes.
+
+pub mod canonical;
+pub mod exposition;
+mod labels;
+mod matcher;
+pub mod names;
+mod sample;
+mod seam;
+
+pub use labels::{Label, Labels, LabelsBuilder};
+pub use matcher::{MatchOp, Matcher, MatcherError};
+pub use sample::{STALE_NAN_BITS, Sample, is_stale, stale_nan};
+pub use seam::{Append, AppendError, Select, SelectError, SeriesData, SeriesRef};

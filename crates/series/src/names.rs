@@ -1,0 +1,111 @@
+//! Every metric name and every label name of a series, once. Nothing else in Weir spells them.
+
+/// Requests that entered the proxy, once per client request.
+pub const REQUEST_TOTAL: &str = "request_total";
+/// Responses that ended, once per client request.
+pub const RESPONSE_TOTAL: &str = "response_total";
+/// Time from the request's head to the end of the response's stream, in milliseconds.
+pub const RESPONSE_LATENCY_MS: &str = "response_latency_ms";
+/// Cumulative buckets of [`RESPONSE_LATENCY_MS`].
+pub const RESPONSE_LATENCY_MS_BUCKET: &str = "response_latency_ms_bucket";
+/// Sum of [`RESPONSE_LATENCY_MS`].
+pub const RESPONSE_LATENCY_MS_SUM: &str = "response_latency_ms_sum";
+/// Number of observations of [`RESPONSE_LATENCY_MS`].
+pub const RESPONSE_LATENCY_MS_COUNT: &str = "response_latency_ms_count";
+/// Tries of requests, first tries and retries alike.
+pub const ATTEMPT_TOTAL: &str = "attempt_total";
+/// Tries after the first.
+pub const RETRY_TOTAL: &str = "retry_total";
+/// Injected faults, by [`KIND`].
+pub const FAULT_TOTAL: &str = "fault_total";
+/// Requests refused because a limit was reached, by [`REASON`].
+pub const OVERFLOW_TOTAL: &str = "overflow_total";
+/// Connections opened.
+pub const TCP_OPEN_TOTAL: &str = "tcp_open_total";
+/// Connections open now.
+pub const TCP_OPEN_CONNECTIONS: &str = "tcp_open_connections";
+/// Connections closed, by [`CLASSIFICATION`].
+pub const TCP_CLOSE_TOTAL: &str = "tcp_close_total";
+/// Bytes read from the peer.
+pub const TCP_READ_BYTES_TOTAL: &str = "tcp_read_bytes_total";
+/// Bytes written to the peer.
+pub const TCP_WRITE_BYTES_TOTAL: &str = "tcp_write_bytes_total";
+/// When the process started, in seconds since 1970.
+pub const PROCESS_START_TIME_SECONDS: &str = "process_start_time_seconds";
+
+/// 1 when the last scrape of a target succeeded, else 0.
+pub const UP: &str = "up";
+/// How long the last scrape of a target took.
+pub const SCRAPE_DURATION_SECONDS: &str = "scrape_duration_seconds";
+/// How many samples the last scrape of a target exposed.
+pub const SCRAPE_SAMPLES_SCRAPED: &str = "scrape_samples_scraped";
+
+/// The label that holds the metric's name.
+pub const METRIC_NAME: &str = "__name__";
+/// The upper bound of a histogram's bucket.
+pub const LE: &str = "le";
+/// The quantile of a summary's series.
+pub const QUANTILE: &str = "quantile";
+/// `inbound` or `outbound`, seen from the proxy's own pod.
+pub const DIRECTION: &str = "direction";
+/// The configured host that was asked for; [`AUTHORITY_OTHER`] for any other.
+pub const AUTHORITY: &str = "authority";
+/// Value of [`AUTHORITY`] for hosts that nobody configured (clients must not be able to make series).
+pub const AUTHORITY_OTHER: &str = "other";
+/// HTTP status code; [`STATUS_OTHER`] beyond the limit of distinct codes.
+pub const STATUS_CODE: &str = "status_code";
+/// Value of [`STATUS_CODE`] once a destination showed too many distinct ones.
+pub const STATUS_OTHER: &str = "other";
+/// `success`, `failure` or `aborted`.
+pub const CLASSIFICATION: &str = "classification";
+/// gRPC status number, where the response was gRPC.
+pub const GRPC_STATUS: &str = "grpc_status";
+/// `proxy` where the proxy itself made the response; absent else.
+pub const ORIGIN: &str = "origin";
+/// Value of [`ORIGIN`] for replies made by the proxy.
+pub const ORIGIN_PROXY: &str = "proxy";
+/// Which fault was injected.
+pub const KIND: &str = "kind";
+/// Which limit was reached.
+pub const REASON: &str = "reason";
+
+/// Prefix of labels that name the destination (outbound).
+pub const DST_PREFIX: &str = "dst_";
+/// Prefix of labels that name the source (inbound).
+pub const SRC_PREFIX: &str = "src_";
+/// Namespace of the destination.
+pub const DST_NAMESPACE: &str = "dst_namespace";
+/// Pod of the destination.
+pub const DST_POD: &str = "dst_pod";
+/// Service through which the destination was chosen.
+pub const DST_SERVICE: &str = "dst_service";
+/// Namespace of the source.
+pub const SRC_NAMESPACE: &str = "src_namespace";
+/// Pod of the source.
+pub const SRC_POD: &str = "src_pod";
+
+/// Namespace of the proxy's own pod; added by the scraper.
+pub const NAMESPACE: &str = "namespace";
+/// The proxy's own pod; added by the scraper.
+pub const POD: &str = "pod";
+/// Node of the proxy's own pod; added by the scraper.
+pub const NODE: &str = "node";
+/// Address that was scraped; added by the scraper.
+pub const INSTANCE: &str = "instance";
+/// Name of the group of targets; added by the scraper.
+pub const JOB: &str = "job";
+/// What [`JOB`] says for proxies.
+pub const JOB_PROXIES: &str = "weir-proxies";
+/// A scraped label that collides with one of the target keeps its value under this prefix.
+pub const EXPORTED_PREFIX: &str = "exported_";
+
+/// Owner kinds as label names: of the proxy's own pod as they stand, of the peer behind [`DST_PREFIX`] or [`SRC_PREFIX`].
+pub const OWNER_KINDS: [&str; 7] = [
+    "deployment",
+    "statefulset",
+    "daemonset",
+    "job",
+    "cronjob",
+    "replicaset",
+    "replicationcontroller",
+];
