@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from harness import wait_until
+from harness import command_line, wait_until
 from manifests import deployment, meshed, service
 from test_2_traffic import assert_no_failures, load, only_pod, progress
 
@@ -52,7 +52,7 @@ def test_control_plane_killed(mesh, loaded):
     kill(mesh, "weir control")
     progress(mesh, namespace, client, 200)
     still_configurable(mesh, namespace, client)
-    assert_no_failures(mesh, namespace, client)
+    assert_no_failures(mesh, namespace)
 
 
 def test_agent_killed(mesh, loaded):
@@ -61,7 +61,7 @@ def test_agent_killed(mesh, loaded):
     progress(mesh, namespace, client, 200)
     wait_until("the agent", lambda: mesh.pods_ready("weir-system", 3), 60)
     still_configurable(mesh, namespace, client)
-    assert_no_failures(mesh, namespace, client)
+    assert_no_failures(mesh, namespace)
 
 
 def test_metrics_server_killed(mesh, loaded):
@@ -69,7 +69,7 @@ def test_metrics_server_killed(mesh, loaded):
     kill(mesh, "weir metrics")
     progress(mesh, namespace, client, 200)
     figures(mesh, namespace)
-    assert_no_failures(mesh, namespace, client)
+    assert_no_failures(mesh, namespace)
 
 
 def test_api_server_restarted(mesh, loaded):
@@ -79,7 +79,7 @@ def test_api_server_restarted(mesh, loaded):
     progress(mesh, namespace, client, 200)
     still_configurable(mesh, namespace, client)
     figures(mesh, namespace)
-    assert_no_failures(mesh, namespace, client)
+    assert_no_failures(mesh, namespace)
 
 
 def test_proxy_killed(mesh, namespace, engine):
@@ -104,14 +104,9 @@ def test_proxy_killed(mesh, namespace, engine):
 
 def kill_one(mesh, uid, engine):
     if engine == "envoy":
-        pids = [pid for pid in mesh.processes("envoy", uid) if not mesh_is_supervisor(pid)]
+        pids = [pid for pid in mesh.processes("envoy", uid) if "envoy-supervisor" not in command_line(pid)]
     else:
         pids = mesh.processes("proxy", "-c", uid)
     assert len(pids) == 1, pids
     os.kill(pids[0], signal.SIGKILL)
     return pids
-
-
-def mesh_is_supervisor(pid):
-    from harness import command_line
-    return "envoy-supervisor" in command_line(pid)
