@@ -6,7 +6,6 @@ export PATH := $(TOOLS):$(PATH):/usr/sbin:/sbin
 export WEIR_TOOLS := $(TOOLS)
 # Seconds the demo runs before it ends by itself; 0 = until Ctrl-C.
 DEMO_SECONDS ?= 0
-PROFILE ?= release
 
 .PHONY: help demo test unit e2e e2e-rootless tools tools-demo build lint fmt tidy bench-up clean
 
@@ -19,7 +18,7 @@ demo: tools-demo build ## build and run the mesh with the bookinfo sample under 
 test: tools lint unit build e2e ## everything: lints, unit and golden tests, end-to-end tests with the real programs
 
 unit: ## unit, golden and property tests
-	cargo test --workspace --profile $(PROFILE) --no-fail-fast
+	cargo test --workspace --no-fail-fast
 
 e2e: tools build ## end-to-end tests: real kubectl, Envoy and Prometheus
 	.tools/venv/bin/python -m pytest -p no:cacheprovider e2e $(E2E_ARGS)
@@ -35,13 +34,13 @@ build: ## the release binaries target/release/{weir,bookinfo}
 	@ln -sf weir target/release/kubectl-traffic
 
 lint: fmt tidy ## formatting, clippy, invariants
-	cargo clippy --workspace --all-targets --profile $(PROFILE) -- -D warnings
+	cargo clippy --workspace --all-targets -- -D warnings
 
 fmt:
 	cargo fmt --all --check
 
 tidy: ## check the invariants of ARCHITECTURE.md
-	cargo run -q --profile $(PROFILE) -p xtask -- tidy
+	cargo run -q -p xtask -- tidy
 
 bench-up: tools-demo build ## time from `weir up` to figures, and the memory of each process
 	./bench/up

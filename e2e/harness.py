@@ -60,8 +60,14 @@ class Mesh:
 
     def __init__(self, name: str, api_port: int, store_port: int, args: list[str] | None = None, user: str | None = None):
         self.directory = Path(tempfile.mkdtemp(prefix=f"weir-e2e-{name}-"))
+        binary = WEIR
         if user:
+            # The checkout may lie where other users cannot look.
+            for program in ("weir", "bookinfo"):
+                shutil.copy2(PROFILE_DIR / program, self.directory / program)
+            binary = self.directory / "weir"
             shutil.chown(self.directory, user)
+            self.directory.chmod(0o755)
         self.data_dir = self.directory / "data"
         self.api_port = api_port
         self.store_port = store_port
@@ -70,7 +76,7 @@ class Mesh:
         environment = dict(os.environ, PATH=os.pathsep.join([str(TOOLS), os.environ["PATH"], "/usr/sbin", "/sbin"]))
         environment.pop("KUBECONFIG", None)
         command = [
-            str(WEIR), "up",
+            str(binary), "up",
             "--data-dir", str(self.data_dir),
             "--api-address", f"127.0.0.1:{api_port}",
             "--store-address", f"127.0.0.1:{store_port}",
