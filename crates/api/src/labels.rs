@@ -87,7 +87,9 @@ pub fn effective<'a>(
     workload: Option<&'a ObjectMeta>,
     namespace: Option<&'a ObjectMeta>,
 ) -> Option<&'a str> {
-    value(pod, key).or_else(|| workload.and_then(|w| value(w, key))).or_else(|| namespace.and_then(|n| value(n, key)))
+    value(pod, key)
+        .or_else(|| workload.and_then(|w| value(w, key)))
+        .or_else(|| namespace.and_then(|n| value(n, key)))
 }
 
 /// All `(port, value)` pairs of keys `<prefix><N>` on an object, annotation over label, in order of the port. A suffix
@@ -95,11 +97,17 @@ pub fn effective<'a>(
 pub fn ports<'a>(meta: &'a ObjectMeta, prefix: &str) -> Vec<Result<(u16, &'a str), (&'a str, String)>> {
     let mut found = std::collections::BTreeMap::new();
     for map in [&meta.labels, &meta.annotations].into_iter().flatten() {
-        for (key, text) in map.range(prefix.to_owned()..).take_while(|(k, _)| k.starts_with(prefix)) {
+        for (key, text) in map
+            .range(prefix.to_owned()..)
+            .take_while(|(k, _)| k.starts_with(prefix))
+        {
             let suffix = &key[prefix.len()..];
             let entry = match suffix.parse::<u16>() {
                 Ok(port) if port > 0 => Ok((port, text.trim())),
-                _ => Err((key.as_str(), format!("{suffix:?} is not a port; write {prefix}N with N from 1 to 65535"))),
+                _ => Err((
+                    key.as_str(),
+                    format!("{suffix:?} is not a port; write {prefix}N with N from 1 to 65535"),
+                )),
             };
             let order = entry.as_ref().map_or(0, |(port, _)| *port);
             found.insert((order, suffix), entry);
@@ -175,7 +183,9 @@ impl FromStr for Engine {
         match text {
             "weir" => Ok(Engine::Weir),
             "envoy" => Ok(Engine::Envoy),
-            other => Err(InvalidValue(format!("{other:?} is not a proxy engine; write weir or envoy"))),
+            other => Err(InvalidValue(format!(
+                "{other:?} is not a proxy engine; write weir or envoy"
+            ))),
         }
     }
 }
@@ -226,7 +236,10 @@ impl FromStr for Protocol {
 
 /// The owner that controls an object, if any.
 pub fn controller(meta: &ObjectMeta) -> Option<&OwnerReference> {
-    meta.owner_references.as_ref()?.iter().find(|o| o.controller == Some(true))
+    meta.owner_references
+        .as_ref()?
+        .iter()
+        .find(|o| o.controller == Some(true))
 }
 
 /// The workload of a pod as `(kind, name)`, kind in lower case as metric labels write it. A ReplicaSet resolves to its
@@ -239,7 +252,9 @@ pub fn owner(pod: &ObjectMeta, replica_set: Option<&ObjectMeta>) -> Option<(Stri
         }
         let hash = pod.labels.as_ref().and_then(|l| l.get("pod-template-hash"));
         if replica_set.is_none()
-            && let Some(deployment) = hash.and_then(|h| owner.name.strip_suffix(h)).and_then(|n| n.strip_suffix('-'))
+            && let Some(deployment) = hash
+                .and_then(|h| owner.name.strip_suffix(h))
+                .and_then(|n| n.strip_suffix('-'))
             && !deployment.is_empty()
         {
             return Some(("deployment".to_owned(), deployment.to_owned()));
@@ -254,7 +269,11 @@ mod tests {
 
     fn meta(labels: &[(&str, &str)], annotations: &[(&str, &str)]) -> ObjectMeta {
         let map = |pairs: &[(&str, &str)]| Some(pairs.iter().map(|(k, v)| ((*k).into(), (*v).into())).collect());
-        ObjectMeta { labels: map(labels), annotations: map(annotations), ..Default::default() }
+        ObjectMeta {
+            labels: map(labels),
+            annotations: map(annotations),
+            ..Default::default()
+        }
     }
 
     #[test]
@@ -279,17 +298,30 @@ mod tests {
     #[test]
     fn errors_say_what_would_be_right() {
         let text = "htp".parse::<Protocol>().unwrap_err().to_string();
-        assert!(text.contains("\"htp\"") && text.contains("http, tcp or direct"), "{text}");
-        assert!("Envoy".parse::<Engine>().unwrap_err().to_string().contains("weir or envoy"));
+        assert!(
+            text.contains("\"htp\"") && text.contains("http, tcp or direct"),
+            "{text}"
+        );
+        assert!(
+            "Envoy"
+                .parse::<Engine>()
+                .unwrap_err()
+                .to_string()
+                .contains("weir or envoy")
+        );
         assert!(parse_bool("yes").unwrap_err().to_string().contains("\"true\""));
     }
 
     #[test]
     fn ports_in_order_and_bad_suffixes_reported() {
-        let m = meta(&[("traffic.port.9080", "http"), ("traffic.port.80", "tcp"), ("traffic.port.x", "http")], &[(
-            "traffic.port.80",
-            "direct",
-        )]);
+        let m = meta(
+            &[
+                ("traffic.port.9080", "http"),
+                ("traffic.port.80", "tcp"),
+                ("traffic.port.x", "http"),
+            ],
+            &[("traffic.port.80", "direct")],
+        );
         let found = ports(&m, PORT_PREFIX);
         assert!(matches!(&found[0], Err((key, why)) if *key == "traffic.port.x" && why.contains("1 to 65535")));
         assert_eq!(found[1..], [Ok((80, "direct")), Ok((9080, "http"))]);
@@ -309,7 +341,10 @@ mod tests {
         let deployment = Some(("deployment".to_owned(), "reviews-v3".to_owned()));
         assert_eq!(owner(&pod, None), deployment);
         let mut set = ObjectMeta::default();
-        assert_eq!(owner(&pod, Some(&set)), Some(("replicaset".to_owned(), "reviews-v3-5df889bcff".to_owned())));
+        assert_eq!(
+            owner(&pod, Some(&set)),
+            Some(("replicaset".to_owned(), "reviews-v3-5df889bcff".to_owned()))
+        );
         set.owner_references = Some(vec![reference("Deployment", "reviews-v3")]);
         assert_eq!(owner(&pod, Some(&set)), deployment);
     }

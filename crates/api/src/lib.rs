@@ -4,4 +4,10 @@
 //! Types and pure functions only. It does no I/O and depends on no other crate of the project.
 
 pub mod labels;
+pub mod mesh_status;
 pub mod problem;
+pub mod quantity;
+pub mod split;
+pub mod status;
+pub mod table;
+pub mod traffic_metrics;

@@ -1,0 +1,86 @@
+//! The objects of Weir's own API group `weir.dev/v1alpha1`: how each proxy is doing and which objects are wrong.
+//!
+//! Read-only and computed by the control plane; nobody stores them.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use serde::{Deserialize, Serialize};
+
+use crate::problem::Problem;
+
+/// The API group.
+pub const GROUP: &str = "weir.dev";
+/// The version.
+pub const VERSION: &str = "v1alpha1";
+
+/// A proxy as the control plane sees it. Its name and namespace are its pod's.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Proxy {
+    /// Always `Proxy`.
+    pub kind: String,
+    /// Group and version.
+    pub api_version: String,
+    /// Name and namespace of the pod.
+    pub metadata: ObjectMeta,
+    /// What it is and how it does.
+    pub status: ProxyState,
+}
+
+/// State of a [`Proxy`].
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ProxyState {
+    /// Node id in xDS, `<pod>.<namespace>`.
+    pub node_id: String,
+    /// `weir` or `envoy`.
+    pub engine: String,
+    /// Id of the running proxy (annotation `traffic.envoy.proxy`), "" when none runs.
+    pub id: String,
+    /// Kubernetes node.
+    pub node: String,
+    /// Whether it has an open configuration stream.
+    pub connected: bool,
+    /// Whether it acknowledged the newest version, by resource type (`cds`, `eds`, `lds`, `rds`).
+    pub synced: BTreeMap<String, bool>,
+    /// What it refused last, "" when nothing.
+    pub last_rejection: String,
+}
+
+impl ProxyState {
+    /// Connected, and all types acknowledged.
+    pub fn is_synced(&self) -> bool {
+        self.connected && self.synced.values().all(|s| *s)
+    }
+}
+
+/// A list of objects of this group.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct List<T> {
+    /// `ProxyList` or `ProblemList`.
+    pub kind: String,
+    /// Group and version.
+    pub api_version: String,
+    /// List metadata, empty here.
+    #[serde(default)]
+    pub metadata: serde_json::Value,
+    /// The objects.
+    #[serde(default = "Vec::new")]
+    pub items: Vec<T>,
+}
+
+/// A [`Problem`] as an API object.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ProblemObject {
+    /// Always `Problem`.
+    pub kind: String,
+    /// Group and version.
+    pub api_version: String,
+    /// A name made of the object's kind and name and a number.
+    pub metadata: ObjectMeta,
+    /// What is wrong.
+    pub problem: Problem,
+}
