@@ -31,8 +31,6 @@ def test_tour():
         for number, block in enumerate(blocks[1:], 1):
             block = re.sub(r"^export KUBECONFIG=.*\n", "", block, flags=re.M).replace("127.0.0.1:9090", f"127.0.0.1:{mesh.store_port}")
             script += f"echo '== block {number}'\n{block}\n"
-            if "traffic.port.9080-" in block:
-                script += "sleep 1\n"
         done = subprocess.run(["bash", "-x"], input=script, text=True, capture_output=True, env=environment, cwd=ROOT, timeout=180)
         assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
         out = done.stdout
