@@ -1,0 +1,239 @@
+//! The fields of the messages that Weir writes, by their numbers in Envoy's API.
+
+use super::Kind::{self, Any, Bool, Double, Duration, Empty, Enum, Int, MapOf, Msg, Str, Struct, Wrapped};
+use super::{Field, many, one};
+
+const U32: Kind = Wrapped(&Int);
+const BOOL: Kind = Wrapped(&Bool);
+
+/// The table of a message by its full name.
+pub(super) fn message(name: &str) -> Option<&'static [Field]> {
+    Some(match name {
+        "envoy.config.cluster.v3.Cluster" => CLUSTER,
+        "envoy.config.endpoint.v3.ClusterLoadAssignment" => ASSIGNMENT,
+        "envoy.config.listener.v3.Listener" => LISTENER,
+        "envoy.config.route.v3.RouteConfiguration" => ROUTES,
+        "weir.v1.Peer" => PEER,
+        "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager" => MANAGER,
+        "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy" => TCP_PROXY,
+        "envoy.extensions.filters.http.router.v3.Router" => ROUTER,
+        "envoy.extensions.filters.listener.original_dst.v3.OriginalDst"
+        | "envoy.extensions.filters.listener.http_inspector.v3.HttpInspector" => &[],
+        "envoy.extensions.access_loggers.grpc.v3.HttpGrpcAccessLogConfig" => HTTP_LOG,
+        "envoy.extensions.access_loggers.grpc.v3.TcpGrpcAccessLogConfig" => TCP_LOG,
+        "envoy.extensions.upstreams.http.v3.HttpProtocolOptions" => HTTP_OPTIONS,
+        _ => return None,
+    })
+}
+
+const PEER: &[Field] =
+    &[one(1, "namespace", Str), one(2, "pod", Str), one(3, "owner_kind", Str), one(4, "owner", Str)];
+
+// envoy.config.core.v3
+const ADDRESS: &[Field] = &[one(
+    1,
+    "socket_address",
+    Msg(&[one(1, "protocol", Enum(&["TCP", "UDP"])), one(2, "address", Str), one(3, "port_value", Int)]),
+)];
+const BIND: &[Field] = &[many(
+    3,
+    "socket_options",
+    Msg(&[
+        one(1, "description", Str),
+        one(2, "level", Int),
+        one(3, "name", Int),
+        one(4, "int_value", Int),
+        one(6, "state", Enum(&["STATE_PREBIND", "STATE_BOUND", "STATE_LISTENING"])),
+    ]),
+)];
+const API_VERSION: Kind = Enum(&["AUTO", "V2", "V3"]);
+const SOURCE: &[Field] =
+    &[one(3, "ads", Empty), one(4, "initial_fetch_timeout", Duration), one(6, "resource_api_version", API_VERSION)];
+const METADATA: &[Field] = &[one(1, "filter_metadata", MapOf(&Struct))];
+const DATA: &[Field] = &[one(1, "filename", Str), one(2, "inline_bytes", Str), one(3, "inline_string", Str)];
+const GRPC_SERVICE: &[Field] =
+    &[one(1, "envoy_grpc", Msg(&[one(1, "cluster_name", Str)])), one(3, "timeout", Duration)];
+
+// envoy.config.cluster.v3
+const CLUSTER: &[Field] = &[
+    one(1, "name", Str),
+    one(2, "type", Enum(&["STATIC", "STRICT_DNS", "LOGICAL_DNS", "EDS", "ORIGINAL_DST"])),
+    one(3, "eds_cluster_config", Msg(&[one(1, "eds_config", Msg(SOURCE)), one(2, "service_name", Str)])),
+    one(4, "connect_timeout", Duration),
+    one(5, "per_connection_buffer_limit_bytes", U32),
+    one(
+        6,
+        "lb_policy",
+        Enum(&["ROUND_ROBIN", "LEAST_REQUEST", "RING_HASH", "RANDOM", "", "MAGLEV", "CLUSTER_PROVIDED"]),
+    ),
+    one(10, "circuit_breakers", Msg(&[many(1, "thresholds", Msg(THRESHOLDS))])),
+    one(20, "cleanup_interval", Duration),
+    one(21, "upstream_bind_config", Msg(BIND)),
+    one(25, "metadata", Msg(METADATA)),
+    one(27, "common_lb_config", Msg(&[one(1, "healthy_panic_threshold", Msg(&[one(1, "value", Double)]))])),
+    one(33, "load_assignment", Msg(ASSIGNMENT)),
+    one(36, "typed_extension_protocol_options", MapOf(&Any)),
+];
+const THRESHOLDS: &[Field] = &[
+    one(1, "priority", Enum(&["DEFAULT", "HIGH"])),
+    one(2, "max_connections", U32),
+    one(3, "max_pending_requests", U32),
+    one(4, "max_requests", U32),
+    one(5, "max_retries", U32),
+];
+const HTTP_OPTIONS: &[Field] = &[
+    one(1, "common_http_protocol_options", Msg(&[one(1, "idle_timeout", Duration)])),
+    one(3, "explicit_http_config", Msg(&[one(1, "http_protocol_options", Empty)])),
+    one(4, "use_downstream_protocol_config", Msg(&[one(1, "http_protocol_options", Empty)])),
+];
+
+// envoy.config.endpoint.v3
+const ASSIGNMENT: &[Field] = &[
+    one(1, "cluster_name", Str),
+    many(
+        2,
+        "endpoints",
+        Msg(&[
+            one(1, "locality", Msg(&[one(1, "region", Str), one(2, "zone", Str), one(3, "sub_zone", Str)])),
+            many(2, "lb_endpoints", Msg(LB_ENDPOINT)),
+            one(3, "load_balancing_weight", U32),
+            one(5, "priority", Int),
+        ]),
+    ),
+];
+const LB_ENDPOINT: &[Field] = &[
+    one(1, "endpoint", Msg(&[one(1, "address", Msg(ADDRESS))])),
+    one(2, "health_status", Enum(&["UNKNOWN", "HEALTHY", "UNHEALTHY", "DRAINING", "TIMEOUT", "DEGRADED"])),
+    one(3, "metadata", Msg(METADATA)),
+    one(4, "load_balancing_weight", U32),
+];
+
+// envoy.config.listener.v3
+const LISTENER: &[Field] = &[
+    one(1, "name", Str),
+    one(2, "address", Msg(ADDRESS)),
+    many(3, "filter_chains", Msg(CHAIN)),
+    one(4, "use_original_dst", BOOL),
+    one(6, "metadata", Msg(METADATA)),
+    many(9, "listener_filters", Msg(&[one(1, "name", Str), one(3, "typed_config", Any)])),
+    one(15, "listener_filters_timeout", Duration),
+    one(16, "traffic_direction", Enum(&["UNSPECIFIED", "INBOUND", "OUTBOUND"])),
+    one(17, "continue_on_listener_filters_timeout", Bool),
+    one(25, "default_filter_chain", Msg(CHAIN)),
+    one(26, "bind_to_port", BOOL),
+    one(28, "stat_prefix", Str),
+];
+const CHAIN: &[Field] = &[
+    one(
+        1,
+        "filter_chain_match",
+        Msg(&[
+            many(
+                3,
+                "prefix_ranges",
+                Msg(&[one(1, "address_prefix", Str), one(2, "prefix_len", U32)]),
+            ),
+            one(8, "destination_port", U32),
+            one(9, "transport_protocol", Str),
+            many(10, "application_protocols", Str),
+            many(11, "server_names", Str),
+        ]),
+    ),
+    many(3, "filters", Msg(&[one(1, "name", Str), one(4, "typed_config", Any)])),
+    one(7, "name", Str),
+];
+const ACCESS_LOG: &[Field] = &[one(1, "name", Str), one(4, "typed_config", Any)];
+const MANAGER: &[Field] = &[
+    one(1, "codec_type", Enum(&["AUTO", "HTTP1", "HTTP2", "HTTP3"])),
+    one(2, "stat_prefix", Str),
+    one(3, "rds", Msg(&[one(1, "config_source", Msg(SOURCE)), one(2, "route_config_name", Str)])),
+    one(4, "route_config", Msg(ROUTES)),
+    many(5, "http_filters", Msg(&[one(1, "name", Str), one(4, "typed_config", Any)])),
+    one(8, "http_protocol_options", Msg(&[one(3, "accept_http_10", Bool), one(2, "allow_absolute_url", BOOL)])),
+    one(12, "drain_timeout", Duration),
+    many(13, "access_log", Msg(ACCESS_LOG)),
+    one(14, "use_remote_address", BOOL),
+    one(15, "generate_request_id", BOOL),
+    one(21, "skip_xff_append", Bool),
+    many(23, "upgrade_configs", Msg(&[one(1, "upgrade_type", Str)])),
+    one(24, "stream_idle_timeout", Duration),
+    one(28, "request_timeout", Duration),
+    one(34, "server_header_transformation", Enum(&["OVERWRITE", "APPEND_IF_ABSENT", "PASS_THROUGH"])),
+    one(35, "common_http_protocol_options", Msg(&[one(1, "idle_timeout", Duration)])),
+];
+const ROUTER: &[Field] = &[one(4, "suppress_envoy_headers", Bool)];
+const TCP_PROXY: &[Field] = &[
+    one(1, "stat_prefix", Str),
+    one(2, "cluster", Str),
+    many(5, "access_log", Msg(ACCESS_LOG)),
+    one(7, "max_connect_attempts", U32),
+    one(8, "idle_timeout", Duration),
+];
+
+// envoy.extensions.access_loggers.grpc.v3
+const HTTP_LOG: &[Field] = &[
+    one(1, "common_config", Msg(COMMON_LOG)),
+    many(2, "additional_request_headers_to_log", Str),
+    many(3, "additional_response_headers_to_log", Str),
+    many(4, "additional_response_trailers_to_log", Str),
+];
+const TCP_LOG: &[Field] = &[one(1, "common_config", Msg(COMMON_LOG))];
+const COMMON_LOG: &[Field] = &[
+    one(1, "log_name", Str),
+    one(2, "grpc_service", Msg(GRPC_SERVICE)),
+    one(3, "buffer_flush_interval", Duration),
+    one(4, "buffer_size_bytes", U32),
+    one(6, "transport_api_version", API_VERSION),
+    many(8, "custom_tags", Msg(CUSTOM_TAG)),
+];
+const CUSTOM_TAG: &[Field] = &[
+    one(1, "tag", Str),
+    one(
+        5,
+        "metadata",
+        Msg(&[
+            one(
+                1,
+                "kind",
+                Msg(&[one(1, "request", Empty), one(2, "route", Empty), one(3, "cluster", Empty), one(4, "host", Empty)]),
+            ),
+            one(2, "metadata_key", Msg(&[one(1, "key", Str), many(2, "path", Msg(&[one(1, "key", Str)]))])),
+            one(3, "default_value", Str),
+        ]),
+    ),
+    one(6, "value", Str),
+];
+
+// envoy.config.route.v3
+const ROUTES: &[Field] = &[
+    one(1, "name", Str),
+    many(
+        2,
+        "virtual_hosts",
+        Msg(&[one(1, "name", Str), many(2, "domains", Str), many(3, "routes", Msg(ROUTE))]),
+    ),
+    one(7, "validate_clusters", BOOL),
+];
+const ROUTE: &[Field] = &[
+    one(1, "match", Msg(&[one(1, "prefix", Str), one(2, "path", Str), one(4, "case_sensitive", BOOL)])),
+    one(2, "route", Msg(ROUTE_ACTION)),
+    one(7, "direct_response", Msg(&[one(1, "status", Int), one(2, "body", Msg(DATA)), one(3, "body_format", Msg(BODY_FORMAT))])),
+    one(14, "name", Str),
+    one(4, "metadata", Msg(METADATA)),
+];
+const BODY_FORMAT: &[Field] = &[one(1, "text_format", Str), one(3, "content_type", Str), one(5, "text_format_source", Msg(DATA))];
+const ROUTE_ACTION: &[Field] = &[
+    one(1, "cluster", Str),
+    one(
+        3,
+        "weighted_clusters",
+        Msg(&[many(1, "clusters", Msg(&[one(1, "name", Str), one(2, "weight", U32)]))]),
+    ),
+    one(8, "timeout", Duration),
+    one(
+        9,
+        "retry_policy",
+        Msg(&[one(1, "retry_on", Str), one(2, "num_retries", U32), one(3, "per_try_timeout", Duration)]),
+    ),
+    one(24, "idle_timeout", Duration),
+];

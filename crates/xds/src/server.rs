@@ -1,0 +1,311 @@
+//! The ADS server: gRPC streams in, snapshots out.
+//!
+//! Each stream is one task that owns its [`session`] and writes to a bounded queue. The first request must name the
+//! node and pass [`Authorize`]; afterwards the task sends whatever its session finds to differ between the client and
+//! the node's snapshot in the [`cache`]. This module knows neither who builds snapshots nor how a peer proves who it is.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use envoy_types::pb::envoy::config::core::v3::Node;
+use envoy_types::pb::envoy::service::discovery::v3::aggregated_discovery_service_server::{
+    AggregatedDiscoveryService, AggregatedDiscoveryServiceServer,
+};
+use envoy_types::pb::google::protobuf::value::Kind;
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
+use tonic::transport::{Identity, Server, ServerTlsConfig};
+use tonic::{Request, Response, Status, Streaming};
+
+use crate::discovery::{
+    DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse,
+};
+use crate::snapshot::Snapshot;
+use crate::types::ResourceType;
+
+pub mod cache;
+pub mod session;
+
+pub use cache::{Cache, NodeInfo, NodeStatus};
+use cache::Connection;
+use session::delta::DeltaSession;
+use session::sotw::SotwSession;
+use session::{Event, TypeStatus};
+
+/// Responses that may wait for a slow client before its task waits too.
+const RESPONSES_QUEUED: usize = 8;
+/// A client must say who it is within this time.
+const FIRST_REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+/// The check of an identity (a call to the Kubernetes API) may take this long.
+const AUTHORIZE_TIMEOUT: Duration = Duration::from_secs(10);
+/// A client that takes nothing for this long is disconnected; it will come back with what it has.
+const SEND_TIMEOUT: Duration = Duration::from_secs(30);
+/// Dead peers are found by HTTP/2 pings.
+const KEEPALIVE: Duration = Duration::from_secs(20);
+/// Largest request: a reconnecting client lists all it has.
+const REQUEST_BYTES_MAX: usize = 16 << 20;
+
+/// What a client presents to prove who it is.
+#[derive(Clone, Debug, Default)]
+pub struct Credentials {
+    /// The token of an `authorization: Bearer` header.
+    pub token: Option<String>,
+    /// Address of the client.
+    pub remote: Option<std::net::SocketAddr>,
+}
+
+/// Decides whether a client may have a node's configuration.
+pub trait Authorize: Send + Sync + 'static {
+    /// `Err(why)` refuses with PERMISSION_DENIED and that message.
+    fn authorize(
+        &self,
+        credentials: &Credentials,
+        node: &NodeInfo,
+    ) -> impl Future<Output = Result<(), String>> + Send;
+}
+
+/// Lets everybody in: for tests and for a socket that only the right peer can reach.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct AllowAll;
+
+impl Authorize for AllowAll {
+    async fn authorize(&self, _: &Credentials, _: &NodeInfo) -> Result<(), String> {
+        Ok(())
+    }
+}
+
+/// Certificate chain and key of the server, PEM.
+#[derive(Clone)]
+pub struct ServerTls {
+    /// Certificate chain.
+    pub cert_pem: String,
+    /// Private key.
+    pub key_pem: String,
+}
+
+/// Serves ADS on a bound socket until the shutdown future is done. `tls: None` serves clear text.
+pub async fn serve<A: Authorize>(
+    listener: TcpListener,
+    tls: Option<ServerTls>,
+    cache: Cache,
+    authorize: A,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+) -> Result<(), tonic::transport::Error> {
+    let (stop, stopped) = tokio::sync::watch::channel(false);
+    let ads = Ads { shared: Arc::new(Shared { cache, authorize, stopped }) };
+    let service = AggregatedDiscoveryServiceServer::new(ads)
+        .max_decoding_message_size(REQUEST_BYTES_MAX)
+        .max_encoding_message_size(usize::MAX);
+    let mut server = Server::builder()
+        .tcp_nodelay(true)
+        .http2_keepalive_interval(Some(KEEPALIVE))
+        .http2_keepalive_timeout(Some(KEEPALIVE));
+    if let Some(tls) = tls {
+        server = server
+            .tls_config(ServerTlsConfig::new().identity(Identity::from_pem(tls.cert_pem, tls.key_pem)))?;
+    }
+    let shutdown = async move {
+        shutdown.await;
+        // Streams never end by themselves: end them, so that the server can.
+        let _ = stop.send(true);
+    };
+    server.add_service(service).serve_with_incoming_shutdown(TcpListenerStream::new(listener), shutdown).await
+}
+
+struct Shared<A> {
+    cache: Cache,
+    authorize: A,
+    stopped: tokio::sync::watch::Receiver<bool>,
+}
+
+struct Ads<A> {
+    shared: Arc<Shared<A>>,
+}
+
+#[tonic::async_trait]
+impl<A: Authorize> AggregatedDiscoveryService for Ads<A> {
+    type StreamAggregatedResourcesStream = ReceiverStream<Result<DiscoveryResponse, Status>>;
+    type DeltaAggregatedResourcesStream = ReceiverStream<Result<DeltaDiscoveryResponse, Status>>;
+
+    async fn stream_aggregated_resources(
+        &self,
+        request: Request<Streaming<DiscoveryRequest>>,
+    ) -> Result<Response<Self::StreamAggregatedResourcesStream>, Status> {
+        Ok(self.open::<SotwSession>(request))
+    }
+
+    async fn delta_aggregated_resources(
+        &self,
+        request: Request<Streaming<DeltaDiscoveryRequest>>,
+    ) -> Result<Response<Self::DeltaAggregatedResourcesStream>, Status> {
+        Ok(self.open::<DeltaSession>(request))
+    }
+}
+
+/// What a stream's task needs of either variant of the protocol.
+trait Variant: Default + Send + 'static {
+    type Request: Send + 'static;
+    type Response: Send + 'static;
+    const NAME: &'static str;
+    fn node(request: &Self::Request) -> Option<&Node>;
+    fn on_request(&mut self, request: Self::Request) -> Vec<Event>;
+    fn next(&mut self, snapshot: &Snapshot) -> Option<Self::Response>;
+    fn status(&self) -> BTreeMap<ResourceType, TypeStatus>;
+}
+
+macro_rules! variant {
+    ($session:ty, $request:ty, $response:ty, $name:literal) => {
+        impl Variant for $session {
+            type Request = $request;
+            type Response = $response;
+            const NAME: &'static str = $name;
+            fn node(request: &$request) -> Option<&Node> {
+                request.node.as_ref()
+            }
+            fn on_request(&mut self, request: $request) -> Vec<Event> {
+                Self::on_request(self, request)
+            }
+            fn next(&mut self, snapshot: &Snapshot) -> Option<$response> {
+                Self::next(self, snapshot)
+            }
+            fn status(&self) -> BTreeMap<ResourceType, TypeStatus> {
+                Self::status(self)
+            }
+        }
+    };
+}
+variant!(DeltaSession, DeltaDiscoveryRequest, DeltaDiscoveryResponse, "delta");
+variant!(SotwSession, DiscoveryRequest, DiscoveryResponse, "sotw");
+
+type Queue<V> = mpsc::Sender<Result<<V as Variant>::Response, Status>>;
+
+impl<A: Authorize> Ads<A> {
+    fn open<V: Variant>(
+        &self,
+        request: Request<Streaming<V::Request>>,
+    ) -> Response<ReceiverStream<Result<V::Response, Status>>> {
+        let credentials = Credentials {
+            token: bearer_token(&request),
+            remote: request.remote_addr(),
+        };
+        let (queue, responses) = mpsc::channel(RESPONSES_QUEUED);
+        let shared = Arc::clone(&self.shared);
+        tokio::spawn(async move {
+            if let Err(status) = shared.stream::<V>(credentials, request.into_inner(), &queue).await {
+                tracing::debug!(%status, "xDS stream ended");
+                let _ = tokio::time::timeout(SEND_TIMEOUT, queue.send(Err(status))).await;
+            }
+        });
+        Response::new(ReceiverStream::new(responses))
+    }
+}
+
+fn bearer_token<T>(request: &Request<T>) -> Option<String> {
+    let header = request.metadata().get("authorization")?.to_str().ok()?;
+    let (scheme, token) = header.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim().to_owned())
+}
+
+fn node_info(node: &Node) -> NodeInfo {
+    let text = |key: &str| match node.metadata.as_ref().and_then(|m| m.fields.get(key)?.kind.as_ref()) {
+        Some(Kind::StringValue(text)) => text.clone(),
+        _ => String::new(),
+    };
+    NodeInfo {
+        id: node.id.clone(),
+        engine: text("engine"),
+        host_ip: text("host_ip"),
+        user_agent: node.user_agent_name.clone(),
+    }
+}
+
+impl<A: Authorize> Shared<A> {
+    /// The life of one stream: who is it, then requests and snapshots until either side ends it.
+    async fn stream<V: Variant>(
+        &self,
+        credentials: Credentials,
+        mut requests: Streaming<V::Request>,
+        queue: &Queue<V>,
+    ) -> Result<(), Status> {
+        let first = tokio::time::timeout(FIRST_REQUEST_TIMEOUT, requests.message())
+            .await
+            .map_err(|_| Status::deadline_exceeded("no request came after the stream was opened"))??;
+        let Some(first) = first else { return Ok(()) };
+        let node = V::node(&first)
+            .map(node_info)
+            .filter(|node| !node.id.is_empty())
+            .ok_or_else(|| Status::invalid_argument("the first request must carry node.id"))?;
+        tokio::time::timeout(AUTHORIZE_TIMEOUT, self.authorize.authorize(&credentials, &node))
+            .await
+            .map_err(|_| Status::unavailable("the identity could not be checked in time"))?
+            .map_err(Status::permission_denied)?;
+        tracing::info!(node = node.id, engine = node.engine, protocol = V::NAME, "xDS client connected");
+
+        let mut connection = self.cache.connect(node, V::NAME);
+        let result = self.converse::<V>(first, &mut requests, &mut connection, queue).await;
+        tracing::info!("xDS client gone");
+        result
+    }
+
+    async fn converse<V: Variant>(
+        &self,
+        first: V::Request,
+        requests: &mut Streaming<V::Request>,
+        connection: &mut Connection,
+        queue: &Queue<V>,
+    ) -> Result<(), Status> {
+        let mut stopped = self.stopped.clone();
+        let mut session = V::default();
+        let mut events = session.on_request(first);
+        loop {
+            push(&mut session, &events, connection, queue).await?;
+            events = tokio::select! {
+                request = requests.message() => match request? {
+                    Some(request) => session.on_request(request),
+                    None => return Ok(()),
+                },
+                changed = connection.snapshots.changed() => {
+                    // The sender lives in the cache as long as this connection does.
+                    changed.map_err(|_| Status::unavailable("the node was dropped"))?;
+                    Vec::new()
+                }
+                _ = stopped.wait_for(|stopped| *stopped) => {
+                    return Err(Status::unavailable("the control plane is shutting down"));
+                }
+            };
+        }
+    }
+}
+
+/// Sends all that the client should get now and shows how it stands.
+async fn push<V: Variant>(
+    session: &mut V,
+    events: &[Event],
+    connection: &mut Connection,
+    queue: &Queue<V>,
+) -> Result<(), Status> {
+    for event in events {
+        match event {
+            Event::Nack(ty, nack) => {
+                tracing::warn!(%ty, resources = ?nack.resources, message = nack.message, "xDS client rejected resources");
+            }
+            Event::Ignored(why) => tracing::debug!(why, "xDS request ignored"),
+            Event::Ack(_) | Event::Subscribed(_) => {}
+        }
+    }
+    // Nothing is sent before the first snapshot: a client keeps what it has.
+    let snapshot = connection.snapshots.borrow_and_update().clone();
+    if let Some(snapshot) = snapshot {
+        while let Some(response) = session.next(&snapshot) {
+            tokio::time::timeout(SEND_TIMEOUT, queue.send(Ok(response)))
+                .await
+                .map_err(|_| Status::deadline_exceeded("the client takes no responses"))?
+                .map_err(|_| Status::cancelled("the client is gone"))?;
+        }
+    }
+    connection.report(session.status());
+    Ok(())
+}

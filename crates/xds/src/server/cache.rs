@@ -1,0 +1,241 @@
+//! The latest snapshot of each connected node, and how its clients stand.
+//!
+//! One owner publishes (`publish`), streams subscribe. A node's entry exists while a client of it is connected: who
+//! builds snapshots asks `nodes` and is woken by `changes` when nodes come, go or reject something.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+
+use super::session::TypeStatus;
+use crate::snapshot::Snapshot;
+use crate::types::ResourceType;
+
+/// A node as its client describes it in the first request.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct NodeInfo {
+    /// `<pod>.<namespace>`.
+    pub id: String,
+    /// Data plane engine from the node's metadata, `weir` or `envoy`; "" when it does not say.
+    pub engine: String,
+    /// Address of the machine from the node's metadata; "" when it does not say.
+    pub host_ip: String,
+    /// What the client calls itself, such as `envoy`.
+    pub user_agent: String,
+}
+
+/// How a node stands. A node with two connections (a restart in progress) shows the newest.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct NodeStatus {
+    /// The node.
+    pub node: NodeInfo,
+    /// Connected clients that present this node id.
+    pub clients: usize,
+    /// `delta` or `sotw`.
+    pub protocol: String,
+    /// A snapshot was published for it.
+    pub configured: bool,
+    /// By type: what was sent, taken, rejected.
+    pub types: BTreeMap<ResourceType, TypeStatus>,
+}
+
+#[derive(Debug)]
+struct Client {
+    node: NodeInfo,
+    protocol: &'static str,
+    types: BTreeMap<ResourceType, TypeStatus>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    snapshot: watch::Sender<Option<Arc<Snapshot>>>,
+    /// By connection number: the last one is the newest.
+    clients: BTreeMap<u64, Client>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    nodes: BTreeMap<String, Entry>,
+    connections: u64,
+}
+
+/// See the module. Cheap to clone; all clones are one cache.
+#[derive(Clone, Debug)]
+pub struct Cache {
+    state: Arc<Mutex<State>>,
+    changes: Arc<watch::Sender<u64>>,
+}
+
+impl Default for Cache {
+    fn default() -> Self {
+        Self { state: Arc::default(), changes: Arc::new(watch::channel(0).0) }
+    }
+}
+
+impl Cache {
+    /// An empty cache.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // No code panics while it holds the lock; and if it did, the maps would still be whole.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn changed(&self) {
+        self.changes.send_modify(|n| *n = n.wrapping_add(1));
+    }
+
+    /// Wakes when a node connects, disconnects, rejects something or is no more rejecting.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
+    }
+
+    /// The connected nodes, in order of their ids.
+    pub fn nodes(&self) -> Vec<NodeInfo> {
+        let state = self.lock();
+        state.nodes.values().filter_map(|e| e.clients.values().next_back()).map(|c| c.node.clone()).collect()
+    }
+
+    /// Gives a connected node its snapshot. Streams send what differs from the one before; an equal snapshot wakes
+    /// nobody. Nothing happens for a node that is not connected.
+    pub fn publish(&self, node_id: &str, snapshot: Arc<Snapshot>) {
+        let state = self.lock();
+        if let Some(entry) = state.nodes.get(node_id) {
+            entry.snapshot.send_if_modified(|current| {
+                if current.as_ref() == Some(&snapshot) {
+                    return false;
+                }
+                *current = Some(snapshot);
+                true
+            });
+        }
+    }
+
+    /// The snapshot of a connected node.
+    pub fn snapshot(&self, node_id: &str) -> Option<Arc<Snapshot>> {
+        self.lock().nodes.get(node_id)?.snapshot.borrow().clone()
+    }
+
+    /// How the connected nodes stand, in order of their ids.
+    pub fn status(&self) -> Vec<NodeStatus> {
+        let state = self.lock();
+        state
+            .nodes
+            .values()
+            .filter_map(|entry| {
+                let newest = entry.clients.values().next_back()?;
+                Some(NodeStatus {
+                    node: newest.node.clone(),
+                    clients: entry.clients.len(),
+                    protocol: newest.protocol.to_owned(),
+                    configured: entry.snapshot.borrow().is_some(),
+                    types: newest.types.clone(),
+                })
+            })
+            .collect()
+    }
+
+    /// Registers a client; the entry lives as long as the returned guard.
+    pub(super) fn connect(&self, node: NodeInfo, protocol: &'static str) -> Connection {
+        let mut state = self.lock();
+        state.connections += 1;
+        let number = state.connections;
+        let id = node.id.clone();
+        let entry = state
+            .nodes
+            .entry(id.clone())
+            .or_insert_with(|| Entry { snapshot: watch::channel(None).0, clients: BTreeMap::new() });
+        entry.clients.insert(number, Client { node, protocol, types: BTreeMap::new() });
+        let snapshots = entry.snapshot.subscribe();
+        drop(state);
+        self.changed();
+        Connection { cache: self.clone(), id, number, snapshots }
+    }
+}
+
+/// A connected client's place in the cache.
+#[derive(Debug)]
+pub(super) struct Connection {
+    cache: Cache,
+    id: String,
+    number: u64,
+    /// The node's snapshots; `None` until the first is published.
+    pub(super) snapshots: watch::Receiver<Option<Arc<Snapshot>>>,
+}
+
+impl Connection {
+    /// Shows how the client stands now; wakes those who wait for changes when its rejections changed.
+    pub(super) fn report(&self, types: BTreeMap<ResourceType, TypeStatus>) {
+        let mut state = self.cache.lock();
+        let Some(client) = state.nodes.get_mut(&self.id).and_then(|e| e.clients.get_mut(&self.number)) else {
+            return;
+        };
+        let rejections = |types: &BTreeMap<ResourceType, TypeStatus>| -> Vec<_> {
+            types.values().filter_map(|t| t.last_nack.clone()).collect()
+        };
+        let notable = rejections(&client.types) != rejections(&types);
+        client.types = types;
+        drop(state);
+        if notable {
+            self.cache.changed();
+        }
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        let mut state = self.cache.lock();
+        if let Some(entry) = state.nodes.get_mut(&self.id) {
+            entry.clients.remove(&self.number);
+            if entry.clients.is_empty() {
+                state.nodes.remove(&self.id);
+            }
+        }
+        drop(state);
+        self.cache.changed();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn node(id: &str) -> NodeInfo {
+        NodeInfo { id: id.into(), engine: "weir".into(), ..Default::default() }
+    }
+
+    #[test]
+    fn a_node_lives_as_long_as_its_last_client() {
+        let cache = Cache::new();
+        cache.publish("a.default", Arc::default());
+        assert!(cache.snapshot("a.default").is_none(), "nobody is connected");
+
+        let first = cache.connect(node("a.default"), "delta");
+        let second = cache.connect(node("a.default"), "sotw");
+        cache.publish("a.default", Arc::default());
+        assert!(cache.snapshot("a.default").is_some());
+        assert_eq!(cache.status()[0].clients, 2);
+        assert_eq!(cache.status()[0].protocol, "sotw", "the newest is shown");
+
+        drop(second);
+        assert_eq!(cache.status()[0].protocol, "delta");
+        drop(first);
+        assert!(cache.nodes().is_empty());
+        assert!(cache.snapshot("a.default").is_none());
+    }
+
+    #[test]
+    fn an_equal_snapshot_wakes_nobody() {
+        let cache = Cache::new();
+        let mut client = cache.connect(node("a"), "delta");
+        cache.publish("a", Arc::default());
+        assert!(client.snapshots.has_changed().unwrap());
+        client.snapshots.mark_unchanged();
+        cache.publish("a", Arc::new(Snapshot::new()));
+        assert!(!client.snapshots.has_changed().unwrap());
+    }
+}

@@ -1,0 +1,113 @@
+//! The delta variant: requests change a subscription, responses carry what changed and name what is gone.
+
+use std::collections::BTreeMap;
+
+use super::{Event, Known, Session, TypeStatus, version_of_all};
+use crate::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Resource as WireResource};
+use crate::snapshot::Snapshot;
+use crate::types::ResourceType;
+
+/// The name that subscribes to everything.
+const WILDCARD: &str = "*";
+
+/// A client's delta stream.
+#[derive(Debug, Default)]
+pub struct DeltaSession {
+    session: Session,
+}
+
+impl DeltaSession {
+    /// A stream that has just been opened.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Takes a request: an answer to a response, a change of subscription, or both.
+    pub fn on_request(&mut self, request: DeltaDiscoveryRequest) -> Vec<Event> {
+        let Some(ty) = ResourceType::from_type_url(&request.type_url) else {
+            return vec![Event::Ignored(format!("type {:?} is not served", request.type_url))];
+        };
+        let mut events = Vec::new();
+        let state = self.session.state(ty);
+        if !request.response_nonce.is_empty() {
+            let current = state.in_flight.as_ref().is_some_and(|r| r.nonce == request.response_nonce);
+            events.push(if current {
+                state.answered(ty, request.error_detail.map(|status| status.message))
+            } else {
+                Event::Ignored(format!("{ty}: stale nonce {:?}", request.response_nonce))
+            });
+        }
+        let first = !state.subscribed;
+        if first {
+            state.subscribed = true;
+            let all = ty.is_full_state() && request.resource_names_subscribe.is_empty();
+            state.wildcard = all;
+            state.first_due = all;
+        }
+        for name in &request.resource_names_subscribe {
+            if name != WILDCARD {
+                state.subscribe(name);
+            } else if ty != ResourceType::Peer && !state.wildcard {
+                state.wildcard = true;
+                state.first_due = first;
+            }
+        }
+        for name in &request.resource_names_unsubscribe {
+            if name == WILDCARD {
+                state.wildcard = false;
+                let names = state.names.clone();
+                state.known.retain(|name, _| names.contains(name));
+            } else {
+                state.unsubscribe(name);
+            }
+        }
+        if first {
+            // A reconnecting client says what it has; only the rest is sent.
+            for (name, version) in request.initial_resource_versions {
+                if state.wants(&name) {
+                    state.known.insert(name, Known { version, resource: None });
+                }
+            }
+        }
+        if first || !request.resource_names_subscribe.is_empty() || !request.resource_names_unsubscribe.is_empty() {
+            events.push(Event::Subscribed(ty));
+        }
+        events
+    }
+
+    /// The next response that the client should get now, if any. Call again until `None`.
+    pub fn next(&mut self, snapshot: &Snapshot) -> Option<DeltaDiscoveryResponse> {
+        self.session.forget_obsolete_rejections(snapshot);
+        let step = self.session.next_addition(snapshot).or_else(|| self.session.next_removal(snapshot))?;
+        if step.ty == ResourceType::Cluster {
+            self.session.resend_endpoints(&step.resources);
+        }
+        let nonce = self.session.next_nonce();
+        let version =
+            version_of_all(snapshot.resources(step.ty).values().map(|r| (r.name.as_str(), r.version.as_str())));
+        let response = DeltaDiscoveryResponse {
+            system_version_info: version.clone(),
+            resources: step
+                .resources
+                .iter()
+                .map(|r| WireResource {
+                    name: r.name.clone(),
+                    version: r.version.clone(),
+                    resource: Some(r.to_any()),
+                    ..Default::default()
+                })
+                .collect(),
+            type_url: step.ty.type_url().to_owned(),
+            removed_resources: step.removed.clone(),
+            nonce: nonce.clone(),
+            ..Default::default()
+        };
+        self.session.state(step.ty).sent(nonce, version, step.resources, &step.removed);
+        Some(response)
+    }
+
+    /// How the client stands, by type.
+    pub fn status(&self) -> BTreeMap<ResourceType, TypeStatus> {
+        self.session.status()
+    }
+}

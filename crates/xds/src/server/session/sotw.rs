@@ -1,0 +1,168 @@
+//! The state-of-the-world variant: each request names everything wanted; a response for listeners or clusters carries
+//! everything there is (absence deletes), one for endpoints or routes what changed.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use super::{Event, Session, Step, TypeStatus, version_of_all};
+use crate::discovery::{DiscoveryRequest, DiscoveryResponse};
+use crate::snapshot::Snapshot;
+use crate::types::{Resource, ResourceType};
+
+/// The name that subscribes to everything.
+const WILDCARD: &str = "*";
+
+/// A client's state-of-the-world stream.
+#[derive(Debug, Default)]
+pub struct SotwSession {
+    session: Session,
+}
+
+impl SotwSession {
+    /// A stream that has just been opened.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Takes a request: an answer to the latest response of its type and the names that the client wants from now on.
+    pub fn on_request(&mut self, request: DiscoveryRequest) -> Vec<Event> {
+        let Some(ty) = ResourceType::from_type_url(&request.type_url) else {
+            return vec![Event::Ignored(format!("type {:?} is not served", request.type_url))];
+        };
+        let mut events = Vec::new();
+        let state = self.session.state(ty);
+        if !request.response_nonce.is_empty() {
+            // The latest response was not seen by the client when it wrote this; it will answer that one too.
+            if request.response_nonce != state.nonce {
+                return vec![Event::Ignored(format!("{ty}: stale nonce {:?}", request.response_nonce))];
+            }
+            if state.in_flight.is_some() {
+                events.push(state.answered(ty, request.error_detail.map(|status| status.message)));
+            }
+        }
+        let names: BTreeSet<String> =
+            request.resource_names.iter().filter(|n| *n != WILDCARD).cloned().collect();
+        let first = !state.subscribed;
+        let wildcard = ty != ResourceType::Peer
+            && (request.resource_names.iter().any(|n| n == WILDCARD)
+                // No name ever asked for means all; none any more means none.
+                || (ty.is_full_state() && names.is_empty() && (first || state.wildcard)));
+        let changed = first || names != state.names || wildcard != state.wildcard;
+        state.subscribed = true;
+        state.first_due |= first && wildcard;
+        state.names = names;
+        state.wildcard = wildcard;
+        if changed {
+            let wanted = |name: &str| wildcard || state.names.contains(name);
+            state.known.retain(|name, _| wanted(name));
+            state.rejected.retain(|name, _| wanted(name));
+            state.told_absent.retain(|name| wanted(name));
+            events.push(Event::Subscribed(ty));
+        }
+        events
+    }
+
+    /// The next response that the client should get now, if any. Call again until `None`.
+    pub fn next(&mut self, snapshot: &Snapshot) -> Option<DiscoveryResponse> {
+        self.session.forget_obsolete_rejections(snapshot);
+        loop {
+            let step = match self.session.next_addition(snapshot) {
+                Some(step) => self.addition(step, snapshot),
+                None => {
+                    let step = self.session.next_removal(snapshot)?;
+                    self.removal(step, snapshot)
+                }
+            };
+            if let Some(step) = step {
+                return Some(self.respond(step, snapshot));
+            }
+        }
+    }
+
+    fn respond(&mut self, step: Step, snapshot: &Snapshot) -> DiscoveryResponse {
+        if step.ty == ResourceType::Cluster {
+            // Only what is new to the client warms anew.
+            let known = &self.session.state(ResourceType::Cluster).known;
+            let is_fresh = |r: &&Arc<Resource>| known.get(&r.name).is_none_or(|k| k.version != r.version);
+            let fresh: Vec<_> = step.resources.iter().filter(is_fresh).cloned().collect();
+            self.session.resend_endpoints(&fresh);
+        }
+        let nonce = self.session.next_nonce();
+        let version = self.version(&step, snapshot);
+        let response = DiscoveryResponse {
+            version_info: version.clone(),
+            resources: step.resources.iter().map(|r| r.to_any()).collect(),
+            type_url: step.ty.type_url().to_owned(),
+            nonce: nonce.clone(),
+            ..Default::default()
+        };
+        self.session.state(step.ty).sent(nonce, version, step.resources, &step.removed);
+        response
+    }
+
+    /// A change: for listeners and clusters with everything else that the client has, so that nothing is deleted yet.
+    /// `None` when there turned out to be nothing to say.
+    fn addition(&mut self, mut step: Step, snapshot: &Snapshot) -> Option<Step> {
+        let state = self.session.state(step.ty);
+        // The variant has no words for "does not exist": absence is understood, or the client times out.
+        state.told_absent.extend(step.removed.drain(..));
+        if step.resources.is_empty() && !state.first_due {
+            return None;
+        }
+        if step.ty.is_full_state() {
+            step.resources = full_state(step.ty, state, snapshot, true);
+        }
+        Some(step)
+    }
+
+    /// A removal: for listeners and clusters everything that remains; endpoints and routes go without a word, when
+    /// nothing refers to them any more.
+    fn removal(&mut self, mut step: Step, snapshot: &Snapshot) -> Option<Step> {
+        let state = self.session.state(step.ty);
+        if !step.ty.is_full_state() {
+            for name in step.removed {
+                state.known.remove(&name);
+                state.told_absent.insert(name);
+            }
+            return None;
+        }
+        step.resources = full_state(step.ty, state, snapshot, false);
+        Some(step)
+    }
+
+    fn version(&self, step: &Step, snapshot: &Snapshot) -> String {
+        if step.ty.is_full_state() {
+            return version_of_all(step.resources.iter().map(|r| (r.name.as_str(), r.version.as_str())));
+        }
+        let wanted = self.session.types.get(&step.ty).map(|s| s.wanted(step.ty, snapshot)).unwrap_or_default();
+        version_of_all(wanted.into_iter().map(|r| (r.name.as_str(), r.version.as_str())))
+    }
+
+    /// How the client stands, by type.
+    pub fn status(&self) -> BTreeMap<ResourceType, TypeStatus> {
+        self.session.status()
+    }
+}
+
+/// Everything that the client should have now: the snapshot's resources, the last good one in place of a rejected one,
+/// and (`keep`) those that are to be removed later.
+fn full_state(ty: ResourceType, state: &super::TypeState, snapshot: &Snapshot, keep: bool) -> Vec<Arc<Resource>> {
+    let mut all: BTreeMap<&str, Arc<Resource>> = BTreeMap::new();
+    for resource in state.wanted(ty, snapshot) {
+        if state.rejected.get(&resource.name) == Some(&resource.version) {
+            if let Some(good) = state.known.get(&resource.name).and_then(|k| k.resource.clone()) {
+                all.insert(&resource.name, good);
+            }
+        } else {
+            all.insert(&resource.name, Arc::clone(resource));
+        }
+    }
+    if keep {
+        for (name, known) in &state.known {
+            if let (false, Some(old)) = (all.contains_key(name.as_str()), &known.resource) {
+                all.insert(name, Arc::clone(old));
+            }
+        }
+    }
+    all.into_values().collect()
+}
