@@ -1,0 +1,229 @@
+//! The entrance: a query as text and its times go in, a [`Value`] or a readable [`Error`] comes out.
+
+use crate::eval::{Evaluator, Grid, Output};
+use promql_parser::parser::{self, Expr};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+use weir_series::{Labels, Matcher, Sample, Select, SeriesData};
+
+/// Limits and settings of all queries of one engine.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// How old the newest sample of a series may be to count as its present value.
+    pub lookback: Duration,
+    /// Samples that one query may hold at a time; each takes 16 bytes.
+    pub max_samples: usize,
+    /// Time that one query may take.
+    pub timeout: Duration,
+    /// Steps of a range query.
+    pub max_steps: usize,
+    /// Step of a subquery that gives none.
+    pub default_step: Duration,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Options {
+            lookback: Duration::from_secs(5 * 60),
+            max_samples: 5_000_000,
+            timeout: Duration::from_secs(30),
+            max_steps: 11_000,
+            default_step: Duration::from_secs(60),
+        }
+    }
+}
+
+/// Why a query has no answer.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// Not PromQL, or times that make no sense: the caller must change the query.
+    #[error("{0}")]
+    BadQuery(String),
+    /// The data do not allow the answer (many-to-many matching, too many samples, ...).
+    #[error("{0}")]
+    Execution(String),
+    /// Too slow.
+    #[error("the query took longer than {} s: ask for fewer series or a shorter time", .0.as_secs_f64())]
+    Timeout(Duration),
+}
+
+/// One element of an instant vector.
+#[derive(Clone, Debug, PartialEq)]
+pub struct InstantSample {
+    /// Identity.
+    pub labels: Labels,
+    /// The value at the time of the evaluation.
+    pub value: f64,
+}
+
+/// The answer of a query.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Value {
+    /// A number.
+    Scalar(Sample),
+    /// A string.
+    String {
+        /// Time of the evaluation.
+        ts_ms: i64,
+        /// The string.
+        value: String,
+    },
+    /// One value a series, all at `ts_ms`.
+    Vector {
+        /// Time of the evaluation.
+        ts_ms: i64,
+        /// In the order of the evaluation: sorted where the query sorts.
+        samples: Vec<InstantSample>,
+    },
+    /// Many values a series, sorted by labels.
+    Matrix(Vec<SeriesData>),
+}
+
+impl Value {
+    /// The elements of an instant vector; empty for anything else.
+    pub fn into_vector(self) -> Vec<InstantSample> {
+        match self {
+            Value::Vector { samples, .. } => samples,
+            _ => Vec::new(),
+        }
+    }
+}
+
+/// Evaluates queries over one store. Calls block for as long as the evaluation takes.
+#[derive(Clone)]
+pub struct Engine {
+    store: Arc<dyn Select>,
+    options: Options,
+}
+
+/// Bytes of the longest query.
+const MAX_QUERY_BYTES: usize = 64 * 1024;
+/// Operators and brackets in a query: what bounds the depth of its tree, and so the stack.
+const MAX_QUERY_NODES: usize = 600;
+/// The stack of an evaluation: [`MAX_QUERY_NODES`] levels, with room in an unoptimized build. Only touched pages count.
+const STACK_BYTES: usize = 32 << 20;
+
+impl Engine {
+    /// An engine over a store.
+    pub fn new(store: Arc<dyn Select>, options: Options) -> Self {
+        Engine { store, options }
+    }
+
+    /// The store behind it.
+    pub fn store(&self) -> &Arc<dyn Select> {
+        &self.store
+    }
+
+    /// The value at one time.
+    pub fn instant(&self, query: &str, ts_ms: i64) -> Result<Value, Error> {
+        let grid = Grid { start_ms: ts_ms, step_ms: 1, steps: 1 };
+        self.on_own_stack(query, |expr| {
+            let mut evaluator = Evaluator::new(self.store.as_ref(), &self.options, Instant::now());
+            if let Some(matrix) = evaluator.top_level_matrix(expr, &grid)? {
+                return Ok(Value::Matrix(matrix));
+            }
+            Ok(match evaluator.eval(expr, &grid)? {
+                Output::Scalar(values) => Value::Scalar(Sample { ts_ms, value: values[0] }),
+                Output::String(value) => Value::String { ts_ms, value },
+                Output::Vector(columns) => {
+                    let present = columns.into_iter().filter(|c| c.is_present(0));
+                    let samples = present.map(|c| InstantSample { value: c.values[0], labels: c.labels }).collect();
+                    Value::Vector { ts_ms, samples }
+                }
+            })
+        })
+    }
+
+    /// The values from `start_ms` to `end_ms`, both included where the step meets them.
+    pub fn range(&self, query: &str, start_ms: i64, end_ms: i64, step_ms: i64) -> Result<Vec<SeriesData>, Error> {
+        let grid = self.grid(start_ms, end_ms, step_ms)?;
+        self.on_own_stack(query, |expr| {
+            let mut evaluator = Evaluator::new(self.store.as_ref(), &self.options, Instant::now());
+            let mut series: Vec<SeriesData> = match evaluator.eval(expr, &grid)? {
+                Output::Scalar(values) => {
+                    let samples = grid.times().zip(values).map(|(ts_ms, value)| Sample { ts_ms, value }).collect();
+                    vec![SeriesData { labels: Labels::default(), samples }]
+                }
+                Output::String(_) => {
+                    return Err(Error::BadQuery("a range query needs a scalar or an instant vector, not a string".into()));
+                }
+                Output::Vector(columns) => columns.into_iter().map(|c| c.into_series(&grid)).collect(),
+            };
+            series.retain(|s| !s.samples.is_empty());
+            series.sort_by(|a, b| a.labels.cmp(&b.labels));
+            Ok(series)
+        })
+    }
+
+    fn grid(&self, start_ms: i64, end_ms: i64, step_ms: i64) -> Result<Grid, Error> {
+        if step_ms <= 0 {
+            return Err(Error::BadQuery("the step must be greater than zero".into()));
+        }
+        if end_ms < start_ms {
+            return Err(Error::BadQuery("the end must not be before the start".into()));
+        }
+        let steps = (end_ms.saturating_sub(start_ms) / step_ms) as usize + 1;
+        if steps > self.options.max_steps {
+            let max = self.options.max_steps;
+            return Err(Error::BadQuery(format!("{steps} steps are more than {max}: take a longer step or a shorter time")));
+        }
+        Ok(Grid { start_ms, step_ms, steps })
+    }
+
+    /// Parses and evaluates on a thread with a stack that the deepest allowed query cannot exhaust.
+    fn on_own_stack<T: Send>(&self, query: &str, f: impl FnOnce(&Expr) -> Result<T, Error> + Send) -> Result<T, Error> {
+        check_size(query)?;
+        std::thread::scope(|scope| {
+            let thread = std::thread::Builder::new().name("promql".into()).stack_size(STACK_BYTES);
+            let work = move || f(&parse(query)?);
+            let started = thread.spawn_scoped(scope, work);
+            let started = started.map_err(|e| Error::Execution(format!("no thread for the query: {e}")))?;
+            started.join().unwrap_or_else(|_| Err(Error::Execution("the evaluation failed: this is a defect of Weir".into())))
+        })
+    }
+}
+
+/// A series selector (`name{label="value"}`) as matchers, for the series and label endpoints.
+pub(crate) fn selector(text: &str) -> Result<Vec<Matcher>, Error> {
+    check_size(text)?;
+    match parse(text)? {
+        Expr::VectorSelector(s) if s.offset.is_none() && s.at.is_none() => crate::eval::matchers(&s),
+        _ => Err(Error::BadQuery(format!("{text:?} is not a series selector like up{{job=\"x\"}}"))),
+    }
+}
+
+fn parse(query: &str) -> Result<Expr, Error> {
+    parser::parse(query).map_err(|e| Error::BadQuery(format!("parse error: {e}")))
+}
+
+fn check_size(query: &str) -> Result<(), Error> {
+    if query.len() > MAX_QUERY_BYTES {
+        return Err(Error::BadQuery(format!("a query may have at most {MAX_QUERY_BYTES} bytes")));
+    }
+    let (mut quote, mut escaped, mut braces, mut nodes) = (None, false, 0, 0);
+    for c in query.chars() {
+        match (quote, c) {
+            (Some(_), _) if escaped => escaped = false,
+            (Some(q), '\\') if q != '`' => escaped = true,
+            (Some(q), c) if q == c => quote = None,
+            (Some(_), _) => {}
+            (None, '"' | '\'' | '`') => quote = Some(c),
+            (None, '{') => braces += 1,
+            (None, '}') => braces -= 1,
+            (None, '+' | '-' | '*' | '/' | '%' | '^' | '<' | '>' | '=' | '(' | '[') if braces <= 0 => nodes += 1,
+            _ => {}
+        }
+    }
+    // `and`, `or`, `unless`, `atan2`: counted as words wherever they stand, for only the bound matters.
+    nodes += query.split(|c: char| !c.is_alphanumeric()).filter(|w| is_word_operator(w)).count();
+    if nodes > MAX_QUERY_NODES {
+        return Err(Error::BadQuery(format!("a query may have at most {MAX_QUERY_NODES} operators and brackets")));
+    }
+    Ok(())
+}
+
+fn is_word_operator(word: &str) -> bool {
+    ["and", "or", "unless", "atan2"].iter().any(|o| word.eq_ignore_ascii_case(o))
+}
