@@ -1,1 +1,67 @@
-//! (to be written)
+//! The mesh model: Kubernetes objects in, `(Mesh, Vec<Problem>)` out.
+//!
+//! ```text
+//!  Services ─┐                          ┌─▶ services: addresses, ports, protocols, endpoints
+//!  EndpointSlices ─┼─▶ services ─┐      │
+//!  Pods ───────────┼─▶ pods ─────┼─▶ Mesh ─▶ pods: who they are, engine, inbound ports
+//!  workloads, ─────┘             │      │
+//!  Namespaces                    ▼      └─▶ addresses: what a pod's own address offers
+//!                             problems
+//! ```
+//!
+//! Pure and synchronous. It does not know where objects come from, nor what a proxy's configuration looks like. A bad
+//! object costs that object only, and becomes a [`Problem`].
+
+mod objects;
+mod pods;
+mod problems;
+mod services;
+
+pub use objects::{Key, Objects};
+pub use pods::{Identity, InboundPort, Pod};
+pub use services::{Address, Endpoint, Service, ServicePort};
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use weir_api::problem::Problem;
+
+/// Domain of the cluster's DNS names.
+pub const CLUSTER_DOMAIN: &str = "cluster.local";
+
+/// Everything that decides what a proxy does, without a word of Kubernetes' or Envoy's formats.
+#[derive(Clone, Debug, Default, PartialEq, serde::Serialize)]
+pub struct Mesh {
+    /// Services by namespace and name.
+    #[serde(serialize_with = "objects::serialize_keyed")]
+    pub services: BTreeMap<Key, Service>,
+    /// Pods by namespace and name; those that have ended are left out.
+    #[serde(serialize_with = "objects::serialize_keyed")]
+    pub pods: BTreeMap<Key, Pod>,
+    /// Addresses of pods that clients use directly: endpoints of headless services, and ports that the pod itself labels.
+    #[serde(serialize_with = "services::serialize_addresses")]
+    pub addresses: BTreeMap<(IpAddr, u16), Address>,
+    /// Who has an address. Addresses that several pods share (the host's) are not here.
+    pub identities: BTreeMap<IpAddr, Identity>,
+}
+
+/// Builds the model. Problems are sorted and free of duplicates.
+pub fn build(objects: &Objects) -> (Mesh, Vec<Problem>) {
+    let mut problems = problems::Problems::default();
+    let (mut pods, identities) = pods::build(objects, &mut problems);
+    let services = services::build(objects, &pods, &mut problems);
+    let addresses = services::addresses(objects, &services, &pods, &mut problems);
+    pods::add_inbound_ports(&mut pods, &services, &addresses);
+    (
+        Mesh {
+            services,
+            pods,
+            addresses,
+            identities,
+        },
+        problems.into_sorted(),
+    )
+}
+
+#[cfg(test)]
+mod tests;

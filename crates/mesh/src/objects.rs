@@ -1,0 +1,170 @@
+//! The Kubernetes objects that the model is built from: immutable, shared, by namespace and name.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, ReplicaSet, StatefulSet};
+use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::api::core::v1::{Namespace, Pod, Service};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use serde::Serialize;
+use weir_api::problem::ObjectRef;
+
+/// Namespace and name of an object.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+pub struct Key {
+    /// Namespace; empty for cluster-wide objects.
+    pub namespace: String,
+    /// Name.
+    pub name: String,
+}
+
+impl Key {
+    /// A key from its parts.
+    pub fn new(namespace: impl Into<String>, name: impl Into<String>) -> Self {
+        Self {
+            namespace: namespace.into(),
+            name: name.into(),
+        }
+    }
+
+    /// The key of an object.
+    pub fn of(meta: &ObjectMeta) -> Self {
+        Self::new(
+            meta.namespace.clone().unwrap_or_default(),
+            meta.name.clone().unwrap_or_default(),
+        )
+    }
+
+    /// The node id of a pod's proxy: `<pod>.<namespace>`.
+    pub fn node_id(&self) -> String {
+        format!("{}.{}", self.name, self.namespace)
+    }
+
+    /// The pod of a node id. A namespace has no dot, so that the last one separates.
+    pub fn from_node_id(id: &str) -> Option<Self> {
+        let (name, namespace) = id.rsplit_once('.')?;
+        (!name.is_empty() && !namespace.is_empty()).then(|| Self::new(namespace, name))
+    }
+}
+
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
+
+/// See the module.
+#[derive(Clone, Debug, Default)]
+pub struct Objects {
+    /// Pods.
+    pub pods: BTreeMap<Key, Arc<Pod>>,
+    /// Services.
+    pub services: BTreeMap<Key, Arc<Service>>,
+    /// EndpointSlices.
+    pub endpoint_slices: BTreeMap<Key, Arc<EndpointSlice>>,
+    /// Namespaces; the key's namespace is empty.
+    pub namespaces: BTreeMap<Key, Arc<Namespace>>,
+    /// Deployments.
+    pub deployments: BTreeMap<Key, Arc<Deployment>>,
+    /// ReplicaSets.
+    pub replica_sets: BTreeMap<Key, Arc<ReplicaSet>>,
+    /// StatefulSets.
+    pub stateful_sets: BTreeMap<Key, Arc<StatefulSet>>,
+    /// DaemonSets.
+    pub daemon_sets: BTreeMap<Key, Arc<DaemonSet>>,
+    /// Jobs.
+    pub jobs: BTreeMap<Key, Arc<Job>>,
+}
+
+/// A workload's metadata together with what names it in a problem.
+pub(crate) struct Workload<'a> {
+    pub(crate) api_version: &'static str,
+    pub(crate) kind: &'static str,
+    pub(crate) meta: &'a ObjectMeta,
+}
+
+impl Objects {
+    /// Adds an object from its JSON form, for files instead of a cluster. `Ok(false)`: a kind that the model does not use.
+    pub fn insert(&mut self, object: serde_json::Value) -> Result<bool, serde_json::Error> {
+        fn add<T: serde::de::DeserializeOwned + k8s_openapi::Metadata<Ty = ObjectMeta>>(
+            map: &mut BTreeMap<Key, Arc<T>>,
+            object: serde_json::Value,
+        ) -> Result<bool, serde_json::Error> {
+            let object: T = serde_json::from_value(object)?;
+            map.insert(Key::of(object.metadata()), Arc::new(object));
+            Ok(true)
+        }
+        match object.get("kind").and_then(serde_json::Value::as_str) {
+            Some("Pod") => add(&mut self.pods, object),
+            Some("Service") => add(&mut self.services, object),
+            Some("EndpointSlice") => add(&mut self.endpoint_slices, object),
+            Some("Namespace") => add(&mut self.namespaces, object),
+            Some("Deployment") => add(&mut self.deployments, object),
+            Some("ReplicaSet") => add(&mut self.replica_sets, object),
+            Some("StatefulSet") => add(&mut self.stateful_sets, object),
+            Some("DaemonSet") => add(&mut self.daemon_sets, object),
+            Some("Job") => add(&mut self.jobs, object),
+            _ => Ok(false),
+        }
+    }
+
+    pub(crate) fn replica_set(&self, namespace: &str, name: &str) -> Option<&ObjectMeta> {
+        self.replica_sets.get(&Key::new(namespace, name)).map(|r| &r.metadata)
+    }
+
+    /// The workload whose labels reach a pod: the top of its chain of controllers, as far as it is known.
+    pub(crate) fn workload(&self, pod: &ObjectMeta) -> Option<Workload<'_>> {
+        let namespace = pod.namespace.as_deref().unwrap_or_default();
+        let owner = weir_api::labels::controller(pod)?;
+        let key = Key::new(namespace, &*owner.name);
+        let found = |api_version, kind, meta| {
+            Some(Workload {
+                api_version,
+                kind,
+                meta,
+            })
+        };
+        match owner.kind.as_str() {
+            "ReplicaSet" => {
+                let set = &self.replica_sets.get(&key)?.metadata;
+                let deployment = weir_api::labels::controller(set)
+                    .filter(|above| above.kind == "Deployment")
+                    .and_then(|above| self.deployments.get(&Key::new(namespace, &*above.name)));
+                match deployment {
+                    Some(deployment) => found("apps/v1", "Deployment", &deployment.metadata),
+                    None => found("apps/v1", "ReplicaSet", set),
+                }
+            }
+            "StatefulSet" => found("apps/v1", "StatefulSet", &self.stateful_sets.get(&key)?.metadata),
+            "DaemonSet" => found("apps/v1", "DaemonSet", &self.daemon_sets.get(&key)?.metadata),
+            "Job" => found("batch/v1", "Job", &self.jobs.get(&key)?.metadata),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn namespace(&self, name: &str) -> Option<&ObjectMeta> {
+        self.namespaces.get(&Key::new("", name)).map(|n| &n.metadata)
+    }
+}
+
+/// A reference to an object for problems and events.
+pub(crate) fn object_ref(api_version: &str, kind: &str, meta: &ObjectMeta) -> ObjectRef {
+    ObjectRef {
+        api_version: api_version.to_owned(),
+        kind: kind.to_owned(),
+        namespace: meta.namespace.clone().unwrap_or_default(),
+        name: meta.name.clone().unwrap_or_default(),
+        uid: meta.uid.clone().unwrap_or_default(),
+    }
+}
+
+/// JSON wants text as keys.
+pub(crate) fn serialize_keyed<T: Serialize, S: serde::Serializer>(
+    map: &BTreeMap<Key, T>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    serializer.collect_map(map.iter().map(|(key, value)| (key.to_string(), value)))
+}

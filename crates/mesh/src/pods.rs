@@ -1,0 +1,276 @@
+//! Pods: who they are, whether and with which engine they are in the mesh, their weight, and what their own ports offer.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use k8s_openapi::api::core::v1::Pod as KubePod;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use serde::Serialize;
+use weir_api::labels::{self, Engine, Protocol};
+
+use crate::objects::{Key, Objects, object_ref};
+use crate::problems::{Problems, field};
+use crate::services::{Address, Service};
+
+/// Weight of an endpoint that says nothing.
+pub(crate) const WEIGHT_DEFAULT: u32 = 100;
+/// Largest weight; above it the label is a problem.
+const WEIGHT_MAX: u32 = 128;
+
+/// Who a pod is, for metrics.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+pub struct Identity {
+    /// Namespace of the pod.
+    pub namespace: String,
+    /// Name of the pod.
+    pub pod: String,
+    /// Lower-case kind of its workload; empty for a pod of its own.
+    pub owner_kind: String,
+    /// Name of its workload.
+    pub owner: String,
+}
+
+/// A pod that has not ended.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Pod {
+    /// Who it is.
+    pub identity: Identity,
+    /// Uid of the object.
+    pub uid: String,
+    /// Addresses; empty before it runs.
+    pub ips: Vec<IpAddr>,
+    /// Address of its machine.
+    pub host_ip: String,
+    /// It uses its machine's network: its address is not its own and it cannot be captured.
+    pub host_network: bool,
+    /// It asks for a proxy.
+    pub enabled: bool,
+    /// The proxy that it asks for.
+    pub engine: Engine,
+    /// Weight of its endpoints, 0 to 128; at 0 it takes no traffic.
+    pub weight: u32,
+    /// It is being deleted.
+    pub terminating: bool,
+    /// What its own ports offer, by port, for its proxy's inbound side.
+    pub inbound: BTreeMap<u16, InboundPort>,
+}
+
+/// A pod's port that services lead to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct InboundPort {
+    /// The strongest protocol of the services that lead here: http over tcp over direct.
+    pub protocol: Protocol,
+    /// Host names under which clients know the port.
+    pub domains: BTreeSet<String>,
+}
+
+pub(crate) fn build(objects: &Objects, problems: &mut Problems) -> (BTreeMap<Key, Pod>, BTreeMap<IpAddr, Identity>) {
+    let mut pods = BTreeMap::new();
+    let mut identities: BTreeMap<IpAddr, (bool, Identity)> = BTreeMap::new();
+    for (key, object) in &objects.pods {
+        let phase = object.status.as_ref().and_then(|s| s.phase.as_deref());
+        if matches!(phase, Some("Succeeded" | "Failed")) {
+            continue;
+        }
+        let pod = pod(objects, key, object, problems);
+        if !pod.host_network {
+            for ip in &pod.ips {
+                // An address that was given to a new pod belongs to that one, not to the one that goes.
+                let holder = identities
+                    .entry(*ip)
+                    .or_insert_with(|| (pod.terminating, pod.identity.clone()));
+                if holder.0 && !pod.terminating {
+                    *holder = (false, pod.identity.clone());
+                }
+            }
+        }
+        pods.insert(key.clone(), pod);
+    }
+    (
+        pods,
+        identities
+            .into_iter()
+            .map(|(ip, (_, identity))| (ip, identity))
+            .collect(),
+    )
+}
+
+fn pod(objects: &Objects, key: &Key, object: &KubePod, problems: &mut Problems) -> Pod {
+    let meta = &object.metadata;
+    let workload = objects.workload(meta);
+    let of_workload = workload.as_ref().map(|w| w.meta);
+    let namespace = objects.namespace(&key.namespace);
+    let replica_set = labels::controller(meta)
+        .filter(|owner| owner.kind == "ReplicaSet")
+        .and_then(|owner| objects.replica_set(&key.namespace, &owner.name));
+    let (owner_kind, owner) = labels::owner(meta, replica_set).unwrap_or_default();
+
+    // The object on which a key's effective value stands, to report it there.
+    let holder = |name: &str| -> (weir_api::problem::ObjectRef, String) {
+        if labels::value(meta, name).is_some() {
+            return (object_ref("v1", "Pod", meta), field(meta, name));
+        }
+        match (&workload, namespace) {
+            (Some(w), _) if labels::value(w.meta, name).is_some() => {
+                (object_ref(w.api_version, w.kind, w.meta), field(w.meta, name))
+            }
+            (_, Some(n)) => (object_ref("v1", "Namespace", n), field(n, name)),
+            _ => (object_ref("v1", "Pod", meta), field(meta, name)),
+        }
+    };
+
+    let enabled = labels::enabled(meta, of_workload, namespace).unwrap_or_else(|why| {
+        let (object, field) = holder(labels::ENABLED);
+        problems.error(object, field, why.to_string());
+        false
+    });
+    let engine = labels::engine(meta, of_workload, namespace).unwrap_or_else(|why| {
+        let (object, field) = holder(labels::ENGINE);
+        problems.error(object, field, why.to_string());
+        Engine::default()
+    });
+    let (weight, complaint) = weight(labels::effective(labels::WEIGHT, meta, of_workload, None));
+    if let Some(complaint) = complaint {
+        let (object, field) = holder(labels::WEIGHT);
+        problems.warn(object, field, complaint);
+    }
+    let spec = object.spec.as_ref();
+    let status = object.status.as_ref();
+    let host_network = spec.and_then(|s| s.host_network).unwrap_or_default();
+    if host_network && enabled {
+        let (object, field) = holder(labels::ENABLED);
+        problems.error(
+            object,
+            field,
+            format!("pod {key} uses its machine's network, which cannot be captured; remove hostNetwork or this key"),
+        );
+    }
+    Pod {
+        identity: Identity {
+            namespace: key.namespace.clone(),
+            pod: key.name.clone(),
+            owner_kind,
+            owner,
+        },
+        uid: meta.uid.clone().unwrap_or_default(),
+        ips: ips(object),
+        host_ip: status.and_then(|s| s.host_ip.clone()).unwrap_or_default(),
+        host_network,
+        enabled: enabled && !host_network,
+        engine,
+        weight,
+        terminating: meta.deletion_timestamp.is_some(),
+        inbound: BTreeMap::new(),
+    }
+}
+
+fn ips(object: &KubePod) -> Vec<IpAddr> {
+    let Some(status) = &object.status else {
+        return Vec::new();
+    };
+    let listed = status.pod_ips.iter().flatten().map(|p| p.ip.as_str());
+    let mut ips: Vec<IpAddr> = listed
+        .chain(status.pod_ip.as_deref())
+        .filter_map(|ip| ip.parse().ok())
+        .collect();
+    ips.sort_unstable();
+    ips.dedup();
+    ips
+}
+
+/// The weight that a text means, and what is wrong with the text.
+fn weight(text: Option<&str>) -> (u32, Option<String>) {
+    let Some(text) = text else {
+        return (WEIGHT_DEFAULT, None);
+    };
+    match text.parse::<u64>() {
+        Ok(n) if n <= u64::from(WEIGHT_MAX) => (u32::try_from(n).unwrap_or(WEIGHT_MAX), None),
+        Ok(n) => (
+            WEIGHT_MAX,
+            Some(format!(
+                "{n} is above the largest weight and counts as {WEIGHT_MAX}; write 0 to {WEIGHT_MAX}"
+            )),
+        ),
+        Err(_) => (
+            WEIGHT_DEFAULT,
+            Some(format!(
+                "{text:?} is not a weight and counts as {WEIGHT_DEFAULT}; write a whole number from 0 to {WEIGHT_MAX}"
+            )),
+        ),
+    }
+}
+
+/// Tells each pod which of its ports services lead to, and how.
+pub(crate) fn add_inbound_ports(
+    pods: &mut BTreeMap<Key, Pod>,
+    services: &BTreeMap<Key, Service>,
+    addresses: &BTreeMap<(IpAddr, u16), Address>,
+) {
+    let mut add = |identity: &Identity, port: u16, protocol: Protocol, domains: &BTreeSet<String>| {
+        let Some(pod) = pods.get_mut(&Key::new(&*identity.namespace, &*identity.pod)) else {
+            return;
+        };
+        let inbound = pod.inbound.entry(port).or_insert_with(|| InboundPort {
+            protocol,
+            domains: BTreeSet::new(),
+        });
+        inbound.protocol = inbound.protocol.min(protocol);
+        inbound.domains.extend(domains.iter().cloned());
+    };
+    for service in services.values() {
+        for (number, port) in &service.ports {
+            let Some(protocol) = port.protocol else { continue };
+            let domains = service.domains(*number);
+            for endpoint in &port.endpoints {
+                if let Some(identity) = &endpoint.identity {
+                    add(identity, endpoint.port, protocol, &domains);
+                }
+            }
+        }
+    }
+    for ((_, port), address) in addresses {
+        if let Some(identity) = &address.endpoint.identity {
+            add(identity, *port, address.protocol, &address.domains);
+        }
+    }
+}
+
+/// What a pod's own labels say about its ports ([`labels::TARGET_PORT_PREFIX`]).
+pub(crate) fn target_ports(meta: &ObjectMeta, problems: &mut Problems) -> BTreeMap<u16, Protocol> {
+    let mut found = BTreeMap::new();
+    for entry in labels::ports(meta, labels::TARGET_PORT_PREFIX) {
+        match entry {
+            Ok((port, text)) => match text.parse::<Protocol>() {
+                Ok(protocol) => {
+                    found.insert(port, protocol);
+                }
+                Err(why) => {
+                    let key = format!("{}{port}", labels::TARGET_PORT_PREFIX);
+                    problems.error(object_ref("v1", "Pod", meta), field(meta, &key), why.to_string());
+                }
+            },
+            Err((key, why)) => problems.error(object_ref("v1", "Pod", meta), field(meta, key), why),
+        }
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn weights() {
+        assert_eq!(weight(None), (100, None));
+        assert_eq!(weight(Some("0")), (0, None));
+        assert_eq!(weight(Some("128")), (128, None));
+        let (n, why) = weight(Some("129"));
+        assert_eq!(n, 128);
+        assert!(why.unwrap().contains("0 to 128"));
+        for text in ["abc", "-1", "1.5", ""] {
+            let (n, why) = weight(Some(text));
+            assert_eq!(n, 100, "{text:?} is never 0");
+            assert!(why.unwrap().contains("whole number"));
+        }
+    }
+}

@@ -1,0 +1,345 @@
+//! Services: their addresses, the protocol of each port, their endpoints; and the addresses of single pods that clients
+//! of headless services use.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use k8s_openapi::api::core::v1::Service as KubeService;
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use serde::Serialize;
+use weir_api::labels::{self, Protocol};
+
+use crate::CLUSTER_DOMAIN;
+use crate::objects::{Key, Objects, object_ref};
+use crate::pods::{self, Identity, Pod, WEIGHT_DEFAULT};
+use crate::problems::{Problems, field};
+
+/// The label that ties an EndpointSlice to its Service.
+const SERVICE_NAME: &str = "kubernetes.io/service-name";
+
+/// Services that every pod needs: never blocked, and passed on untouched unless labelled otherwise.
+const ALWAYS_REACHABLE: [(&str, &str); 2] = [("default", "kubernetes"), ("kube-system", "kube-dns")];
+
+/// A Service.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Service {
+    /// Namespace.
+    pub namespace: String,
+    /// Name.
+    pub name: String,
+    /// Uid of the object.
+    pub uid: String,
+    /// Virtual addresses; empty for headless ones.
+    pub cluster_ips: Vec<IpAddr>,
+    /// It has no address of its own: clients use those of its pods.
+    pub headless: bool,
+    /// TCP ports by number.
+    pub ports: BTreeMap<u16, ServicePort>,
+}
+
+/// A TCP port of a Service.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct ServicePort {
+    /// Name; empty where there is only one port.
+    pub name: String,
+    /// How meshed clients' traffic is handled; `None`: it is blocked.
+    pub protocol: Option<Protocol>,
+    /// Where it leads, in order of address and port.
+    pub endpoints: Vec<Endpoint>,
+}
+
+/// An address behind a Service port.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct Endpoint {
+    /// Address.
+    pub ip: IpAddr,
+    /// Port, already resolved from number or name.
+    pub port: u16,
+    /// The pod that has the address, if it is one.
+    pub identity: Option<Identity>,
+    /// Share of traffic, 0 to 128; at 0 it takes none.
+    pub weight: u32,
+    /// It takes traffic: ready and not about to go.
+    pub ready: bool,
+    /// Host name within a headless service; empty if it has none.
+    pub hostname: String,
+}
+
+/// An address of a single pod that clients use directly.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Address {
+    /// The strongest protocol asked for: http over tcp over direct.
+    pub protocol: Protocol,
+    /// The address itself. Whether it is ready does not matter: the client chose it.
+    pub endpoint: Endpoint,
+    /// Namespace of the service or pod, for names.
+    pub namespace: String,
+    /// The headless service that leads here (the first by name, if several); empty if there is none.
+    pub service: String,
+    /// Host names under which clients know it.
+    pub domains: BTreeSet<String>,
+}
+
+impl Service {
+    /// The key of the service.
+    pub fn key(&self) -> Key {
+        Key::new(&*self.namespace, &*self.name)
+    }
+
+    /// All host names of the service, each with and without the port.
+    pub fn domains(&self, port: u16) -> BTreeSet<String> {
+        let mut hosts = dns_names("", &self.name, &self.namespace);
+        hosts.extend(self.cluster_ips.iter().map(host));
+        with_port(hosts, port)
+    }
+}
+
+/// An address as it stands in a host header.
+fn host(ip: &IpAddr) -> String {
+    match ip {
+        IpAddr::V4(ip) => ip.to_string(),
+        IpAddr::V6(ip) => format!("[{ip}]"),
+    }
+}
+
+fn dns_names(prefix: &str, service: &str, namespace: &str) -> Vec<String> {
+    vec![
+        format!("{prefix}{service}"),
+        format!("{prefix}{service}.{namespace}"),
+        format!("{prefix}{service}.{namespace}.svc"),
+        format!("{prefix}{service}.{namespace}.svc.{CLUSTER_DOMAIN}"),
+    ]
+}
+
+fn with_port(hosts: Vec<String>, port: u16) -> BTreeSet<String> {
+    hosts
+        .into_iter()
+        .flat_map(|host| [format!("{host}:{port}"), host])
+        .collect()
+}
+
+pub(crate) fn build(objects: &Objects, pods: &BTreeMap<Key, Pod>, problems: &mut Problems) -> BTreeMap<Key, Service> {
+    let mut slices: BTreeMap<Key, Vec<&EndpointSlice>> = BTreeMap::new();
+    for (key, slice) in &objects.endpoint_slices {
+        if let Some(name) = slice.metadata.labels.as_ref().and_then(|l| l.get(SERVICE_NAME)) {
+            slices
+                .entry(Key::new(&*key.namespace, &**name))
+                .or_default()
+                .push(slice);
+        }
+    }
+    let build = |(key, object): (&Key, &std::sync::Arc<KubeService>)| {
+        let slices = slices.get(key).map(Vec::as_slice).unwrap_or_default();
+        (key.clone(), service(key, object, slices, pods, problems))
+    };
+    objects.services.iter().map(build).collect()
+}
+
+fn service(
+    key: &Key,
+    object: &KubeService,
+    slices: &[&EndpointSlice],
+    pods: &BTreeMap<Key, Pod>,
+    problems: &mut Problems,
+) -> Service {
+    let spec = object.spec.clone().unwrap_or_default();
+    let listed: Vec<String> = spec.cluster_ips.into_iter().flatten().chain(spec.cluster_ip).collect();
+    let mut cluster_ips: Vec<IpAddr> = listed.iter().filter_map(|ip| ip.parse().ok()).collect();
+    cluster_ips.sort_unstable();
+    cluster_ips.dedup();
+    let external = spec.type_.as_deref() == Some("ExternalName");
+
+    let mut ports: BTreeMap<u16, ServicePort> = BTreeMap::new();
+    for port in spec.ports.iter().flatten() {
+        let tcp = port.protocol.as_deref().is_none_or(|p| p == "TCP");
+        if let (true, Ok(number)) = (tcp, u16::try_from(port.port)) {
+            let name = port.name.clone().unwrap_or_default();
+            let endpoints = endpoints(&name, slices, pods);
+            ports.insert(
+                number,
+                ServicePort {
+                    name,
+                    protocol: None,
+                    endpoints,
+                },
+            );
+        }
+    }
+    let reachable = ALWAYS_REACHABLE.contains(&(&*key.namespace, &*key.name));
+    if reachable {
+        ports
+            .values_mut()
+            .for_each(|port| port.protocol = Some(Protocol::Direct));
+    }
+    label_ports(object, &mut ports, problems);
+    let labelled = !labels::ports(&object.metadata, labels::PORT_PREFIX).is_empty();
+    let selects = spec.selector.as_ref().is_some_and(|s| !s.is_empty());
+    if labelled && (external || (!selects && slices.is_empty())) {
+        let why = if external {
+            "an ExternalName Service has no address, so its port labels can never apply; use a Service with a selector"
+        } else {
+            "the Service selects no pods and has no EndpointSlice, so its port labels can never apply; give it a selector"
+        };
+        problems.error(
+            object_ref("v1", "Service", &object.metadata),
+            "spec.selector".to_owned(),
+            why,
+        );
+    }
+    Service {
+        namespace: key.namespace.clone(),
+        name: key.name.clone(),
+        uid: object.metadata.uid.clone().unwrap_or_default(),
+        headless: cluster_ips.is_empty() && !external,
+        cluster_ips,
+        ports,
+    }
+}
+
+/// Gives each port the protocol of its label. A port with a bad label stays as it was.
+fn label_ports(object: &KubeService, ports: &mut BTreeMap<u16, ServicePort>, problems: &mut Problems) {
+    let meta = &object.metadata;
+    let this = || object_ref("v1", "Service", meta);
+    for entry in labels::ports(meta, labels::PORT_PREFIX) {
+        let (number, text) = match entry {
+            Ok(label) => label,
+            Err((key, why)) => {
+                problems.error(this(), field(meta, key), why);
+                continue;
+            }
+        };
+        let key = format!("{}{number}", labels::PORT_PREFIX);
+        let Some(port) = ports.get_mut(&number) else {
+            let has = match ports.len() {
+                0 => "none".to_owned(),
+                _ => ports.keys().map(u16::to_string).collect::<Vec<_>>().join(", "),
+            };
+            problems.error(
+                this(),
+                field(meta, &key),
+                format!("the Service has no TCP port {number}; its TCP ports: {has} (label the Service's port, not the container's)"),
+            );
+            continue;
+        };
+        match text.parse::<Protocol>() {
+            Ok(protocol) => port.protocol = Some(protocol),
+            Err(why) => problems.error(this(), field(meta, &key), why.to_string()),
+        }
+    }
+}
+
+/// What the slices say of the port with this name. One address that stands in several slices counts once.
+fn endpoints(port_name: &str, slices: &[&EndpointSlice], pods: &BTreeMap<Key, Pod>) -> Vec<Endpoint> {
+    let mut found: BTreeMap<(IpAddr, u16), Endpoint> = BTreeMap::new();
+    for slice in slices {
+        let named = |p: &&k8s_openapi::api::discovery::v1::EndpointPort| {
+            p.name.as_deref().unwrap_or_default() == port_name && p.protocol.as_deref().is_none_or(|p| p == "TCP")
+        };
+        let Some(port) = slice.ports.iter().flatten().find(named) else {
+            continue;
+        };
+        let Some(Ok(port)) = port.port.map(u16::try_from) else {
+            continue;
+        };
+        for endpoint in slice.endpoints.iter().flatten() {
+            let pod = endpoint
+                .target_ref
+                .as_ref()
+                .filter(|target| target.kind.as_deref() == Some("Pod"))
+                .and_then(|target| {
+                    let namespace = target.namespace.as_deref().or(slice.metadata.namespace.as_deref())?;
+                    pods.get(&Key::new(namespace, target.name.as_deref()?))
+                });
+            let conditions = endpoint.conditions.as_ref();
+            let ready = conditions.and_then(|c| c.ready).unwrap_or(true)
+                && !conditions.and_then(|c| c.terminating).unwrap_or(false)
+                && !pod.is_some_and(|p| p.terminating);
+            for ip in endpoint.addresses.iter().filter_map(|a| a.parse::<IpAddr>().ok()) {
+                let endpoint = Endpoint {
+                    ip,
+                    port,
+                    identity: pod.map(|p| p.identity.clone()),
+                    weight: pod.map_or(WEIGHT_DEFAULT, |p| p.weight),
+                    ready,
+                    hostname: endpoint.hostname.clone().unwrap_or_default(),
+                };
+                let known = found.entry((ip, port)).or_insert_with(|| endpoint.clone());
+                if endpoint.ready && !known.ready {
+                    *known = endpoint;
+                }
+            }
+        }
+    }
+    found.into_values().collect()
+}
+
+/// The addresses of single pods that clients use directly: of headless services first, the pods' own labels on top.
+pub(crate) fn addresses(
+    objects: &Objects,
+    services: &BTreeMap<Key, Service>,
+    pods: &BTreeMap<Key, Pod>,
+    problems: &mut Problems,
+) -> BTreeMap<(IpAddr, u16), Address> {
+    let mut found: BTreeMap<(IpAddr, u16), Address> = BTreeMap::new();
+    for service in services.values().filter(|s| s.headless) {
+        for (number, port) in &service.ports {
+            let Some(protocol) = port.protocol else { continue };
+            for endpoint in &port.endpoints {
+                let address = found.entry((endpoint.ip, endpoint.port)).or_insert_with(|| Address {
+                    protocol,
+                    endpoint: endpoint.clone(),
+                    namespace: service.namespace.clone(),
+                    service: service.name.clone(),
+                    domains: own_domains(endpoint.ip, endpoint.port),
+                });
+                address.protocol = address.protocol.min(protocol);
+                address.domains.extend(service.domains(*number));
+                // A headless service's clients use the target's port: the service's own number leads nowhere.
+                address.domains.extend(service.domains(endpoint.port));
+                if !endpoint.hostname.is_empty() {
+                    let prefix = format!("{}.", endpoint.hostname);
+                    let names = dns_names(&prefix, &service.name, &service.namespace);
+                    address.domains.extend(with_port(names, endpoint.port));
+                }
+            }
+        }
+    }
+    for (key, object) in &objects.pods {
+        let Some(pod) = pods.get(key) else { continue };
+        for (port, protocol) in pods::target_ports(&object.metadata, problems) {
+            for ip in pod.ips.iter().filter(|_| !pod.host_network) {
+                let address = found.entry((*ip, port)).or_insert_with(|| Address {
+                    protocol,
+                    endpoint: Endpoint {
+                        ip: *ip,
+                        port,
+                        identity: Some(pod.identity.clone()),
+                        weight: pod.weight,
+                        ready: !pod.terminating,
+                        hostname: String::new(),
+                    },
+                    namespace: key.namespace.clone(),
+                    service: String::new(),
+                    domains: own_domains(*ip, port),
+                });
+                address.protocol = protocol;
+            }
+        }
+    }
+    found
+}
+
+fn own_domains(ip: IpAddr, port: u16) -> BTreeSet<String> {
+    with_port(vec![host(&ip)], port)
+}
+
+/// JSON wants text as keys.
+pub(crate) fn serialize_addresses<S: serde::Serializer>(
+    map: &BTreeMap<(IpAddr, u16), Address>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    serializer.collect_map(
+        map.iter()
+            .map(|((ip, port), a)| (std::net::SocketAddr::new(*ip, *port).to_string(), a)),
+    )
+}
