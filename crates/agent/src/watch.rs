@@ -1,0 +1,210 @@
+//! What the API server knows about the pods of this node: the pods themselves, their workloads, their namespaces.
+//!
+//! Enters: a client. Leaves: caches that fill up, follow, and keep their content while the API server is away, and a
+//! signal when something changed. Only metadata is kept of everything but pods.
+
+use std::fmt::Debug;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt as _;
+use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, ReplicaSet, StatefulSet};
+use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::api::core::v1::{Namespace, Pod};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::runtime::reflector::{ObjectRef, Store, store};
+use kube::runtime::utils::Backoff;
+use kube::runtime::{WatchStreamExt as _, watcher};
+use kube::{Api, Client, Resource};
+use serde::de::DeserializeOwned;
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+use weir_api::labels;
+
+use crate::cluster::{self, Cluster};
+use crate::plan::Workload;
+
+/// Pause before a broken watch is tried again: an API server that restarts is back within seconds.
+const RETRY_MIN: Duration = Duration::from_millis(200);
+const RETRY_MAX: Duration = Duration::from_secs(5);
+
+/// The caches.
+pub struct Stores {
+    /// Pods of this node.
+    pub pods: Store<Pod>,
+    namespaces: Store<Namespace>,
+    deployments: Store<Deployment>,
+    replica_sets: Store<ReplicaSet>,
+    stateful_sets: Store<StatefulSet>,
+    daemon_sets: Store<DaemonSet>,
+    jobs: Store<Job>,
+}
+
+/// An owned [`Workload`].
+#[derive(Clone, Debug)]
+pub enum Owner {
+    /// The pod stands alone.
+    None,
+    /// Not in the caches.
+    Unknown,
+    /// Its metadata.
+    Known(Box<ObjectMeta>),
+}
+
+impl Owner {
+    /// As the plan takes it.
+    pub fn workload(&self) -> Workload<'_> {
+        match self {
+            Owner::None => Workload::None,
+            Owner::Unknown => Workload::Unknown,
+            Owner::Known(meta) => Workload::Known(meta),
+        }
+    }
+}
+
+impl Stores {
+    /// Starts the watches; `changed` is notified after each event.
+    pub fn start(client: &Client, node_name: &str, changed: &Arc<Notify>, shutdown: &CancellationToken) -> Self {
+        let watch = Watch { client, changed, shutdown };
+        let of_node = watcher::Config::default().fields(&format!("spec.nodeName={node_name}"));
+        Self {
+            pods: watch.start(of_node, |pod: &mut Pod| pod.metadata.managed_fields = None),
+            namespaces: watch.start(watcher::Config::default(), metadata_only),
+            deployments: watch.start(watcher::Config::default(), metadata_only),
+            replica_sets: watch.start(watcher::Config::default(), metadata_only),
+            stateful_sets: watch.start(watcher::Config::default(), metadata_only),
+            daemon_sets: watch.start(watcher::Config::default(), metadata_only),
+            jobs: watch.start(watcher::Config::default(), metadata_only),
+        }
+    }
+
+    /// Returns once every cache has its first content.
+    pub async fn ready(&self) {
+        // An error means that a watch task has ended, which happens on shutdown only.
+        let _ = tokio::join!(
+            self.pods.wait_until_ready(),
+            self.namespaces.wait_until_ready(),
+            self.deployments.wait_until_ready(),
+            self.replica_sets.wait_until_ready(),
+            self.stateful_sets.wait_until_ready(),
+            self.daemon_sets.wait_until_ready(),
+            self.jobs.wait_until_ready(),
+        );
+    }
+
+    /// Metadata of a namespace.
+    pub fn namespace(&self, name: &str) -> Option<ObjectMeta> {
+        self.namespaces.get(&ObjectRef::new(name)).map(|n| n.metadata.clone())
+    }
+
+    /// The workload above a pod, a ReplicaSet's Deployment rather than the ReplicaSet.
+    pub fn owner(&self, pod: &Pod) -> Owner {
+        let Some(owner) = labels::controller(&pod.metadata) else { return Owner::None };
+        let namespace = pod.metadata.namespace.as_deref().unwrap_or("");
+        match owner.kind.as_str() {
+            "ReplicaSet" => {
+                let Owner::Known(set) = known(&self.replica_sets, namespace, &owner.name) else { return Owner::Unknown };
+                match labels::controller(&set) {
+                    Some(above) if above.kind == "Deployment" => known(&self.deployments, namespace, &above.name),
+                    _ => Owner::Known(set),
+                }
+            }
+            "StatefulSet" => known(&self.stateful_sets, namespace, &owner.name),
+            "DaemonSet" => known(&self.daemon_sets, namespace, &owner.name),
+            "Job" => known(&self.jobs, namespace, &owner.name),
+            _ => Owner::None,
+        }
+    }
+
+    /// As [`Stores::owner`], but asks the API server for what the caches do not show: a pod may come up before the
+    /// caches have heard of its workload.
+    pub async fn owner_now(&self, pod: &Pod, cluster: &Cluster) -> Result<Owner, cluster::Error> {
+        let found = self.owner(pod);
+        let (Owner::Unknown, Some(owner)) = (&found, labels::controller(&pod.metadata)) else { return Ok(found) };
+        let namespace = pod.metadata.namespace.as_deref().unwrap_or("");
+        let meta = match owner.kind.as_str() {
+            "ReplicaSet" => match cluster.metadata::<ReplicaSet>(namespace, &owner.name).await? {
+                Some(set) => match labels::controller(&set) {
+                    Some(above) if above.kind == "Deployment" => {
+                        cluster.metadata::<Deployment>(namespace, &above.name).await?
+                    }
+                    _ => Some(set),
+                },
+                None => None,
+            },
+            "StatefulSet" => cluster.metadata::<StatefulSet>(namespace, &owner.name).await?,
+            "DaemonSet" => cluster.metadata::<DaemonSet>(namespace, &owner.name).await?,
+            "Job" => cluster.metadata::<Job>(namespace, &owner.name).await?,
+            _ => None,
+        };
+        Ok(meta.map_or(Owner::None, |m| Owner::Known(Box::new(m))))
+    }
+}
+
+fn known<K>(store: &Store<K>, namespace: &str, name: &str) -> Owner
+where
+    K: Resource<DynamicType = ()> + Clone + 'static,
+{
+    let found = store.get(&ObjectRef::new(name).within(namespace));
+    found.map_or(Owner::Unknown, |o| Owner::Known(Box::new(o.meta().clone())))
+}
+
+/// Forgets everything else, which nobody here reads.
+fn metadata_only<K: Resource + Default>(object: &mut K) {
+    let metadata = std::mem::take(object.meta_mut());
+    *object = K::default();
+    *object.meta_mut() = ObjectMeta { managed_fields: None, ..metadata };
+}
+
+/// Pauses that double from [`RETRY_MIN`] to [`RETRY_MAX`].
+struct BackOff(Duration);
+
+impl Iterator for BackOff {
+    type Item = Duration;
+
+    fn next(&mut self) -> Option<Duration> {
+        let pause = self.0;
+        self.0 = (pause * 2).min(RETRY_MAX);
+        Some(pause)
+    }
+}
+
+impl Backoff for BackOff {
+    fn reset(&mut self) {
+        self.0 = RETRY_MIN;
+    }
+}
+
+/// What every watch is started with.
+struct Watch<'a> {
+    client: &'a Client,
+    changed: &'a Arc<Notify>,
+    shutdown: &'a CancellationToken,
+}
+
+impl Watch<'_> {
+    /// One watch in a task of its own; it comes back by itself after errors.
+    fn start<K>(&self, config: watcher::Config, strip: fn(&mut K)) -> Store<K>
+    where
+        K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
+    {
+        let (reader, writer) = store();
+        let api = Api::<K>::all(self.client.clone());
+        let stream = watcher(api, config).backoff(BackOff(RETRY_MIN)).modify(strip).reflect(writer);
+        let (changed, shutdown) = (self.changed.clone(), self.shutdown.clone());
+        tokio::spawn(async move {
+            futures::pin_mut!(stream);
+            loop {
+                tokio::select! {
+                    event = stream.next() => match event {
+                        Some(Ok(_)) => changed.notify_one(),
+                        Some(Err(error)) => tracing::debug!(kind = %K::kind(&()), %error, "watch broken, tried again"),
+                        None => return,
+                    },
+                    () = shutdown.cancelled() => return,
+                }
+            }
+        });
+        reader
+    }
+}
