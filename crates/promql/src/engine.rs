@@ -118,18 +118,30 @@ impl Engine {
 
     /// The value at one time.
     pub fn instant(&self, query: &str, ts_ms: i64) -> Result<Value, Error> {
-        let grid = Grid { start_ms: ts_ms, step_ms: 1, steps: 1 };
+        let grid = Grid {
+            start_ms: ts_ms,
+            step_ms: 1,
+            steps: 1,
+        };
         self.on_own_stack(query, |expr| {
             let mut evaluator = Evaluator::new(self.store.as_ref(), &self.options, Instant::now());
             if let Some(matrix) = evaluator.top_level_matrix(expr, &grid)? {
                 return Ok(Value::Matrix(matrix));
             }
             Ok(match evaluator.eval(expr, &grid)? {
-                Output::Scalar(values) => Value::Scalar(Sample { ts_ms, value: values[0] }),
+                Output::Scalar(values) => Value::Scalar(Sample {
+                    ts_ms,
+                    value: values[0],
+                }),
                 Output::String(value) => Value::String { ts_ms, value },
                 Output::Vector(columns) => {
                     let present = columns.into_iter().filter(|c| c.is_present(0));
-                    let samples = present.map(|c| InstantSample { value: c.values[0], labels: c.labels }).collect();
+                    let samples = present
+                        .map(|c| InstantSample {
+                            value: c.values[0],
+                            labels: c.labels,
+                        })
+                        .collect();
                     Value::Vector { ts_ms, samples }
                 }
             })
@@ -143,11 +155,20 @@ impl Engine {
             let mut evaluator = Evaluator::new(self.store.as_ref(), &self.options, Instant::now());
             let mut series: Vec<SeriesData> = match evaluator.eval(expr, &grid)? {
                 Output::Scalar(values) => {
-                    let samples = grid.times().zip(values).map(|(ts_ms, value)| Sample { ts_ms, value }).collect();
-                    vec![SeriesData { labels: Labels::default(), samples }]
+                    let samples = grid
+                        .times()
+                        .zip(values)
+                        .map(|(ts_ms, value)| Sample { ts_ms, value })
+                        .collect();
+                    vec![SeriesData {
+                        labels: Labels::default(),
+                        samples,
+                    }]
                 }
                 Output::String(_) => {
-                    return Err(Error::BadQuery("a range query needs a scalar or an instant vector, not a string".into()));
+                    return Err(Error::BadQuery(
+                        "a range query needs a scalar or an instant vector, not a string".into(),
+                    ));
                 }
                 Output::Vector(columns) => columns.into_iter().map(|c| c.into_series(&grid)).collect(),
             };
@@ -167,20 +188,32 @@ impl Engine {
         let steps = (end_ms.saturating_sub(start_ms) / step_ms) as usize + 1;
         if steps > self.options.max_steps {
             let max = self.options.max_steps;
-            return Err(Error::BadQuery(format!("{steps} steps are more than {max}: take a longer step or a shorter time")));
+            return Err(Error::BadQuery(format!(
+                "{steps} steps are more than {max}: take a longer step or a shorter time"
+            )));
         }
-        Ok(Grid { start_ms, step_ms, steps })
+        Ok(Grid {
+            start_ms,
+            step_ms,
+            steps,
+        })
     }
 
     /// Parses and evaluates on a thread with a stack that the deepest allowed query cannot exhaust.
     fn on_own_stack<T: Send>(&self, query: &str, f: impl FnOnce(&Expr) -> Result<T, Error> + Send) -> Result<T, Error> {
         check_size(query)?;
         std::thread::scope(|scope| {
-            let thread = std::thread::Builder::new().name("promql".into()).stack_size(STACK_BYTES);
+            let thread = std::thread::Builder::new()
+                .name("promql".into())
+                .stack_size(STACK_BYTES);
             let work = move || f(&parse(query)?);
             let started = thread.spawn_scoped(scope, work);
             let started = started.map_err(|e| Error::Execution(format!("no thread for the query: {e}")))?;
-            started.join().unwrap_or_else(|_| Err(Error::Execution("the evaluation failed: this is a defect of Weir".into())))
+            started.join().unwrap_or_else(|_| {
+                Err(Error::Execution(
+                    "the evaluation failed: this is a defect of Weir".into(),
+                ))
+            })
         })
     }
 }
@@ -190,7 +223,9 @@ pub(crate) fn selector(text: &str) -> Result<Vec<Matcher>, Error> {
     check_size(text)?;
     match parse(text)? {
         Expr::VectorSelector(s) if s.offset.is_none() && s.at.is_none() => crate::eval::matchers(&s),
-        _ => Err(Error::BadQuery(format!("{text:?} is not a series selector like up{{job=\"x\"}}"))),
+        _ => Err(Error::BadQuery(format!(
+            "{text:?} is not a series selector like up{{job=\"x\"}}"
+        ))),
     }
 }
 
@@ -200,7 +235,9 @@ fn parse(query: &str) -> Result<Expr, Error> {
 
 fn check_size(query: &str) -> Result<(), Error> {
     if query.len() > MAX_QUERY_BYTES {
-        return Err(Error::BadQuery(format!("a query may have at most {MAX_QUERY_BYTES} bytes")));
+        return Err(Error::BadQuery(format!(
+            "a query may have at most {MAX_QUERY_BYTES} bytes"
+        )));
     }
     let (mut quote, mut escaped, mut braces, mut nodes) = (None, false, 0, 0);
     for c in query.chars() {
@@ -217,13 +254,20 @@ fn check_size(query: &str) -> Result<(), Error> {
         }
     }
     // `and`, `or`, `unless`, `atan2`: counted as words wherever they stand, for only the bound matters.
-    nodes += query.split(|c: char| !c.is_alphanumeric()).filter(|w| is_word_operator(w)).count();
+    nodes += query
+        .split(|c: char| !c.is_alphanumeric())
+        .filter(|w| is_word_operator(w))
+        .count();
     if nodes > MAX_QUERY_NODES {
-        return Err(Error::BadQuery(format!("a query may have at most {MAX_QUERY_NODES} operators and brackets")));
+        return Err(Error::BadQuery(format!(
+            "a query may have at most {MAX_QUERY_NODES} operators and brackets"
+        )));
     }
     Ok(())
 }
 
 fn is_word_operator(word: &str) -> bool {
-    ["and", "or", "unless", "atan2"].iter().any(|o| word.eq_ignore_ascii_case(o))
+    ["and", "or", "unless", "atan2"]
+        .iter()
+        .any(|o| word.eq_ignore_ascii_case(o))
 }

@@ -16,8 +16,16 @@ fn fold(name: &str) -> Option<Fold> {
     Some(match name {
         "sum" => |v| v.iter().copied().collect::<Sum>().total(),
         "avg" => |v| v.iter().copied().collect::<Sum>().total() / v.len() as f64,
-        "min" => |v| v.iter().copied().fold(f64::NAN, |a, b| if b < a || a.is_nan() { b } else { a }),
-        "max" => |v| v.iter().copied().fold(f64::NAN, |a, b| if b > a || a.is_nan() { b } else { a }),
+        "min" => |v| {
+            v.iter()
+                .copied()
+                .fold(f64::NAN, |a, b| if b < a || a.is_nan() { b } else { a })
+        },
+        "max" => |v| {
+            v.iter()
+                .copied()
+                .fold(f64::NAN, |a, b| if b > a || a.is_nan() { b } else { a })
+        },
         "count" => |v| v.len() as f64,
         "group" => |_| 1.0,
         "stddev" => |v| variance(v.iter().copied()).sqrt(),
@@ -40,7 +48,9 @@ impl Evaluator<'_> {
         let groups = group(&columns, &aggregate.modifier);
         let param = |evaluator: &mut Self| match &aggregate.param {
             Some(param) => evaluator.scalar(param, grid),
-            None => Err(Error::BadQuery(format!("{name} needs a parameter, as in {name}(5, up)"))),
+            None => Err(Error::BadQuery(format!(
+                "{name} needs a parameter, as in {name}(5, up)"
+            ))),
         };
         let result = match name {
             "topk" | "bottomk" => {
@@ -50,11 +60,14 @@ impl Evaluator<'_> {
             }
             "quantile" => {
                 let q = param(self)?;
-                fold_groups(&columns, &groups, grid, |step, values| quantile(q[step], values.to_vec()))
+                fold_groups(&columns, &groups, grid, |step, values| {
+                    quantile(q[step], values.to_vec())
+                })
             }
             "count_values" => self.count_values(aggregate, &columns, &groups, grid)?,
             _ => {
-                let fold = fold(name).ok_or_else(|| Error::BadQuery(format!("the aggregation {name} is not supported")))?;
+                let fold =
+                    fold(name).ok_or_else(|| Error::BadQuery(format!("the aggregation {name} is not supported")))?;
                 fold_groups(&columns, &groups, grid, |_, values| fold(values))
             }
         };
@@ -72,15 +85,28 @@ impl Evaluator<'_> {
     ) -> Result<Vec<Column>, Error> {
         let label = match aggregate.param.as_deref().map(|p| self.eval(p, grid)).transpose()? {
             Some(Output::String(label)) => label,
-            _ => return Err(Error::BadQuery("count_values needs a label name: count_values(\"version\", build_info)".into())),
+            _ => {
+                return Err(Error::BadQuery(
+                    "count_values needs a label name: count_values(\"version\", build_info)".into(),
+                ));
+            }
         };
         let mut out: Vec<Column> = Vec::new();
         for group in groups {
             let mut index: RapidHashMap<u64, usize> = RapidHashMap::default();
             for step in 0..grid.steps {
-                for value in group.members.iter().map(|m| columns[*m].values[step]).filter(|v| !is_stale(*v)) {
+                for value in group
+                    .members
+                    .iter()
+                    .map(|m| columns[*m].values[step])
+                    .filter(|v| !is_stale(*v))
+                {
                     let at = *index.entry(value.to_bits()).or_insert_with(|| {
-                        let labels = group.labels.builder().set(label.as_str(), crate::format::value(value)).build();
+                        let labels = group
+                            .labels
+                            .builder()
+                            .set(label.as_str(), crate::format::value(value))
+                            .build();
                         out.push(Column::absent(labels, grid));
                         out.len() - 1
                     });
@@ -100,7 +126,10 @@ fn group(columns: &[Column], modifier: &Option<LabelModifier>) -> Vec<Group> {
     for (member, column) in columns.iter().enumerate() {
         let labels = group_labels(&column.labels, modifier);
         let at = *index.entry(labels).or_insert_with_key(|labels| {
-            groups.push(Group { labels: labels.clone(), members: Vec::new() });
+            groups.push(Group {
+                labels: labels.clone(),
+                members: Vec::new(),
+            });
             groups.len() - 1
         });
         groups[at].members.push(member);
@@ -124,7 +153,13 @@ fn fold_groups(columns: &[Column], groups: &[Group], grid: &Grid, f: impl Fn(usi
         let mut column = Column::absent(group.labels.clone(), grid);
         for step in 0..grid.steps {
             values.clear();
-            values.extend(group.members.iter().map(|m| columns[*m].values[step]).filter(|v| !is_stale(*v)));
+            values.extend(
+                group
+                    .members
+                    .iter()
+                    .map(|m| columns[*m].values[step])
+                    .filter(|v| !is_stale(*v)),
+            );
             if !values.is_empty() {
                 column.values[step] = f(step, &values);
             }
@@ -140,7 +175,12 @@ fn select_k(columns: Vec<Column>, groups: &[Group], k: &[f64], largest: bool, gr
     let mut order = Vec::new();
     for group in groups {
         for (step, &k) in k.iter().enumerate() {
-            let mut ranked: Vec<usize> = group.members.iter().copied().filter(|m| columns[*m].is_present(step)).collect();
+            let mut ranked: Vec<usize> = group
+                .members
+                .iter()
+                .copied()
+                .filter(|m| columns[*m].is_present(step))
+                .collect();
             ranked.sort_by(|a, b| {
                 let (a, b) = (columns[*a].values[step], columns[*b].values[step]);
                 match (a.is_nan(), b.is_nan()) {
@@ -151,7 +191,9 @@ fn select_k(columns: Vec<Column>, groups: &[Group], k: &[f64], largest: bool, gr
             });
             // `as` saturates: NaN and negative numbers become 0.
             ranked.truncate(k as usize);
-            ranked.iter().for_each(|m| chosen[*m].values[step] = columns[*m].values[step]);
+            ranked
+                .iter()
+                .for_each(|m| chosen[*m].values[step] = columns[*m].values[step]);
             if grid.steps == 1 {
                 order.extend(ranked);
             }

@@ -2,9 +2,7 @@
 
 use super::{Column, Evaluator, Grid, Output, drop_names, merge};
 use crate::engine::Error;
-use promql_parser::parser::{
-    BinModifier, BinaryExpr, LabelModifier, VectorMatchCardinality as Cardinality,
-};
+use promql_parser::parser::{BinModifier, BinaryExpr, LabelModifier, VectorMatchCardinality as Cardinality};
 use rapidhash::RapidHashMap;
 use weir_series::{Labels, LabelsBuilder, is_stale, names};
 
@@ -70,7 +68,9 @@ impl Evaluator<'_> {
         let output = match (lhs, rhs) {
             (Output::Scalar(a), Output::Scalar(b)) => {
                 if matches!(op, Op::Comparison(_)) && !modifier.return_bool {
-                    return Err(Error::BadQuery("comparisons between scalars must use bool: 1 >bool 2".into()));
+                    return Err(Error::BadQuery(
+                        "comparisons between scalars must use bool: 1 >bool 2".into(),
+                    ));
                 }
                 let pair = |(a, b)| op.apply(a, b, a, true).unwrap_or(f64::NAN);
                 Output::Scalar(a.into_iter().zip(b).map(pair).collect())
@@ -85,7 +85,12 @@ impl Evaluator<'_> {
             }
             (Output::Vector(lhs), Output::Vector(rhs)) => Output::Vector(match op {
                 Op::And | Op::Or | Op::Unless => set_operation(op, lhs, rhs, &modifier.matching, grid)?,
-                _ => Matching { op, modifier: &modifier, grid }.apply(lhs, rhs)?,
+                _ => Matching {
+                    op,
+                    modifier: &modifier,
+                    grid,
+                }
+                .apply(lhs, rhs)?,
             }),
             _ => return Err(Error::BadQuery(format!("a string cannot stand beside {name}"))),
         };
@@ -137,8 +142,13 @@ fn set_operation(
     let deciding = if matches!(op, Op::Or) { &lhs } else { &rhs };
     let mut presence: RapidHashMap<Labels, Vec<bool>> = RapidHashMap::default();
     for column in deciding {
-        let steps = presence.entry(signature(&column.labels, matching)).or_insert_with(|| vec![false; grid.steps]);
-        steps.iter_mut().zip(&column.values).for_each(|(there, v)| *there |= !is_stale(*v));
+        let steps = presence
+            .entry(signature(&column.labels, matching))
+            .or_insert_with(|| vec![false; grid.steps]);
+        steps
+            .iter_mut()
+            .zip(&column.values)
+            .for_each(|(there, v)| *there |= !is_stale(*v));
     }
     let keep_where = |columns: &mut Vec<Column>, wanted: bool| {
         for column in columns.iter_mut() {
@@ -196,7 +206,9 @@ impl Matching<'_> {
                         continue;
                     };
                     if self.modifier.card == Cardinality::OneToOne {
-                        let used = used.entry(signature.clone()).or_insert_with(|| vec![false; self.grid.steps]);
+                        let used = used
+                            .entry(signature.clone())
+                            .or_insert_with(|| vec![false; self.grid.steps]);
                         if std::mem::replace(&mut used[step], true) {
                             return Err(Error::Execution(format!(
                                 "multiple matches for labels {signature}: many-to-one matching must be explicit (group_left/group_right)"
@@ -254,7 +266,10 @@ impl Matching<'_> {
             },
             Cardinality::ManyToOne(include) | Cardinality::OneToMany(include) => {
                 let mut builder = labels.builder();
-                include.labels.iter().for_each(|name| include_label(&mut builder, name, one));
+                include
+                    .labels
+                    .iter()
+                    .for_each(|name| include_label(&mut builder, name, one));
                 builder.build()
             }
             Cardinality::ManyToMany => labels,

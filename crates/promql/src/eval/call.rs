@@ -59,7 +59,10 @@ impl Evaluator<'_> {
             "scalar" => self.vector_to_scalar(call, grid),
             "vector" => {
                 let values = self.scalar(argument(call, 0)?, grid)?;
-                Ok(Output::Vector(vec![Column { labels: Labels::default(), values }]))
+                Ok(Output::Vector(vec![Column {
+                    labels: Labels::default(),
+                    values,
+                }]))
             }
             "timestamp" => self.timestamp(call, grid),
             "clamp" | "clamp_min" | "clamp_max" | "round" => self.with_numbers(call, grid),
@@ -95,7 +98,11 @@ impl Evaluator<'_> {
         }
         let mut columns = self.vector(expr, grid)?;
         for column in &mut columns {
-            let values = column.values.iter_mut().zip(grid.times()).filter(|(v, _)| !is_stale(**v));
+            let values = column
+                .values
+                .iter_mut()
+                .zip(grid.times())
+                .filter(|(v, _)| !is_stale(**v));
             values.for_each(|(v, time)| *v = time as f64 / 1000.0);
         }
         Ok(Output::Vector(drop_names(columns)?))
@@ -109,7 +116,13 @@ impl Evaluator<'_> {
             numbers.push(self.scalar(argument(call, at)?, grid)?);
         }
         let name = call.func.name;
-        let nan_or = |v: f64, limit: f64, clamped: f64| if v.is_nan() || limit.is_nan() { f64::NAN } else { clamped };
+        let nan_or = |v: f64, limit: f64, clamped: f64| {
+            if v.is_nan() || limit.is_nan() {
+                f64::NAN
+            } else {
+                clamped
+            }
+        };
         for column in &mut columns {
             for (step, value) in column.values.iter_mut().enumerate().filter(|(_, v)| !is_stale(**v)) {
                 let v = *value;
@@ -153,20 +166,32 @@ impl Evaluator<'_> {
                 *value = 1.0;
             }
         }
-        Ok(Output::Vector(if column.is_empty() { Vec::new() } else { vec![column] }))
+        Ok(Output::Vector(if column.is_empty() {
+            Vec::new()
+        } else {
+            vec![column]
+        }))
     }
 
     fn string(&mut self, call: &Call, at: usize, grid: &Grid) -> Result<String, Error> {
         match self.eval(argument(call, at)?, grid)? {
             Output::String(text) => Ok(text),
-            _ => Err(Error::BadQuery(format!("argument {} of {} must be a string", at + 1, call.func.name))),
+            _ => Err(Error::BadQuery(format!(
+                "argument {} of {} must be a string",
+                at + 1,
+                call.func.name
+            ))),
         }
     }
 
     fn label_name(&mut self, call: &Call, at: usize, grid: &Grid) -> Result<String, Error> {
         let name = self.string(call, at, grid)?;
         if name.is_empty() {
-            return Err(Error::BadQuery(format!("argument {} of {} must be a label name", at + 1, call.func.name)));
+            return Err(Error::BadQuery(format!(
+                "argument {} of {} must be a label name",
+                at + 1,
+                call.func.name
+            )));
         }
         Ok(name)
     }
@@ -221,6 +246,8 @@ pub(super) fn absent_labels(expr: &Expr) -> Labels {
 fn of_selector(selector: &VectorSelector) -> Labels {
     let matchers = &selector.matchers.matchers;
     let once = |name: &str| matchers.iter().filter(|m| m.name == name).count() == 1;
-    let equal = matchers.iter().filter(|m| m.op == MatchOp::Equal && m.name != names::METRIC_NAME && once(&m.name));
+    let equal = matchers
+        .iter()
+        .filter(|m| m.op == MatchOp::Equal && m.name != names::METRIC_NAME && once(&m.name));
     Labels::new(equal.map(|m| (m.name.as_str(), m.value.as_str())))
 }

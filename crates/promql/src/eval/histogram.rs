@@ -26,7 +26,9 @@ impl Evaluator<'_> {
             let Some(upper) = bound(column.labels.get(names::LE)) else {
                 continue;
             };
-            let labels = column.labels.filter(|l| *l.name != *names::LE && *l.name != *names::METRIC_NAME);
+            let labels = column
+                .labels
+                .filter(|l| *l.name != *names::LE && *l.name != *names::METRIC_NAME);
             let at = *index.entry(labels).or_insert_with_key(|labels| {
                 histograms.push((labels.clone(), Vec::new()));
                 histograms.len() - 1
@@ -42,7 +44,10 @@ impl Evaluator<'_> {
             for (step, value) in column.values.iter_mut().enumerate() {
                 buckets.clear();
                 let present = bounds.iter().filter(|(_, c)| c.is_present(step));
-                buckets.extend(present.map(|(upper, c)| Bucket { upper: *upper, count: c.values[step] }));
+                buckets.extend(present.map(|(upper, c)| Bucket {
+                    upper: *upper,
+                    count: c.values[step],
+                }));
                 if !buckets.is_empty() {
                     *value = quantile(quantiles[step], &mut buckets);
                 }
@@ -91,7 +96,9 @@ fn quantile(q: f64, buckets: &mut Vec<Bucket>) -> f64 {
     if at == 0 && bucket.upper <= 0.0 {
         return bucket.upper;
     }
-    let below = at.checked_sub(1).map_or(Bucket { upper: 0.0, count: 0.0 }, |i| finite[i]);
+    let below = at
+        .checked_sub(1)
+        .map_or(Bucket { upper: 0.0, count: 0.0 }, |i| finite[i]);
     below.upper + (bucket.upper - below.upper) * ((rank - below.count) / (bucket.count - below.count))
 }
 

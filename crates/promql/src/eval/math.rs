@@ -82,7 +82,13 @@ mod tests {
     fn sums_do_not_drift() {
         assert_eq!([1e100, 1.0, -1e100].into_iter().collect::<Sum>().total(), 1.0);
         assert_eq!([f64::INFINITY, 1.0].into_iter().collect::<Sum>().total(), f64::INFINITY);
-        assert!([f64::INFINITY, f64::NEG_INFINITY].into_iter().collect::<Sum>().total().is_nan());
+        assert!(
+            [f64::INFINITY, f64::NEG_INFINITY]
+                .into_iter()
+                .collect::<Sum>()
+                .total()
+                .is_nan()
+        );
     }
 
     #[test]

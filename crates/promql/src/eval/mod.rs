@@ -52,7 +52,10 @@ pub(crate) struct Column {
 
 impl Column {
     pub fn absent(labels: Labels, grid: &Grid) -> Self {
-        Column { labels, values: vec![stale_nan(); grid.steps] }
+        Column {
+            labels,
+            values: vec![stale_nan(); grid.steps],
+        }
     }
 
     pub fn is_present(&self, step: usize) -> bool {
@@ -65,7 +68,10 @@ impl Column {
 
     pub fn into_series(self, grid: &Grid) -> SeriesData {
         let present = grid.times().zip(self.values).filter(|(_, v)| !is_stale(*v));
-        SeriesData { labels: self.labels, samples: present.map(|(ts_ms, value)| Sample { ts_ms, value }).collect() }
+        SeriesData {
+            labels: self.labels,
+            samples: present.map(|(ts_ms, value)| Sample { ts_ms, value }).collect(),
+        }
     }
 }
 
@@ -86,7 +92,12 @@ pub(crate) struct Evaluator<'a> {
 
 impl<'a> Evaluator<'a> {
     pub fn new(store: &'a dyn Select, options: &'a Options, started: Instant) -> Self {
-        Evaluator { store, options, started, loaded: 0 }
+        Evaluator {
+            store,
+            options,
+            started,
+            loaded: 0,
+        }
     }
 
     pub fn eval(&mut self, expr: &Expr, grid: &Grid) -> Result<Output, Error> {
@@ -152,7 +163,11 @@ impl<'a> Evaluator<'a> {
 /// Applies `f` to every value that is there.
 pub(crate) fn map(mut columns: Vec<Column>, f: impl Fn(f64) -> f64) -> Vec<Column> {
     for column in &mut columns {
-        column.values.iter_mut().filter(|v| !is_stale(**v)).for_each(|v| *v = f(*v));
+        column
+            .values
+            .iter_mut()
+            .filter(|v| !is_stale(**v))
+            .for_each(|v| *v = f(*v));
     }
     columns
 }
@@ -164,7 +179,15 @@ pub(crate) fn drop_names(columns: Vec<Column>) -> Result<Vec<Column>, Error> {
 
 /// With other labels. Columns that become the same series join where only one of them has a value at a time.
 pub(crate) fn relabel(columns: Vec<Column>, f: impl Fn(&Labels) -> Labels) -> Result<Vec<Column>, Error> {
-    merge(columns.into_iter().map(|c| Column { labels: f(&c.labels), values: c.values }).collect())
+    merge(
+        columns
+            .into_iter()
+            .map(|c| Column {
+                labels: f(&c.labels),
+                values: c.values,
+            })
+            .collect(),
+    )
 }
 
 /// Joins columns of equal labels; two values of one series at one time are an error.
@@ -183,7 +206,9 @@ pub(crate) fn merge(columns: Vec<Column>) -> Result<Vec<Column>, Error> {
             }
             if !is_stale(*to) {
                 let labels = &column.labels;
-                return Err(Error::Execution(format!("vector cannot contain metrics with the same labelset: {labels}")));
+                return Err(Error::Execution(format!(
+                    "vector cannot contain metrics with the same labelset: {labels}"
+                )));
             }
             *to = from;
         }

@@ -72,7 +72,10 @@ impl Evaluator<'_> {
                 while samples.get(next).is_some_and(|s| s.ts_ms <= time) {
                     next += 1;
                 }
-                let newest = next.checked_sub(1).map(|i| &samples[i]).filter(|s| s.ts_ms > time - lookback_ms);
+                let newest = next
+                    .checked_sub(1)
+                    .map(|i| &samples[i])
+                    .filter(|s| s.ts_ms > time - lookback_ms);
                 if let Some(sample) = newest.filter(|s| !is_stale(s.value)) {
                     *value = take(sample);
                 }
@@ -99,31 +102,61 @@ impl Evaluator<'_> {
         let range_ms = millis(matrix.range);
         let shift = Shift::new(&matrix.vs.at, &matrix.vs.offset, grid);
         let mut series = self.select(&matrix.vs, shift, range_ms, grid)?;
-        series.iter_mut().for_each(|s| s.samples.retain(|sample| !is_stale(sample.value)));
-        Ok(Ranges { series, shift, range_ms })
+        series
+            .iter_mut()
+            .for_each(|s| s.samples.retain(|sample| !is_stale(sample.value)));
+        Ok(Ranges {
+            series,
+            shift,
+            range_ms,
+        })
     }
 
     fn subquery(&mut self, subquery: &SubqueryExpr, grid: &Grid) -> Result<Ranges, Error> {
         let range_ms = millis(subquery.range);
         let shift = Shift::new(&subquery.at, &subquery.offset, grid);
         let step_ms = millis(subquery.step.unwrap_or(self.options.default_step)).max(1);
-        let (from, to) = (shift.apply(grid.start_ms).saturating_sub(range_ms), shift.apply(grid.end_ms()));
+        let (from, to) = (
+            shift.apply(grid.start_ms).saturating_sub(range_ms),
+            shift.apply(grid.end_ms()),
+        );
         // Steps lie at whole multiples of the step since 1970, the first after the open end.
         let first = from.div_euclid(step_ms).saturating_add(1).saturating_mul(step_ms);
-        let steps = if to < first { 0 } else { ((to - first) / step_ms) as usize + 1 };
+        let steps = if to < first {
+            0
+        } else {
+            ((to - first) / step_ms) as usize + 1
+        };
         if steps > self.options.max_steps {
-            return Err(Error::BadQuery(format!("the subquery {subquery} has {steps} steps: take a longer step")));
+            return Err(Error::BadQuery(format!(
+                "the subquery {subquery} has {steps} steps: take a longer step"
+            )));
         }
-        let inner = Grid { start_ms: first, step_ms, steps };
+        let inner = Grid {
+            start_ms: first,
+            step_ms,
+            steps,
+        };
         let series = match self.eval(&subquery.expr, &inner)? {
             Output::Vector(columns) => columns.into_iter().map(|c| c.into_series(&inner)).collect(),
             Output::Scalar(values) => {
-                let samples = inner.times().zip(values).map(|(ts_ms, value)| Sample { ts_ms, value }).collect();
-                vec![SeriesData { labels: Default::default(), samples }]
+                let samples = inner
+                    .times()
+                    .zip(values)
+                    .map(|(ts_ms, value)| Sample { ts_ms, value })
+                    .collect();
+                vec![SeriesData {
+                    labels: Default::default(),
+                    samples,
+                }]
             }
             Output::String(_) => return Err(Error::BadQuery("a subquery needs an instant vector".into())),
         };
-        Ok(Ranges { series, shift, range_ms })
+        Ok(Ranges {
+            series,
+            shift,
+            range_ms,
+        })
     }
 
     /// The samples of `up[5m]` alone, which is all that an instant query may ask of a range vector.
@@ -134,7 +167,9 @@ impl Evaluator<'_> {
                 let mut ranges = self.ranges(expr, grid)?;
                 let end = ranges.shift.apply(grid.start_ms);
                 for series in &mut ranges.series {
-                    series.samples.retain(|s| s.ts_ms <= end && s.ts_ms > end - ranges.range_ms);
+                    series
+                        .samples
+                        .retain(|s| s.ts_ms <= end && s.ts_ms > end - ranges.range_ms);
                 }
                 ranges.series.retain(|s| !s.samples.is_empty());
                 Ok(Some(ranges.series))
@@ -162,7 +197,9 @@ impl Evaluator<'_> {
         let series = self.store.select(&matchers, start, end, left).map_err(|e| match e {
             SelectError::TooManySamples { .. } => {
                 let limit = self.options.max_samples;
-                Error::Execution(format!("the query needs more than {limit} samples: ask for fewer series or a shorter time"))
+                Error::Execution(format!(
+                    "the query needs more than {limit} samples: ask for fewer series or a shorter time"
+                ))
             }
             other => Error::Execution(other.to_string()),
         })?;
@@ -174,7 +211,9 @@ impl Evaluator<'_> {
 /// A selector's conditions.
 pub(crate) fn matchers(selector: &VectorSelector) -> Result<Vec<Matcher>, Error> {
     if !selector.matchers.or_matchers.is_empty() {
-        return Err(Error::BadQuery("`or` between label matchers is not supported: write it between selectors".into()));
+        return Err(Error::BadQuery(
+            "`or` between label matchers is not supported: write it between selectors".into(),
+        ));
     }
     let mut out = Vec::with_capacity(selector.matchers.matchers.len() + 1);
     if let Some(name) = &selector.name {
@@ -193,7 +232,9 @@ pub(crate) fn matchers(selector: &VectorSelector) -> Result<Vec<Matcher>, Error>
 }
 
 pub(super) fn millis(duration: Duration) -> i64 {
-    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX / 4).min(i64::MAX / 4)
+    i64::try_from(duration.as_millis())
+        .unwrap_or(i64::MAX / 4)
+        .min(i64::MAX / 4)
 }
 
 fn unix_ms(time: SystemTime) -> i64 {

@@ -30,7 +30,12 @@ fn lookup(name: &str) -> Option<(WindowFn, bool, usize, Option<usize>)> {
         "irate" => plain(|w| last_two(w, true)),
         "idelta" => plain(|w| last_two(w, false)),
         "deriv" => plain(|w| regression(w, w.samples.first()?.ts_ms).map(|(slope, _)| slope)),
-        "predict_linear" => Some((|w| regression(w, w.end_ms).map(|(s, i)| s * w.param + i), false, 0, Some(1))),
+        "predict_linear" => Some((
+            |w| regression(w, w.end_ms).map(|(s, i)| s * w.param + i),
+            false,
+            0,
+            Some(1),
+        )),
         "changes" => plain(|w| pairs(w, |a, b| a != b && !(a.is_nan() && b.is_nan()))),
         "resets" => plain(|w| pairs(w, |a, b| b < a)),
         "sum_over_time" => plain(|w| values(w).map(|v| v.collect::<Sum>().total())),
@@ -65,7 +70,11 @@ impl Evaluator<'_> {
         let mut columns = Vec::with_capacity(ranges.series.len());
         for series in &ranges.series {
             self.check_time()?;
-            let labels = if keeps_name { series.labels.clone() } else { series.labels.without_name() };
+            let labels = if keeps_name {
+                series.labels.clone()
+            } else {
+                series.labels.without_name()
+            };
             let mut column = Column::absent(labels, grid);
             // Both ends only move forward.
             let (mut from, mut to) = (0, 0);
@@ -78,7 +87,12 @@ impl Evaluator<'_> {
                     from += 1;
                 }
                 let param = params.as_ref().map_or(0.0, |p| p[step]);
-                let window = Window { samples: &series.samples[from..to], end_ms, range_ms: ranges.range_ms, param };
+                let window = Window {
+                    samples: &series.samples[from..to],
+                    end_ms,
+                    range_ms: ranges.range_ms,
+                    param,
+                };
                 if let Some(value) = f(&window) {
                     column.values[step] = value;
                 }
@@ -102,7 +116,11 @@ impl Evaluator<'_> {
                 *value = 1.0;
             }
         }
-        Ok(Output::Vector(if column.is_empty() { Vec::new() } else { vec![column] }))
+        Ok(Output::Vector(if column.is_empty() {
+            Vec::new()
+        } else {
+            vec![column]
+        }))
     }
 }
 
@@ -128,7 +146,12 @@ fn extrapolate(w: &Window, is_counter: bool, per_second: bool) -> Option<f64> {
     let mut difference = last.value - first.value;
     if is_counter {
         // After a reset the counter began anew at zero.
-        difference += w.samples.windows(2).filter(|p| p[1].value < p[0].value).map(|p| p[0].value).sum::<f64>();
+        difference += w
+            .samples
+            .windows(2)
+            .filter(|p| p[1].value < p[0].value)
+            .map(|p| p[0].value)
+            .sum::<f64>();
     }
     let seconds = |ms: i64| ms as f64 / 1000.0;
     let sampled = seconds(last.ts_ms - first.ts_ms);
@@ -171,10 +194,18 @@ fn regression(w: &Window, origin_ms: i64) -> Option<(f64, f64)> {
     }
     let first = w.samples[0].value;
     if w.samples.iter().all(|s| s.value == first) {
-        return Some(if first.is_infinite() { (f64::NAN, f64::NAN) } else { (0.0, first) });
+        return Some(if first.is_infinite() {
+            (f64::NAN, f64::NAN)
+        } else {
+            (0.0, first)
+        });
     }
     let n = w.samples.len() as f64;
-    let points = || w.samples.iter().map(|s| ((s.ts_ms - origin_ms) as f64 / 1000.0, s.value));
+    let points = || {
+        w.samples
+            .iter()
+            .map(|s| ((s.ts_ms - origin_ms) as f64 / 1000.0, s.value))
+    };
     let sum_x = points().map(|(x, _)| x).collect::<Sum>().total();
     let sum_y = points().map(|(_, y)| y).collect::<Sum>().total();
     let sum_xy = points().map(|(x, y)| x * y).collect::<Sum>().total();
