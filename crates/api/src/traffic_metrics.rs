@@ -3,6 +3,7 @@
 //! Only the wire shapes and the names in them. Who asks the store what is in `metrics-api::query`.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::{Deserialize, Serialize};
@@ -179,6 +180,30 @@ impl Figures {
         (self.total() > 0).then(|| self.success as f64 / self.total() as f64)
     }
 
+    /// The success rate for people: `99.50%`, `-` without traffic. Never rounded up to 100% when a request failed.
+    pub fn success_text(&self) -> String {
+        match self.success_rate() {
+            Some(rate) => format!("{:.2}%", (rate * 10_000.0 + 1e-6).floor() / 100.0),
+            None => "-".to_owned(),
+        }
+    }
+
+    /// Answered requests a second for people: `1.8rps`, `-` without traffic.
+    pub fn rps_text(&self, window: Duration) -> String {
+        if self.total() == 0 || window.is_zero() {
+            return "-".to_owned();
+        }
+        format!("{:.1}rps", self.total() as f64 / window.as_secs_f64())
+    }
+
+    /// A latency for people: `12ms`, `-` without traffic.
+    pub fn latency_text(seconds: Option<f64>) -> String {
+        match seconds {
+            Some(seconds) => format!("{:.0}ms", (seconds * 1000.0 - 1e-6).ceil().max(0.0)),
+            None => "-".to_owned(),
+        }
+    }
+
     /// The `metrics` field in the given version. Latencies that are not known are left out.
     pub fn to_metrics(&self, version: &str) -> Vec<Metric> {
         let latency = |name: &str, seconds: Option<f64>| {
@@ -308,6 +333,19 @@ mod tests {
             .collect();
         assert_eq!(names, [(SUCCESS_COUNT, "0"), (FAILURE_COUNT, "0")]);
         assert_eq!(metrics.figures().success_rate(), None);
+    }
+
+    #[test]
+    fn texts_for_people() {
+        let figures = Figures { success: 53, failure: 1, p99_s: Some(0.0101), ..Default::default() };
+        assert_eq!(figures.success_text(), "98.14%");
+        assert_eq!(figures.rps_text(Duration::from_secs(30)), "1.8rps");
+        assert_eq!(Figures::latency_text(figures.p99_s), "11ms");
+        assert_eq!(Figures::latency_text(Some(0.001)), "1ms");
+        assert_eq!(Figures { success: 100_000, failure: 1, ..Default::default() }.success_text(), "99.99%");
+        assert_eq!(Figures { success: 3, ..Default::default() }.success_text(), "100.00%");
+        assert_eq!(Figures { success: 29, failure: 71, ..Default::default() }.success_text(), "29.00%");
+        assert_eq!(Figures::default().success_text() + &Figures::default().rps_text(Duration::from_secs(1)), "--");
     }
 
     #[test]
