@@ -40,6 +40,21 @@ pub const SCRAPE_DURATION_SECONDS: &str = "scrape_duration_seconds";
 /// How many samples the last scrape of a target exposed.
 pub const SCRAPE_SAMPLES_SCRAPED: &str = "scrape_samples_scraped";
 
+/// Queries that the store's API answered, instant and range.
+pub const QUERY_TOTAL: &str = "weir_query_total";
+/// Queries that the store's API answered with an error.
+pub const QUERY_FAILURES_TOTAL: &str = "weir_query_failures_total";
+/// Series in the store.
+pub const STORE_SERIES: &str = "weir_store_series";
+/// Bytes of the store's series and samples.
+pub const STORE_BYTES: &str = "weir_store_bytes";
+/// Samples appended to the store.
+pub const STORE_SAMPLES_APPENDED_TOTAL: &str = "weir_store_samples_appended_total";
+/// Samples that the store refused, by [`REASON`].
+pub const STORE_SAMPLES_REFUSED_TOTAL: &str = "weir_store_samples_refused_total";
+/// New series that the store refused at its limit.
+pub const STORE_SERIES_REFUSED_TOTAL: &str = "weir_store_series_refused_total";
+
 /// The label that holds the metric's name.
 pub const METRIC_NAME: &str = "__name__";
 /// The upper bound of a histogram's bucket.

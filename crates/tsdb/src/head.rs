@@ -16,6 +16,8 @@ use std::{
     },
     time::Duration,
 };
+use weir_series::exposition::encode::{push_label, write_header, write_sample};
+use weir_series::names;
 use weir_series::{Append, AppendError, Labels, Matcher, Sample, Select, SelectError, SeriesData, SeriesRef};
 
 /// What the store keeps.
@@ -73,6 +75,48 @@ pub struct Tsdb {
     series_refused: AtomicU64,
     /// Oldest time that is kept; moved by [`Tsdb::maintain`].
     oldest_ms: std::sync::atomic::AtomicI64,
+}
+
+impl Stats {
+    /// Appends the figures as text format 0.0.4.
+    pub fn render(&self, out: &mut String) {
+        let single = [
+            (names::STORE_SERIES, "gauge", "Series in the store.", self.series),
+            (
+                names::STORE_BYTES,
+                "gauge",
+                "Bytes of series and samples, roughly.",
+                self.heap_bytes,
+            ),
+            (
+                names::STORE_SAMPLES_APPENDED_TOTAL,
+                "counter",
+                "Samples appended.",
+                self.appended,
+            ),
+            (
+                names::STORE_SERIES_REFUSED_TOTAL,
+                "counter",
+                "New series refused at the limit.",
+                self.series_refused,
+            ),
+        ];
+        for (name, kind, help, value) in single {
+            write_header(out, name, kind, help);
+            write_sample(out, name, "", "", value as f64);
+        }
+        write_header(out, names::STORE_SAMPLES_REFUSED_TOTAL, "counter", "Samples refused.");
+        let reasons = [
+            ("out_of_order", self.out_of_order),
+            ("duplicate", self.duplicates),
+            ("too_old", self.too_old),
+        ];
+        for (reason, value) in reasons {
+            let mut label = String::new();
+            push_label(&mut label, names::REASON, reason);
+            write_sample(out, names::STORE_SAMPLES_REFUSED_TOTAL, &label, "", value as f64);
+        }
+    }
 }
 
 impl Tsdb {

@@ -1,0 +1,5 @@
+//! Tests of the crate from outside: scripts of loads and evaluations, and the HTTP API over a socket.
+
+mod http_api;
+mod memory;
+mod scripts;
