@@ -43,19 +43,33 @@ fn places<'a>(set: &DaemonSet, pods: &'a [Pod], nodes: &[Arc<Node>]) -> Vec<Plac
         ..Pod::default()
     };
     let own = |pod: &&Pod| owned_by(pod, set.metadata.uid.as_deref()) && !pods::is_terminating(pod);
-    let on = |pod: &Pod| pod.spec.as_ref().and_then(|spec| spec.node_name.clone()).unwrap_or_default();
+    let on = |pod: &Pod| {
+        pod.spec
+            .as_ref()
+            .and_then(|spec| spec.node_name.clone())
+            .unwrap_or_default()
+    };
     let mut places: Vec<Place> = nodes
         .iter()
         .map(|node| Place {
             node: node.name_any(),
             fits: schedule::fits(node, &model),
-            pods: pods.iter().filter(own).filter(|pod| on(pod) == node.name_any()).collect(),
+            pods: pods
+                .iter()
+                .filter(own)
+                .filter(|pod| on(pod) == node.name_any())
+                .collect(),
         })
         .collect();
     places.sort_by(|a, b| a.node.cmp(&b.node));
     // Oldest first: the first living pod of a node is its pod, any other is too many.
     for place in &mut places {
-        place.pods.sort_by_key(|pod| (pod.metadata.creation_timestamp.as_ref().map(|time| time.0), pod.name_any()));
+        place.pods.sort_by_key(|pod| {
+            (
+                pod.metadata.creation_timestamp.as_ref().map(|time| time.0),
+                pod.name_any(),
+            )
+        });
     }
     places
 }
@@ -73,7 +87,9 @@ fn plan(set: &DaemonSet, places: &[Place], busy: &dyn Fn(&str) -> bool, hash: &s
     let update = spec.update_strategy.as_ref();
     let rolling = update.and_then(|update| update.type_.as_deref()) != Some("OnDelete");
     let one = IntOrString::Int(1);
-    let budget = update.and_then(|update| update.rolling_update.as_ref()).and_then(|r| r.max_unavailable.as_ref());
+    let budget = update
+        .and_then(|update| update.rolling_update.as_ref())
+        .and_then(|r| r.max_unavailable.as_ref());
     let budget = resolve(budget.unwrap_or(&one), count(wanted), true).max(1);
 
     let mut unavailable = 0;
@@ -121,7 +137,10 @@ fn status(set: &DaemonSet, places: &[Place], hash: &str, now: Timestamp) -> Daem
     let pods = || fitting().filter_map(|place| place.pods.iter().find(|pod| !pods::is_over(pod)).copied());
     let desired = count(fitting().count());
     let available = count(pods().filter(|pod| pods::is_available(pod, min_ready, now)).count());
-    let misscheduled = places.iter().filter(|place| !place.fits && !place.pods.is_empty()).count();
+    let misscheduled = places
+        .iter()
+        .filter(|place| !place.fits && !place.pods.is_empty())
+        .count();
     DaemonSetStatus {
         desired_number_scheduled: desired,
         current_number_scheduled: count(pods().count()),
@@ -142,20 +161,28 @@ fn stamped(set: &DaemonSet, template: &PodTemplateSpec) -> (String, PodTemplateS
     let mut stamped = template.clone();
     let labels = stamped.metadata.get_or_insert_default().labels.get_or_insert_default();
     labels.insert(REVISION_HASH.into(), hash.clone());
-    labels.insert("pod-template-generation".into(), set.metadata.generation.unwrap_or(1).to_string());
+    labels.insert(
+        "pod-template-generation".into(),
+        set.metadata.generation.unwrap_or(1).to_string(),
+    );
     (hash, stamped)
 }
 
 pub(super) async fn reconcile(context: &Context, key: &Key) -> Outcome {
     let sets: Api<DaemonSet> = Api::namespaced(context.client.clone(), &key.namespace);
     let api: Api<Pod> = Api::namespaced(context.client.clone(), &key.namespace);
-    let Some(set) = sets.get_opt(&key.name).await? else { return Ok(None) };
+    let Some(set) = sets.get_opt(&key.name).await? else {
+        return Ok(None);
+    };
     let spec = &set.spec;
     if set.metadata.deletion_timestamp.is_some() {
         return Ok(None);
     }
     let selector = selector(&format!("DaemonSet {key}"), &spec.selector)?;
-    let pods = api.list(&ListParams::default().labels(&selector.to_string())).await?.items;
+    let pods = api
+        .list(&ListParams::default().labels(&selector.to_string()))
+        .await?
+        .items;
     let nodes = context.nodes.state();
     let places = places(&set, &pods, &nodes);
     let (hash, template) = stamped(&set, &spec.template);
@@ -172,9 +199,14 @@ pub(super) async fn reconcile(context: &Context, key: &Key) -> Outcome {
     let status = status(&set, &places, &hash, now);
     if set.status.as_ref() != Some(&status) {
         let patch = json!({"status": status});
-        sets.patch_status(&key.name, &PatchParams::default(), &Patch::Merge(patch)).await?;
+        sets.patch_status(&key.name, &PatchParams::default(), &Patch::Merge(patch))
+            .await?;
     }
-    let doomed = plan.delete.iter().filter_map(|n| pods.iter().find(|pod| pod.name_any() == *n)).collect();
+    let doomed = plan
+        .delete
+        .iter()
+        .filter_map(|n| pods.iter().find(|pod| pod.name_any() == *n))
+        .collect();
     delete(&api, doomed).await?;
     for node in plan.create {
         let mut pod = template::pod(&template, &key.namespace, &key.name, controller_reference(&set));
@@ -183,7 +215,10 @@ pub(super) async fn reconcile(context: &Context, key: &Key) -> Outcome {
     }
     let min_ready = min_ready(spec.min_ready_seconds);
     let waits = pods.iter().filter_map(|pod| pods::until_available(pod, min_ready, now));
-    Ok(waits.filter(|wait| !wait.is_zero()).min().map(|wait| wait + Duration::from_millis(10)))
+    Ok(waits
+        .filter(|wait| !wait.is_zero())
+        .min()
+        .map(|wait| wait + Duration::from_millis(10)))
 }
 
 #[cfg(test)]

@@ -43,23 +43,41 @@ impl Bounds {
         let replicas = spec.replicas.unwrap_or(1).max(0);
         let strategy = spec.strategy.as_ref();
         if strategy.and_then(|strategy| strategy.type_.as_deref()) == Some("Recreate") {
-            return Self { replicas, surge: 0, unavailable: replicas, recreate: true };
+            return Self {
+                replicas,
+                surge: 0,
+                unavailable: replicas,
+                recreate: true,
+            };
         }
         let rolling = strategy.and_then(|strategy| strategy.rolling_update.as_ref());
         let quarter = IntOrString::String("25%".into());
-        let surge = rolling.and_then(|rolling| rolling.max_surge.as_ref()).unwrap_or(&quarter);
-        let unavailable = rolling.and_then(|rolling| rolling.max_unavailable.as_ref()).unwrap_or(&quarter);
+        let surge = rolling
+            .and_then(|rolling| rolling.max_surge.as_ref())
+            .unwrap_or(&quarter);
+        let unavailable = rolling
+            .and_then(|rolling| rolling.max_unavailable.as_ref())
+            .unwrap_or(&quarter);
         let surge = resolve(surge, replicas, true);
         let mut unavailable = resolve(unavailable, replicas, false).min(replicas);
         if surge == 0 && unavailable == 0 {
             // Something must give, or a roll-out could never begin.
             unavailable = 1;
         }
-        Self { replicas, surge, unavailable, recreate: false }
+        Self {
+            replicas,
+            surge,
+            unavailable,
+            recreate: false,
+        }
     }
 
     fn max(self) -> i32 {
-        if self.replicas == 0 { 0 } else { self.replicas + self.surge }
+        if self.replicas == 0 {
+            0
+        } else {
+            self.replicas + self.surge
+        }
     }
 
     fn min_available(self) -> i32 {
@@ -85,11 +103,17 @@ fn replicas(set: &ReplicaSet) -> i32 {
 }
 
 fn available(set: &ReplicaSet) -> i32 {
-    set.status.as_ref().and_then(|status| status.available_replicas).unwrap_or(0)
+    set.status
+        .as_ref()
+        .and_then(|status| status.available_replicas)
+        .unwrap_or(0)
 }
 
 fn revision(set: &ReplicaSet) -> i64 {
-    set.annotations().get(REVISION).and_then(|revision| revision.parse().ok()).unwrap_or(0)
+    set.annotations()
+        .get(REVISION)
+        .and_then(|revision| revision.parse().ok())
+        .unwrap_or(0)
 }
 
 /// The owned sets, the one of the current template apart; the others oldest first.
@@ -101,10 +125,16 @@ struct Sets {
 impl Sets {
     fn split(spec: &DeploymentSpec, mut sets: Vec<ReplicaSet>) -> Self {
         sets.sort_by_key(|set| {
-            (set.metadata.creation_timestamp.as_ref().map(|time| time.0), set.name_any())
+            (
+                set.metadata.creation_timestamp.as_ref().map(|time| time.0),
+                set.name_any(),
+            )
         });
         let of_template = |set: &ReplicaSet| {
-            set.spec.template.as_ref().is_some_and(|template| template::same(template, &spec.template))
+            set.spec
+                .template
+                .as_ref()
+                .is_some_and(|template| template::same(template, &spec.template))
         };
         let new = sets.iter().position(of_template).map(|at| sets.remove(at));
         Self { new, old: sets }
@@ -118,7 +148,9 @@ impl Sets {
 pub(super) async fn reconcile(context: &Context, key: &Key) -> Outcome {
     let deployments: Api<Deployment> = Api::namespaced(context.client.clone(), &key.namespace);
     let api: Api<ReplicaSet> = Api::namespaced(context.client.clone(), &key.namespace);
-    let Some(deployment) = deployments.get_opt(&key.name).await? else { return Ok(None) };
+    let Some(deployment) = deployments.get_opt(&key.name).await? else {
+        return Ok(None);
+    };
     let spec = &deployment.spec;
     if deployment.metadata.deletion_timestamp.is_some() {
         return Ok(None);
@@ -132,9 +164,15 @@ pub(super) async fn reconcile(context: &Context, key: &Key) -> Outcome {
         match make(&api, &deployment, &sets, bounds).await? {
             Made::Set(set) => sets.new = Some(*set),
             Made::Collision => {
-                let collisions = deployment.status.as_ref().and_then(|status| status.collision_count).unwrap_or(0);
+                let collisions = deployment
+                    .status
+                    .as_ref()
+                    .and_then(|status| status.collision_count)
+                    .unwrap_or(0);
                 let patch = json!({"status": {"collisionCount": collisions.saturating_add(1)}});
-                deployments.patch_status(&key.name, &PatchParams::default(), &Patch::Merge(patch)).await?;
+                deployments
+                    .patch_status(&key.name, &PatchParams::default(), &Patch::Merge(patch))
+                    .await?;
                 return Ok(Some(Duration::ZERO));
             }
         }
@@ -142,7 +180,11 @@ pub(super) async fn reconcile(context: &Context, key: &Key) -> Outcome {
     if let Some(new) = &mut sets.new {
         annotate(&deployments, &api, &deployment, new, &sets.old).await?;
     }
-    let scales = if paused { rollout::scale_paused(&sets, bounds) } else { rollout::plan(&sets, bounds) };
+    let scales = if paused {
+        rollout::scale_paused(&sets, bounds)
+    } else {
+        rollout::plan(&sets, bounds)
+    };
     for (name, replicas) in &scales {
         if let Some(set) = sets.all().find(|set| set.name_any() == *name) {
             scale(&api, set, *replicas, bounds).await?;
@@ -152,7 +194,9 @@ pub(super) async fn reconcile(context: &Context, key: &Key) -> Outcome {
     let (status, wait) = status::status(&deployment, &sets, bounds, now);
     if deployment.status.as_ref() != Some(&status) {
         let patch = json!({"status": status});
-        deployments.patch_status(&key.name, &PatchParams::default(), &Patch::Merge(patch)).await?;
+        deployments
+            .patch_status(&key.name, &PatchParams::default(), &Patch::Merge(patch))
+            .await?;
     }
     if status::is_complete(&status, bounds) && scales.is_empty() {
         forget(&api, spec, &sets.old).await?;
@@ -161,11 +205,7 @@ pub(super) async fn reconcile(context: &Context, key: &Key) -> Outcome {
 }
 
 /// All sets that this Deployment controls; those that it selects and nobody controls become its own.
-async fn owned(
-    api: &Api<ReplicaSet>,
-    deployment: &Deployment,
-    selector: &Selector,
-) -> Result<Vec<ReplicaSet>, Error> {
+async fn owned(api: &Api<ReplicaSet>, deployment: &Deployment, selector: &Selector) -> Result<Vec<ReplicaSet>, Error> {
     let reference = controller_reference(deployment);
     let mut owned = Vec::new();
     for set in api.list(&ListParams::default()).await?.items {
@@ -190,14 +230,13 @@ enum Made {
 }
 
 /// Makes the set of the current template, as large as it may be at once.
-async fn make(
-    api: &Api<ReplicaSet>,
-    deployment: &Deployment,
-    sets: &Sets,
-    bounds: Bounds,
-) -> Result<Made, Error> {
+async fn make(api: &Api<ReplicaSet>, deployment: &Deployment, sets: &Sets, bounds: Bounds) -> Result<Made, Error> {
     let spec = &deployment.spec;
-    let collisions = deployment.status.as_ref().and_then(|status| status.collision_count).unwrap_or(0);
+    let collisions = deployment
+        .status
+        .as_ref()
+        .and_then(|status| status.collision_count)
+        .unwrap_or(0);
     let hash = template::hash(&spec.template, collisions);
     let with_hash = |labels: Option<BTreeMap<String, String>>| {
         let mut labels = labels.unwrap_or_default();
@@ -235,8 +274,16 @@ async fn make(
         Err(kube::Error::Api(status)) if status.is_already_exists() => {
             let there = api.get(&set.name_any()).await?;
             let ours = controller_of(&there.metadata).map(|owner| &owner.uid) == deployment.metadata.uid.as_ref();
-            let same = there.spec.template.as_ref().is_some_and(|there| template::same(there, &spec.template));
-            Ok(if ours && same { Made::Set(Box::new(there)) } else { Made::Collision })
+            let same = there
+                .spec
+                .template
+                .as_ref()
+                .is_some_and(|there| template::same(there, &spec.template));
+            Ok(if ours && same {
+                Made::Set(Box::new(there))
+            } else {
+                Made::Collision
+            })
         }
         Err(error) => Err(error.into()),
     }
@@ -267,18 +314,27 @@ async fn annotate(
     let mut wanted = own_annotations(deployment);
     let number = revision(new).max(next_revision(old)).to_string();
     wanted.insert(REVISION.into(), number.clone());
-    if wanted.iter().any(|(name, value)| new.annotations().get(name) != Some(value)) {
+    if wanted
+        .iter()
+        .any(|(name, value)| new.annotations().get(name) != Some(value))
+    {
         let patch = json!({"metadata": {"annotations": wanted}});
-        *new = api.patch(&new.name_any(), &PatchParams::default(), &Patch::Merge(patch)).await?;
+        *new = api
+            .patch(&new.name_any(), &PatchParams::default(), &Patch::Merge(patch))
+            .await?;
     }
     if deployment.annotations().get(REVISION) != Some(&number) {
         let patch = json!({"metadata": {"annotations": {REVISION: number}}});
-        deployments.patch(&deployment.name_any(), &PatchParams::default(), &Patch::Merge(patch)).await?;
+        deployments
+            .patch(&deployment.name_any(), &PatchParams::default(), &Patch::Merge(patch))
+            .await?;
     }
     let wanted = deployment.spec.min_ready_seconds.unwrap_or(0);
     if new.spec.min_ready_seconds.unwrap_or(0) != wanted {
         let patch = json!({"spec": {"minReadySeconds": wanted}});
-        *new = api.patch(&new.name_any(), &PatchParams::default(), &Patch::Merge(patch)).await?;
+        *new = api
+            .patch(&new.name_any(), &PatchParams::default(), &Patch::Merge(patch))
+            .await?;
     }
     Ok(())
 }
@@ -291,24 +347,33 @@ async fn scale(api: &Api<ReplicaSet>, set: &ReplicaSet, replicas: i32, bounds: B
         }},
         "spec": {"replicas": replicas},
     });
-    api.patch(&set.name_any(), &PatchParams::default(), &Patch::Merge(patch)).await?;
+    api.patch(&set.name_any(), &PatchParams::default(), &Patch::Merge(patch))
+        .await?;
     Ok(())
 }
 
 /// Deletes empty old sets beyond the history limit, lowest revision first.
 async fn forget(api: &Api<ReplicaSet>, spec: &DeploymentSpec, old: &[ReplicaSet]) -> Result<(), Error> {
     let empty = |set: &&ReplicaSet| {
-        let observed = set.status.as_ref().is_some_and(|status| {
-            status.replicas == 0 && status.observed_generation == set.metadata.generation
-        });
+        let observed = set
+            .status
+            .as_ref()
+            .is_some_and(|status| status.replicas == 0 && status.observed_generation == set.metadata.generation);
         replicas(set) == 0 && observed && set.metadata.deletion_timestamp.is_none()
     };
     let mut empty: Vec<&ReplicaSet> = old.iter().filter(empty).collect();
     empty.sort_by_key(|set| revision(set));
     let limit = usize::try_from(spec.revision_history_limit.unwrap_or(HISTORY_LIMIT)).unwrap_or(0);
     for set in empty.iter().take(empty.len().saturating_sub(limit)) {
-        let preconditions = Preconditions { uid: set.uid(), resource_version: set.resource_version() };
-        api.delete(&set.name_any(), &DeleteParams::background().preconditions(preconditions)).await?;
+        let preconditions = Preconditions {
+            uid: set.uid(),
+            resource_version: set.resource_version(),
+        };
+        api.delete(
+            &set.name_any(),
+            &DeleteParams::background().preconditions(preconditions),
+        )
+        .await?;
     }
     Ok(())
 }

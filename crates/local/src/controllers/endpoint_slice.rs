@@ -44,7 +44,10 @@ fn plan(service: &Service, all_pods: &[&Pod], existing: &[&EndpointSlice]) -> Pl
     let mut wanted: BTreeMap<Ports, BTreeMap<String, Endpoint>> = BTreeMap::new();
     for pod in all_pods.iter().filter(|pod| selects(service, pod)) {
         if let Some(endpoint) = endpoint(service, pod) {
-            wanted.entry(ports(service, pod)).or_default().insert(pod.name_any(), endpoint);
+            wanted
+                .entry(ports(service, pod))
+                .or_default()
+                .insert(pod.name_any(), endpoint);
         }
     }
     // A Service without endpoints has one slice that says so.
@@ -54,7 +57,11 @@ fn plan(service: &Service, all_pods: &[&Pod], existing: &[&EndpointSlice]) -> Pl
     let mut plan = Plan::default();
     let mut kept = BTreeSet::new();
     for (ports, mut endpoints) in wanted {
-        let alike: Vec<&EndpointSlice> = existing.iter().copied().filter(|slice| ports_of(slice) == ports).collect();
+        let alike: Vec<&EndpointSlice> = existing
+            .iter()
+            .copied()
+            .filter(|slice| ports_of(slice) == ports)
+            .collect();
         let mut slices: Vec<(EndpointSlice, Vec<Endpoint>)> = alike
             .into_iter()
             .map(|slice| {
@@ -95,18 +102,31 @@ fn plan(service: &Service, all_pods: &[&Pod], existing: &[&EndpointSlice]) -> Pl
             }
         }
     }
-    plan.delete = existing.iter().filter(|slice| !kept.contains(&slice.name_any())).map(|s| (*s).clone()).collect();
+    plan.delete = existing
+        .iter()
+        .filter(|slice| !kept.contains(&slice.name_any()))
+        .map(|s| (*s).clone())
+        .collect();
     plan
 }
 
 fn selects(service: &Service, pod: &Pod) -> bool {
     let selector = service.spec.as_ref().and_then(|spec| spec.selector.as_ref());
-    selector.is_some_and(|selector| selector.iter().all(|(name, value)| pod.labels().get(name) == Some(value)))
+    selector.is_some_and(|selector| {
+        selector
+            .iter()
+            .all(|(name, value)| pod.labels().get(name) == Some(value))
+    })
 }
 
 /// The endpoint that a pod is, if it has an address and runs.
 fn endpoint(service: &Service, pod: &Pod) -> Option<Endpoint> {
-    let address = pod.status.as_ref()?.pod_ip.clone().filter(|ip| ip.parse::<std::net::Ipv4Addr>().is_ok())?;
+    let address = pod
+        .status
+        .as_ref()?
+        .pod_ip
+        .clone()
+        .filter(|ip| ip.parse::<std::net::Ipv4Addr>().is_ok())?;
     if pods::is_over(pod) {
         return None;
     }
@@ -136,13 +156,22 @@ fn endpoint(service: &Service, pod: &Pod) -> Option<Endpoint> {
 
 /// The Service's ports as a pod has them: a named target port is the pod's own number, and left out if it has none.
 fn ports(service: &Service, pod: &Pod) -> Ports {
-    let ports = service.spec.as_ref().and_then(|spec| spec.ports.as_deref()).unwrap_or_default();
+    let ports = service
+        .spec
+        .as_ref()
+        .and_then(|spec| spec.ports.as_deref())
+        .unwrap_or_default();
     let mut resolved: Ports = ports
         .iter()
         .filter_map(|port| {
             let number = target_port(port, pod)?;
             let name = port.name.clone().unwrap_or_default();
-            Some((name, protocol(port.protocol.as_deref()), Some(number), port.app_protocol.clone()))
+            Some((
+                name,
+                protocol(port.protocol.as_deref()),
+                Some(number),
+                port.app_protocol.clone(),
+            ))
         })
         .collect();
     resolved.sort();
@@ -172,7 +201,12 @@ fn protocol(protocol: Option<&str>) -> String {
 fn ports_of(slice: &EndpointSlice) -> Ports {
     let of = |port: &EndpointPort| {
         let name = port.name.clone().unwrap_or_default();
-        (name, protocol(port.protocol.as_deref()), port.port, port.app_protocol.clone())
+        (
+            name,
+            protocol(port.protocol.as_deref()),
+            port.port,
+            port.app_protocol.clone(),
+        )
     };
     let mut ports: Ports = slice.ports.iter().flatten().map(of).collect();
     ports.sort();
@@ -193,7 +227,10 @@ fn new_name(service: &Service, ports: &Ports, taken: &BTreeSet<String>) -> Strin
         format!("{prefix}-{}", hash.get(..5).unwrap_or(&hash))
     });
     // There are fewer slices than candidates.
-    candidates.into_iter().find(|name| !taken.contains(name)).unwrap_or(prefix)
+    candidates
+        .into_iter()
+        .find(|name| !taken.contains(name))
+        .unwrap_or(prefix)
 }
 
 fn new_slice(name: String, ports: &Ports) -> EndpointSlice {
@@ -205,7 +242,10 @@ fn new_slice(name: String, ports: &Ports) -> EndpointSlice {
     };
     EndpointSlice {
         address_type: "IPv4".into(),
-        metadata: ObjectMeta { name: Some(name), ..ObjectMeta::default() },
+        metadata: ObjectMeta {
+            name: Some(name),
+            ..ObjectMeta::default()
+        },
         ports: (!ports.is_empty()).then(|| ports.iter().map(port).collect()),
         endpoints: None,
     }
@@ -232,23 +272,45 @@ pub(super) async fn reconcile(context: &Context, key: &Key) -> Outcome {
     let services: Api<Service> = Api::namespaced(context.client.clone(), &key.namespace);
     let api: Api<EndpointSlice> = Api::namespaced(context.client.clone(), &key.namespace);
     let known = |object: &ObjectMeta| object.namespace.as_deref() == Some(&key.namespace);
-    let slices: Vec<_> = context.slices.state().into_iter().filter(|slice| {
-        known(&slice.metadata)
-            && slice.labels().get(SERVICE_NAME) == Some(&key.name)
-            && slice.labels().get(MANAGED_BY).is_some_and(|manager| manager == MANAGER)
-    }).collect();
+    let slices: Vec<_> = context
+        .slices
+        .state()
+        .into_iter()
+        .filter(|slice| {
+            known(&slice.metadata)
+                && slice.labels().get(SERVICE_NAME) == Some(&key.name)
+                && slice.labels().get(MANAGED_BY).is_some_and(|manager| manager == MANAGER)
+        })
+        .collect();
     let slices: Vec<&EndpointSlice> = slices.iter().map(|slice| &**slice).collect();
-    let service = context.services.state().into_iter().find(|service| Key::of(&**service) == *key);
+    let service = context
+        .services
+        .state()
+        .into_iter()
+        .find(|service| Key::of(&**service) == *key);
     let plan = match service.filter(|service| has_selector(service)) {
         Some(service) if service.metadata.deletion_timestamp.is_none() => {
-            let pods: Vec<_> = context.pods.state().into_iter().filter(|pod| known(&pod.metadata)).collect();
+            let pods: Vec<_> = context
+                .pods
+                .state()
+                .into_iter()
+                .filter(|pod| known(&pod.metadata))
+                .collect();
             let pods: Vec<&Pod> = pods.iter().map(|pod| &**pod).collect();
             plan(&service, &pods, &slices)
         }
         Some(_) => return Ok(None),
         // Not known here: ask before deleting.
-        None if !slices.is_empty() && services.get_opt(&key.name).await?.is_none_or(|service| !has_selector(&service)) => {
-            Plan { delete: slices.iter().map(|slice| (*slice).clone()).collect(), ..Plan::default() }
+        None if !slices.is_empty()
+            && services
+                .get_opt(&key.name)
+                .await?
+                .is_none_or(|service| !has_selector(&service)) =>
+        {
+            Plan {
+                delete: slices.iter().map(|slice| (*slice).clone()).collect(),
+                ..Plan::default()
+            }
         }
         None => return Ok(None),
     };
@@ -265,8 +327,14 @@ async fn write(api: &Api<EndpointSlice>, plan: Plan) -> Result<(), Error> {
         api.replace(&slice.name_any(), &PostParams::default(), slice).await?;
     }
     for slice in &plan.delete {
-        let preconditions = Preconditions { uid: slice.uid(), resource_version: None };
-        match api.delete(&slice.name_any(), &DeleteParams::default().preconditions(preconditions)).await {
+        let preconditions = Preconditions {
+            uid: slice.uid(),
+            resource_version: None,
+        };
+        match api
+            .delete(&slice.name_any(), &DeleteParams::default().preconditions(preconditions))
+            .await
+        {
             Ok(_) => {}
             Err(kube::Error::Api(status)) if status.is_not_found() => {}
             Err(error) => return Err(error.into()),

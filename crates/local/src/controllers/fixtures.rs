@@ -3,9 +3,7 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::apps::v1::{ReplicaSet, ReplicaSetSpec};
-use k8s_openapi::api::core::v1::{
-    Container, Pod, PodCondition, PodIP, PodSpec, PodStatus, PodTemplateSpec,
-};
+use k8s_openapi::api::core::v1::{Container, Pod, PodCondition, PodIP, PodSpec, PodStatus, PodTemplateSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta, Time};
 use k8s_openapi::jiff::Timestamp;
 
@@ -16,17 +14,26 @@ pub fn at(second: i64) -> Timestamp {
 }
 
 pub fn labels(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
-    pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+    pairs
+        .iter()
+        .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+        .collect()
 }
 
 pub fn selector(app: &str) -> LabelSelector {
-    LabelSelector { match_labels: Some(labels(&[("app", app)])), ..LabelSelector::default() }
+    LabelSelector {
+        match_labels: Some(labels(&[("app", app)])),
+        ..LabelSelector::default()
+    }
 }
 
 /// A template with the label `app` and one container.
 pub fn template(app: &str, image: &str) -> PodTemplateSpec {
     PodTemplateSpec {
-        metadata: Some(ObjectMeta { labels: Some(labels(&[("app", app)])), ..ObjectMeta::default() }),
+        metadata: Some(ObjectMeta {
+            labels: Some(labels(&[("app", app)])),
+            ..ObjectMeta::default()
+        }),
         spec: Some(PodSpec {
             containers: vec![Container {
                 name: "main".into(),
@@ -77,7 +84,10 @@ pub fn pod(name: &str, owner: Option<&ReplicaSet>, made: i64, ready: Option<i64>
         },
         spec: Some(PodSpec {
             node_name: Some("weir-local".into()),
-            containers: vec![Container { name: "main".into(), ..Container::default() }],
+            containers: vec![Container {
+                name: "main".into(),
+                ..Container::default()
+            }],
             ..PodSpec::default()
         }),
         status: Some(PodStatus {

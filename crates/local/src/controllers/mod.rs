@@ -35,6 +35,7 @@ mod schedule;
 mod template;
 pub(crate) mod watch;
 
+pub(crate) use endpoint_slice::SERVICE_NAME;
 use queue::{Key, Queue};
 
 /// One pass over one object takes at most this long, whatever the API does.
@@ -109,19 +110,35 @@ pub async fn run(client: Client, shutdown: CancellationToken) {
             let (client, context, queues) = (client.clone(), context.clone(), queues.clone());
             tasks.spawn(async move {
                 let told: fn(&$kind, &Context, &Queues) = $told;
-                watch::watch(Api::<$kind>::all(client), &mut $writer, |object| told(object, &context, &queues)).await;
+                watch::watch(Api::<$kind>::all(client), &mut $writer, |object| {
+                    told(object, &context, &queues)
+                })
+                .await;
             });
         }};
     }
-    watch!(Deployment, deployments_writer, |d, _, queues| queues.deployments.add(Key::of(d)));
+    watch!(Deployment, deployments_writer, |d, _, queues| queues
+        .deployments
+        .add(Key::of(d)));
     watch!(ReplicaSet, replica_sets_writer, replica_set_changed);
-    watch!(DaemonSet, daemon_sets_writer, |d, _, queues| queues.daemon_sets.add(Key::of(d)));
+    watch!(DaemonSet, daemon_sets_writer, |d, _, queues| queues
+        .daemon_sets
+        .add(Key::of(d)));
     watch!(Pod, pods_writer, pod_changed);
     watch!(Service, services_writer, |s, _, queues| queues.services.add(Key::of(s)));
     watch!(EndpointSlice, slices_writer, slice_changed);
     watch!(Node, nodes_writer, |_, context, queues| {
-        context.daemon_sets.state().iter().for_each(|d| queues.daemon_sets.add(Key::of(&**d)));
-        context.pods.state().iter().filter(|p| schedule::is_unbound(p)).for_each(|p| queues.unbound.add(Key::of(&**p)));
+        context
+            .daemon_sets
+            .state()
+            .iter()
+            .for_each(|d| queues.daemon_sets.add(Key::of(&**d)));
+        context
+            .pods
+            .state()
+            .iter()
+            .filter(|p| schedule::is_unbound(p))
+            .for_each(|p| queues.unbound.add(Key::of(&**p)));
     });
 
     macro_rules! work {
@@ -172,11 +189,32 @@ fn settle(kind: &str, queue: &Queue, key: Key, pass: Result<Outcome, tokio::time
 async fn resync(context: Arc<Context>, queues: Arc<Queues>) {
     loop {
         tokio::time::sleep(RESYNC_INTERVAL).await;
-        context.deployments.state().iter().for_each(|o| queues.deployments.add(Key::of(&**o)));
-        context.replica_sets.state().iter().for_each(|o| queues.replica_sets.add(Key::of(&**o)));
-        context.daemon_sets.state().iter().for_each(|o| queues.daemon_sets.add(Key::of(&**o)));
-        context.services.state().iter().for_each(|o| queues.services.add(Key::of(&**o)));
-        context.pods.state().iter().filter(|p| schedule::is_unbound(p)).for_each(|p| queues.unbound.add(Key::of(&**p)));
+        context
+            .deployments
+            .state()
+            .iter()
+            .for_each(|o| queues.deployments.add(Key::of(&**o)));
+        context
+            .replica_sets
+            .state()
+            .iter()
+            .for_each(|o| queues.replica_sets.add(Key::of(&**o)));
+        context
+            .daemon_sets
+            .state()
+            .iter()
+            .for_each(|o| queues.daemon_sets.add(Key::of(&**o)));
+        context
+            .services
+            .state()
+            .iter()
+            .for_each(|o| queues.services.add(Key::of(&**o)));
+        context
+            .pods
+            .state()
+            .iter()
+            .filter(|p| schedule::is_unbound(p))
+            .for_each(|p| queues.unbound.add(Key::of(&**p)));
     }
 }
 
@@ -191,7 +229,12 @@ fn pod_changed(pod: &Pod, context: &Context, queues: &Queues) {
         // An orphan: whoever selects it may adopt it.
         None => {
             let same_namespace = |meta: &ObjectMeta| meta.namespace == pod.metadata.namespace;
-            for set in context.replica_sets.state().iter().filter(|set| same_namespace(&set.metadata)) {
+            for set in context
+                .replica_sets
+                .state()
+                .iter()
+                .filter(|set| same_namespace(&set.metadata))
+            {
                 queues.replica_sets.add(Key::of(&**set));
             }
         }
@@ -227,7 +270,10 @@ fn slice_changed(slice: &EndpointSlice, _: &Context, queues: &Queues) {
 
 /// The owner that controls an object, if any.
 fn controller_of(meta: &ObjectMeta) -> Option<&OwnerReference> {
-    meta.owner_references.iter().flatten().find(|owner| owner.controller == Some(true))
+    meta.owner_references
+        .iter()
+        .flatten()
+        .find(|owner| owner.controller == Some(true))
 }
 
 /// A reference by which `owner` controls what carries it.

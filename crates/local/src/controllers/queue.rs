@@ -25,12 +25,18 @@ pub(super) struct Key {
 
 impl Key {
     pub fn of<K: Resource>(object: &K) -> Self {
-        Self { namespace: object.namespace().unwrap_or_default(), name: object.name_any() }
+        Self {
+            namespace: object.namespace().unwrap_or_default(),
+            name: object.name_any(),
+        }
     }
 
     /// The object of that name in the namespace of another.
     pub fn beside<K: Resource>(object: &K, name: &str) -> Self {
-        Self { namespace: object.namespace().unwrap_or_default(), name: name.to_owned() }
+        Self {
+            namespace: object.namespace().unwrap_or_default(),
+            name: name.to_owned(),
+        }
     }
 }
 
@@ -147,7 +153,10 @@ mod tests {
     use super::*;
 
     fn key(name: &str) -> Key {
-        Key { namespace: "n".into(), name: name.into() }
+        Key {
+            namespace: "n".into(),
+            name: name.into(),
+        }
     }
 
     #[tokio::test]

@@ -35,7 +35,10 @@ pub(super) struct Plan {
 
 /// Reads a selector that must select something in particular.
 pub(super) fn selector(object: &str, selector: &LabelSelector) -> Result<Selector, Error> {
-    let wrong = |message: String| Error::Selector { object: object.to_owned(), message };
+    let wrong = |message: String| Error::Selector {
+        object: object.to_owned(),
+        message,
+    };
     let selector = Selector::try_from(selector.clone()).map_err(|error| wrong(error.to_string()))?;
     if selector.selects_all() {
         return Err(wrong("it is empty; it must name at least one label".into()));
@@ -112,13 +115,21 @@ fn dispensable_first(a: &Pod, b: &Pod) -> std::cmp::Ordering {
 /// The counts of a set, and how long until the next pod becomes available just by time.
 pub(super) fn status(set: &ReplicaSet, pods: &[Pod], now: Timestamp) -> (ReplicaSetStatus, Option<Duration>) {
     let min_ready = min_ready(set.spec.min_ready_seconds);
-    let own: Vec<&Pod> = pods.iter().filter(|pod| owned_by(pod, set.metadata.uid.as_deref())).collect();
+    let own: Vec<&Pod> = pods
+        .iter()
+        .filter(|pod| owned_by(pod, set.metadata.uid.as_deref()))
+        .collect();
     let active: Vec<&Pod> = own.iter().copied().filter(|pod| pods::is_active(pod)).collect();
     let of_template = set.spec.template.as_ref().and_then(template_labels);
     let fully_labeled = |pod: &&&Pod| {
-        of_template.into_iter().flatten().all(|(name, value)| pod.labels().get(name) == Some(value))
+        of_template
+            .into_iter()
+            .flatten()
+            .all(|(name, value)| pod.labels().get(name) == Some(value))
     };
-    let waits = active.iter().filter_map(|pod| pods::until_available(pod, min_ready, now));
+    let waits = active
+        .iter()
+        .filter_map(|pod| pods::until_available(pod, min_ready, now));
     let status = ReplicaSetStatus {
         replicas: count(active.len()),
         ready_replicas: Some(count(active.iter().filter(|pod| pods::is_ready(pod)).count())),
@@ -150,11 +161,16 @@ pub(super) fn count(n: usize) -> i32 {
 pub(super) async fn reconcile(context: &Context, key: &Key) -> Outcome {
     let sets: Api<ReplicaSet> = Api::namespaced(context.client.clone(), &key.namespace);
     let api: Api<Pod> = Api::namespaced(context.client.clone(), &key.namespace);
-    let Some(set) = sets.get_opt(&key.name).await? else { return Ok(None) };
+    let Some(set) = sets.get_opt(&key.name).await? else {
+        return Ok(None);
+    };
     let spec = &set.spec;
     let selector = selector(&format!("ReplicaSet {key}"), &spec.selector)?;
 
-    let mut pods = api.list(&ListParams::default().labels(&selector.to_string())).await?.items;
+    let mut pods = api
+        .list(&ListParams::default().labels(&selector.to_string()))
+        .await?
+        .items;
     // Pods that are owned but no longer selected are in no such list; those seen last may know of some.
     for pod in context.pods.state() {
         if pod.metadata.namespace == set.metadata.namespace
@@ -169,7 +185,8 @@ pub(super) async fn reconcile(context: &Context, key: &Key) -> Outcome {
     let (status, wait) = status(&set, &pods, Timestamp::now());
     if set.status.as_ref() != Some(&status) {
         let patch = json!({"metadata": {"resourceVersion": set.metadata.resource_version}, "status": status});
-        sets.patch_status(&key.name, &PatchParams::default(), &Patch::Merge(patch)).await?;
+        sets.patch_status(&key.name, &PatchParams::default(), &Patch::Merge(patch))
+            .await?;
     }
 
     for name in &plan.adopt {
@@ -186,7 +203,11 @@ pub(super) async fn reconcile(context: &Context, key: &Key) -> Outcome {
         let pod = template::pod(template, &key.namespace, &key.name, reference);
         create(&api, &pod, plan.create).await?;
     }
-    let doomed: Vec<&Pod> = plan.delete.iter().filter_map(|n| pods.iter().find(|pod| pod.name_any() == *n)).collect();
+    let doomed: Vec<&Pod> = plan
+        .delete
+        .iter()
+        .filter_map(|n| pods.iter().find(|pod| pod.name_any() == *n))
+        .collect();
     delete(&api, doomed).await?;
     Ok(wait)
 }
@@ -201,17 +222,28 @@ pub(super) async fn create(api: &Api<Pod>, pod: &Pod, n: usize) -> Result<(), Er
 /// Deletes pods if they are still the ones that were meant.
 pub(super) async fn delete(api: &Api<Pod>, pods: Vec<&Pod>) -> Result<(), Error> {
     let remove = |name: String, uid: Option<String>| async move {
-        let preconditions = Preconditions { uid, resource_version: None };
-        api.delete(&name, &DeleteParams::default().preconditions(preconditions)).await
+        let preconditions = Preconditions {
+            uid,
+            resource_version: None,
+        };
+        api.delete(&name, &DeleteParams::default().preconditions(preconditions))
+            .await
     };
-    let writes: Vec<_> = pods.into_iter().take(BURST_MAX).map(|pod| remove(pod.name_any(), pod.uid())).collect();
+    let writes: Vec<_> = pods
+        .into_iter()
+        .take(BURST_MAX)
+        .map(|pod| remove(pod.name_any(), pod.uid()))
+        .collect();
     all(writes).await
 }
 
 /// Lets all writes happen, a bounded number at once; the first error counts.
 async fn all<T>(writes: Vec<impl Future<Output = kube::Result<T>>>) -> Result<(), Error> {
     let results: Vec<_> = stream::iter(writes).buffer_unordered(WRITES_MAX).collect().await;
-    results.into_iter().try_for_each(|result| result.map(drop)).map_err(Error::from)
+    results
+        .into_iter()
+        .try_for_each(|result| result.map(drop))
+        .map_err(Error::from)
 }
 
 /// Makes `owner` the controller of an object, or nobody.
@@ -219,13 +251,17 @@ pub(super) async fn claim<K>(api: &Api<K>, object: &K, owner: Option<&OwnerRefer
 where
     K: Resource + Clone + serde::de::DeserializeOwned + std::fmt::Debug,
 {
-    let others = object.owner_references().iter().filter(|owner| owner.controller != Some(true));
+    let others = object
+        .owner_references()
+        .iter()
+        .filter(|owner| owner.controller != Some(true));
     let owners: Vec<&OwnerReference> = others.chain(owner).collect();
     let owners = if owners.is_empty() { Value::Null } else { json!(owners) };
     let patch = json!({"metadata": {
         "uid": object.uid(), "resourceVersion": object.resource_version(), "ownerReferences": owners,
     }});
-    api.patch(&object.name_any(), &PatchParams::default(), &Patch::Merge(patch)).await?;
+    api.patch(&object.name_any(), &PatchParams::default(), &Patch::Merge(patch))
+        .await?;
     Ok(())
 }
 

@@ -12,7 +12,10 @@ use super::{Context, Outcome, pods};
 /// Whether the default scheduler must find a node for it.
 pub fn is_unbound(pod: &Pod) -> bool {
     let Some(spec) = &pod.spec else { return false };
-    let ours = spec.scheduler_name.as_deref().is_none_or(|name| name == "default-scheduler");
+    let ours = spec
+        .scheduler_name
+        .as_deref()
+        .is_none_or(|name| name == "default-scheduler");
     ours && spec.node_name.as_deref().is_none_or(str::is_empty) && pods::is_active(pod)
 }
 
@@ -50,6 +53,8 @@ pub async fn reconcile(context: &Context, key: &Key) -> Outcome {
             ..ObjectReference::default()
         },
     };
-    let _: serde_json::Value = api.create_subresource("binding", &key.name, &PostParams::default(), &binding).await?;
+    let _: serde_json::Value = api
+        .create_subresource("binding", &key.name, &PostParams::default(), &binding)
+        .await?;
     Ok(None)
 }

@@ -19,7 +19,11 @@ pub fn short_hash(parts: &[&[u8]]) -> String {
         hasher.update(part);
     }
     let digest = hasher.finalize();
-    digest.iter().take(10).map(|byte| char::from(ALPHABET[usize::from(*byte) % ALPHABET.len()])).collect()
+    digest
+        .iter()
+        .take(10)
+        .map(|byte| char::from(ALPHABET[usize::from(*byte) % ALPHABET.len()]))
+        .collect()
 }
 
 /// Hash of a template; the count tells apart two templates that have the same.
@@ -48,7 +52,11 @@ fn prune(value: &mut Value) {
         fields.retain(|name, field| {
             let empty = field.is_null() || field.as_object().is_some_and(|fields| fields.is_empty());
             // `emptyDir: {}` and the like mean something by being there.
-            !empty || !matches!(name.as_str(), "metadata" | "labels" | "annotations" | "creationTimestamp")
+            !empty
+                || !matches!(
+                    name.as_str(),
+                    "metadata" | "labels" | "annotations" | "creationTimestamp"
+                )
         });
     }
 }
@@ -80,7 +88,11 @@ mod tests {
     fn the_hash_follows_the_template_only() {
         let a = template("web", "one");
         let mut labelled = a.clone();
-        let labels = labelled.metadata.as_mut().and_then(|meta| meta.labels.as_mut()).unwrap();
+        let labels = labelled
+            .metadata
+            .as_mut()
+            .and_then(|meta| meta.labels.as_mut())
+            .unwrap();
         labels.insert(POD_TEMPLATE_HASH.into(), "x".into());
         assert_eq!(hash(&a, 0), hash(&labelled, 0));
         assert!(same(&a, &labelled));

@@ -60,7 +60,11 @@ where
                 continue;
             }
         };
-        let before = if matches!(event, Event::InitDone) { reader.state() } else { Vec::new() };
+        let before = if matches!(event, Event::InitDone) {
+            reader.state()
+        } else {
+            Vec::new()
+        };
         writer.apply_watcher_event(&event);
         match &event {
             Event::Apply(object) | Event::Delete(object) => told(object),

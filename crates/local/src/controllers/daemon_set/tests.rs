@@ -25,8 +25,14 @@ fn set() -> DaemonSet {
 
 fn node(name: &str, open: bool) -> Arc<Node> {
     Arc::new(Node {
-        metadata: ObjectMeta { name: Some(name.into()), ..ObjectMeta::default() },
-        spec: Some(NodeSpec { unschedulable: Some(!open), ..NodeSpec::default() }),
+        metadata: ObjectMeta {
+            name: Some(name.into()),
+            ..ObjectMeta::default()
+        },
+        spec: Some(NodeSpec {
+            unschedulable: Some(!open),
+            ..NodeSpec::default()
+        }),
         status: None,
     })
 }
@@ -41,9 +47,8 @@ fn pod(name: &str, node: &str, hash: &str, ready: Option<i64>) -> Pod {
 
 fn planned(pods: &[Pod], nodes: &[Arc<Node>]) -> Plan {
     let busy = |node: &str| {
-        pods.iter().any(|pod| {
-            pods::is_terminating(pod) && pod.spec.as_ref().unwrap().node_name.as_deref() == Some(node)
-        })
+        pods.iter()
+            .any(|pod| pods::is_terminating(pod) && pod.spec.as_ref().unwrap().node_name.as_deref() == Some(node))
     };
     plan(&set(), &places(&set(), pods, nodes), &busy, "h2", at(100))
 }
@@ -52,7 +57,13 @@ fn planned(pods: &[Pod], nodes: &[Arc<Node>]) -> Plan {
 fn every_open_node_gets_one() {
     let nodes = [node("a", true), node("b", true), node("c", false)];
     let plan = planned(&[pod("x-1", "a", "h2", Some(0))], &nodes);
-    assert_eq!(plan, Plan { create: vec!["b".into()], delete: vec![] });
+    assert_eq!(
+        plan,
+        Plan {
+            create: vec!["b".into()],
+            delete: vec![]
+        }
+    );
 }
 
 #[test]
@@ -74,9 +85,22 @@ fn surplus_failed_and_misplaced_pods_go() {
 fn an_update_replaces_one_at_a_time() {
     let nodes = [node("a", true), node("b", true)];
     let pods = [pod("x-1", "a", "h1", Some(0)), pod("x-2", "b", "h1", Some(0))];
-    assert_eq!(planned(&pods, &nodes), Plan { create: vec![], delete: vec!["x-1".into()] });
-    let pods = [terminating(pod("x-1", "a", "h1", Some(0))), pod("x-2", "b", "h1", Some(0))];
-    assert_eq!(planned(&pods, &nodes), Plan::default(), "its node is busy and the budget spent");
+    assert_eq!(
+        planned(&pods, &nodes),
+        Plan {
+            create: vec![],
+            delete: vec!["x-1".into()]
+        }
+    );
+    let pods = [
+        terminating(pod("x-1", "a", "h1", Some(0))),
+        pod("x-2", "b", "h1", Some(0)),
+    ];
+    assert_eq!(
+        planned(&pods, &nodes),
+        Plan::default(),
+        "its node is busy and the budget spent"
+    );
     let pods = [pod("x-1", "a", "h1", None), pod("x-2", "b", "h1", Some(0))];
     assert_eq!(planned(&pods, &nodes).delete, ["x-1"], "one that is down costs nothing");
 }
@@ -84,7 +108,11 @@ fn an_update_replaces_one_at_a_time() {
 #[test]
 fn counts() {
     let nodes = [node("a", true), node("b", true), node("c", false)];
-    let pods = [pod("x-1", "a", "h2", Some(0)), pod("x-2", "b", "h1", None), pod("x-3", "c", "h2", Some(0))];
+    let pods = [
+        pod("x-1", "a", "h2", Some(0)),
+        pod("x-2", "b", "h1", None),
+        pod("x-3", "c", "h2", Some(0)),
+    ];
     let status = status(&set(), &places(&set(), &pods, &nodes), "h2", at(100));
     assert_eq!(status.desired_number_scheduled, 2);
     assert_eq!(status.current_number_scheduled, 2);

@@ -12,13 +12,19 @@ pub(super) fn first_size(sets: &Sets, bounds: Bounds) -> i32 {
     let others: i32 = sets.old.iter().map(replicas).sum();
     if bounds.recreate {
         // All of the old pods must be gone first.
-        return if others == 0 && sets.old.iter().all(is_gone) { bounds.replicas } else { 0 };
+        return if others == 0 && sets.old.iter().all(is_gone) {
+            bounds.replicas
+        } else {
+            0
+        };
     }
     (bounds.max() - others).clamp(0, bounds.replicas)
 }
 
 fn is_gone(set: &k8s_openapi::api::apps::v1::ReplicaSet) -> bool {
-    set.status.as_ref().is_none_or(|status| status.replicas == 0 && status.terminating_replicas.unwrap_or(0) == 0)
+    set.status
+        .as_ref()
+        .is_none_or(|status| status.replicas == 0 && status.terminating_replicas.unwrap_or(0) == 0)
 }
 
 /// The next step of the roll-out; none when there is nothing to do but wait.
@@ -26,7 +32,11 @@ pub(super) fn plan(sets: &Sets, bounds: Bounds) -> Scales {
     let Some(new) = &sets.new else { return Scales::new() };
     let mut scales = Scales::new();
     let size = if bounds.recreate {
-        if replicas(new) > bounds.replicas { bounds.replicas } else { first_size(sets, bounds).max(replicas(new)) }
+        if replicas(new) > bounds.replicas {
+            bounds.replicas
+        } else {
+            first_size(sets, bounds).max(replicas(new))
+        }
     } else {
         grow(sets, replicas(new), bounds)
     };
@@ -78,7 +88,9 @@ fn shrink(sets: &Sets, new_size: i32, new_available: i32, bounds: Bounds, scales
 /// A paused Deployment can be scaled but does not roll: its largest set takes the change.
 pub(super) fn scale_paused(sets: &Sets, bounds: Bounds) -> Scales {
     let all: i32 = sets.all().map(replicas).sum();
-    let Some(largest) = sets.all().max_by_key(|set| replicas(set)) else { return Scales::new() };
+    let Some(largest) = sets.all().max_by_key(|set| replicas(set)) else {
+        return Scales::new();
+    };
     let size = (replicas(largest) + bounds.replicas - all).max(0);
     if size == replicas(largest) || (all > bounds.replicas && all <= bounds.max()) {
         return Scales::new();

@@ -59,11 +59,24 @@ struct News {
 
 fn availability(enough: bool) -> News {
     let (status, reason, message) = if enough {
-        ("True", "MinimumReplicasAvailable", "As many pods are available as must be.")
+        (
+            "True",
+            "MinimumReplicasAvailable",
+            "As many pods are available as must be.",
+        )
     } else {
-        ("False", "MinimumReplicasUnavailable", "Fewer pods are available than must be.")
+        (
+            "False",
+            "MinimumReplicasUnavailable",
+            "Fewer pods are available than must be.",
+        )
     };
-    News { type_: "Available", status, reason, message: message.into() }
+    News {
+        type_: "Available",
+        status,
+        reason,
+        message: message.into(),
+    }
 }
 
 fn progress(
@@ -77,9 +90,19 @@ fn progress(
 ) -> Option<Duration> {
     let spec = &deployment.spec;
     let name = sets.new.as_ref().map(ResourceExt::name_any).unwrap_or_default();
-    let news = |status, reason, message| News { type_: "Progressing", status, reason, message };
+    let news = |status, reason, message| News {
+        type_: "Progressing",
+        status,
+        reason,
+        message,
+    };
     if spec.paused == Some(true) {
-        set(conditions, news("Unknown", "DeploymentPaused", "The Deployment is paused.".into()), now, false);
+        set(
+            conditions,
+            news("Unknown", "DeploymentPaused", "The Deployment is paused.".into()),
+            now,
+            false,
+        );
         return None;
     }
     if is_complete(status, bounds) && !name.is_empty() {
@@ -87,7 +110,9 @@ fn progress(
         set(conditions, news("True", "NewReplicaSetAvailable", message), now, false);
         return None;
     }
-    let current = conditions.iter().find(|condition| condition.type_.as_deref() == Some("Progressing"));
+    let current = conditions
+        .iter()
+        .find(|condition| condition.type_.as_deref() == Some("Progressing"));
     let old = |status: &DeploymentStatus| status.replicas.unwrap_or(0) - status.updated_replicas.unwrap_or(0);
     let moved = before.observed_generation != status.observed_generation
         || status.updated_replicas > before.updated_replicas
@@ -103,13 +128,20 @@ fn progress(
         return None;
     }
     let deadline = u64::try_from(spec.progress_deadline_seconds.unwrap_or(PROGRESS_DEADLINE_S)).unwrap_or(0);
-    let current = conditions.iter().find(|condition| condition.type_.as_deref() == Some("Progressing"))?;
+    let current = conditions
+        .iter()
+        .find(|condition| condition.type_.as_deref() == Some("Progressing"))?;
     let since = current.last_update_time.as_ref().map_or(now, |time| time.0);
     let for_ms = u64::try_from(now.as_millisecond() - since.as_millisecond()).unwrap_or(0);
     let left = Duration::from_secs(deadline).saturating_sub(Duration::from_millis(for_ms));
     if left.is_zero() {
         let message = format!("ReplicaSet \"{name}\" has made no progress for {deadline} s.");
-        set(conditions, news("False", "ProgressDeadlineExceeded", message), now, false);
+        set(
+            conditions,
+            news("False", "ProgressDeadlineExceeded", message),
+            now,
+            false,
+        );
         return None;
     }
     Some(left)
@@ -117,8 +149,13 @@ fn progress(
 
 /// Writes a condition; its times change only with what it says, or when `again` says that it was so once more.
 fn set(conditions: &mut Vec<DeploymentCondition>, news: News, now: Timestamp, again: bool) {
-    let before = conditions.iter().position(|condition| condition.type_.as_deref() == Some(news.type_)).map(|at| conditions.remove(at));
-    let same_status = before.as_ref().is_some_and(|before| before.status.as_deref() == Some(news.status));
+    let before = conditions
+        .iter()
+        .position(|condition| condition.type_.as_deref() == Some(news.type_))
+        .map(|at| conditions.remove(at));
+    let same_status = before
+        .as_ref()
+        .is_some_and(|before| before.status.as_deref() == Some(news.status));
     let same = same_status
         && before.as_ref().is_some_and(|before| {
             before.reason.as_deref() == Some(news.reason) && before.message.as_deref() == Some(news.message.as_str())

@@ -105,7 +105,10 @@ fn replicas_are_available(set: &ReplicaSet) -> bool {
 }
 
 fn replicas_of(sets: &Sets, name: &str) -> i32 {
-    sets.all().find(|set| set.name_any() == name).map(super::replicas).unwrap()
+    sets.all()
+        .find(|set| set.name_any() == name)
+        .map(super::replicas)
+        .unwrap()
 }
 
 #[test]
@@ -136,8 +139,14 @@ fn useless_old_pods_go_first() {
 #[test]
 fn scaling_reaches_the_current_set() {
     let bounds = bounds(&deployment(5, "25%", "25%"));
-    assert_eq!(rollout::plan(&sets(set("web-b", "two", 2, 2), vec![]), bounds), [("web-b".into(), 5)]);
-    assert_eq!(rollout::plan(&sets(set("web-b", "two", 9, 9), vec![]), bounds), [("web-b".into(), 5)]);
+    assert_eq!(
+        rollout::plan(&sets(set("web-b", "two", 2, 2), vec![]), bounds),
+        [("web-b".into(), 5)]
+    );
+    assert_eq!(
+        rollout::plan(&sets(set("web-b", "two", 9, 9), vec![]), bounds),
+        [("web-b".into(), 5)]
+    );
 }
 
 #[test]
@@ -149,7 +158,10 @@ fn recreate_waits_for_the_old_pods_to_go() {
     assert_eq!(rollout::plan(&first, bounds), [("web-a".into(), 0)]);
     let mut leaving = set("web-a", "one", 0, 0);
     leaving.status.as_mut().unwrap().terminating_replicas = Some(2);
-    assert_eq!(rollout::plan(&sets(set("web-b", "two", 0, 0), vec![leaving]), bounds), []);
+    assert_eq!(
+        rollout::plan(&sets(set("web-b", "two", 0, 0), vec![leaving]), bounds),
+        []
+    );
     let gone = sets(set("web-b", "two", 0, 0), vec![set("web-a", "one", 0, 0)]);
     assert_eq!(rollout::plan(&gone, bounds), [("web-b".into(), 2)]);
 }
@@ -160,27 +172,48 @@ fn conditions_follow_the_rollout() {
     let bounds = bounds(&deployment);
     let condition = |status: &k8s_openapi::api::apps::v1::DeploymentStatus, type_: &str| {
         let conditions = status.conditions.iter().flatten();
-        let found = conditions.clone().find(|condition| condition.type_.as_deref() == Some(type_)).unwrap();
+        let found = conditions
+            .clone()
+            .find(|condition| condition.type_.as_deref() == Some(type_))
+            .unwrap();
         (found.status.clone().unwrap(), found.reason.clone().unwrap())
     };
     let (first, wait) = status::status(&deployment, &sets(set("web-b", "two", 2, 1), vec![]), bounds, at(0));
-    assert_eq!(condition(&first, "Available"), ("False".into(), "MinimumReplicasUnavailable".into()));
-    assert_eq!(condition(&first, "Progressing"), ("True".into(), "ReplicaSetUpdated".into()));
+    assert_eq!(
+        condition(&first, "Available"),
+        ("False".into(), "MinimumReplicasUnavailable".into())
+    );
+    assert_eq!(
+        condition(&first, "Progressing"),
+        ("True".into(), "ReplicaSetUpdated".into())
+    );
     assert_eq!(first.unavailable_replicas, Some(1));
     assert_eq!(wait, Some(Duration::from_secs(600)));
 
     deployment.status = Some(first);
     let (late, wait) = status::status(&deployment, &sets(set("web-b", "two", 2, 1), vec![]), bounds, at(601));
-    assert_eq!(condition(&late, "Progressing"), ("False".into(), "ProgressDeadlineExceeded".into()));
+    assert_eq!(
+        condition(&late, "Progressing"),
+        ("False".into(), "ProgressDeadlineExceeded".into())
+    );
     assert_eq!(wait, None);
 
     deployment.status = Some(late);
     let (done, wait) = status::status(&deployment, &sets(set("web-b", "two", 2, 2), vec![]), bounds, at(700));
-    assert_eq!(condition(&done, "Available"), ("True".into(), "MinimumReplicasAvailable".into()));
-    assert_eq!(condition(&done, "Progressing"), ("True".into(), "NewReplicaSetAvailable".into()));
+    assert_eq!(
+        condition(&done, "Available"),
+        ("True".into(), "MinimumReplicasAvailable".into())
+    );
+    assert_eq!(
+        condition(&done, "Progressing"),
+        ("True".into(), "NewReplicaSetAvailable".into())
+    );
     assert_eq!(wait, None);
 
     // Looking again changes nothing, or the controller would write for ever.
     deployment.status = Some(done.clone());
-    assert_eq!(status::status(&deployment, &sets(set("web-b", "two", 2, 2), vec![]), bounds, at(800)).0, done);
+    assert_eq!(
+        status::status(&deployment, &sets(set("web-b", "two", 2, 2), vec![]), bounds, at(800)).0,
+        done
+    );
 }

@@ -39,8 +39,11 @@ fn http() -> Service {
 /// As the API would have it after the plan.
 fn applied(plan: &Plan, before: &[EndpointSlice]) -> Vec<EndpointSlice> {
     let gone: Vec<String> = plan.delete.iter().map(ResourceExt::name_any).collect();
-    let mut after: Vec<EndpointSlice> =
-        before.iter().filter(|slice| !gone.contains(&slice.name_any())).cloned().collect();
+    let mut after: Vec<EndpointSlice> = before
+        .iter()
+        .filter(|slice| !gone.contains(&slice.name_any()))
+        .cloned()
+        .collect();
     for slice in &plan.replace {
         let at = after.iter().position(|old| old.name_any() == slice.name_any()).unwrap();
         after[at] = slice.clone();
@@ -54,14 +57,22 @@ fn applied(plan: &Plan, before: &[EndpointSlice]) -> Vec<EndpointSlice> {
 }
 
 fn run(service: &Service, pods: &[Pod], before: &[EndpointSlice]) -> (Plan, Vec<EndpointSlice>) {
-    let plan = plan(service, &pods.iter().collect::<Vec<_>>(), &before.iter().collect::<Vec<_>>());
+    let plan = plan(
+        service,
+        &pods.iter().collect::<Vec<_>>(),
+        &before.iter().collect::<Vec<_>>(),
+    );
     let after = applied(&plan, before);
     (plan, after)
 }
 
 #[test]
 fn one_slice_tells_ports_conditions_and_owner() {
-    let pods = [pod("web-1", None, 0, Some(1)), pod("web-2", None, 0, None), terminating(pod("web-3", None, 0, Some(1)))];
+    let pods = [
+        pod("web-1", None, 0, Some(1)),
+        pod("web-2", None, 0, None),
+        terminating(pod("web-3", None, 0, Some(1))),
+    ];
     let (plan, after) = run(&http(), &pods, &[]);
     assert_eq!((plan.create.len(), plan.replace.len(), plan.delete.len()), (1, 0, 0));
     let slice = &after[0];
@@ -71,16 +82,33 @@ fn one_slice_tells_ports_conditions_and_owner() {
     assert_eq!(slice.owner_references()[0].uid, "uid-service");
     let port = &slice.ports.as_ref().unwrap()[0];
     assert_eq!((port.name.as_deref(), port.port), (Some("http"), Some(8080)));
-    let conditions: Vec<_> = slice.endpoints.iter().flatten().map(|endpoint| {
-        let conditions = endpoint.conditions.as_ref().unwrap();
-        (endpoint.addresses[0].as_str(), conditions.ready.unwrap(), conditions.serving.unwrap(), conditions.terminating.unwrap())
-    }).collect();
-    assert_eq!(conditions, [
-        ("10.244.1.1", true, true, false),
-        ("10.244.1.2", false, false, false),
-        ("10.244.1.3", false, true, true),
-    ]);
-    assert_eq!(run(&http(), &pods, &after).0, Plan::default(), "nothing changed, nothing is written");
+    let conditions: Vec<_> = slice
+        .endpoints
+        .iter()
+        .flatten()
+        .map(|endpoint| {
+            let conditions = endpoint.conditions.as_ref().unwrap();
+            (
+                endpoint.addresses[0].as_str(),
+                conditions.ready.unwrap(),
+                conditions.serving.unwrap(),
+                conditions.terminating.unwrap(),
+            )
+        })
+        .collect();
+    assert_eq!(
+        conditions,
+        [
+            ("10.244.1.1", true, true, false),
+            ("10.244.1.2", false, false, false),
+            ("10.244.1.3", false, true, true),
+        ]
+    );
+    assert_eq!(
+        run(&http(), &pods, &after).0,
+        Plan::default(),
+        "nothing changed, nothing is written"
+    );
 }
 
 #[test]
@@ -95,12 +123,19 @@ fn named_ports_are_each_pods_own() {
         }]);
         pod
     };
-    let pods = [with_port("web-1", 8080), with_port("web-2", 9090), with_port("web-3", 8080)];
+    let pods = [
+        with_port("web-1", 8080),
+        with_port("web-2", 9090),
+        with_port("web-3", 8080),
+    ];
     let (_, after) = run(&named, &pods, &[]);
-    let mut seen: Vec<_> = after.iter().map(|slice| {
-        let endpoints = slice.endpoints.as_ref().unwrap();
-        (slice.ports.as_ref().unwrap()[0].port.unwrap(), endpoints.len())
-    }).collect();
+    let mut seen: Vec<_> = after
+        .iter()
+        .map(|slice| {
+            let endpoints = slice.endpoints.as_ref().unwrap();
+            (slice.ports.as_ref().unwrap()[0].port.unwrap(), endpoints.len())
+        })
+        .collect();
     seen.sort_unstable();
     assert_eq!(seen, [(8080, 2), (9090, 1)]);
 }
@@ -115,7 +150,12 @@ fn a_pod_that_leaves_moves_nobody_else() {
     let total: usize = second.iter().map(|slice| slice.endpoints.as_ref().unwrap().len()).sum();
     assert_eq!(total, 239);
     let (_, last) = run(&http(), &pods[..1], &second);
-    assert!(last.iter().map(|slice| slice.endpoints.as_ref().unwrap().len()).sum::<usize>() == 1);
+    assert!(
+        last.iter()
+            .map(|slice| slice.endpoints.as_ref().unwrap().len())
+            .sum::<usize>()
+            == 1
+    );
     assert_eq!(last.len(), 1);
 }
 

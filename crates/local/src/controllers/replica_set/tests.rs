@@ -9,8 +9,17 @@ fn planned(set: &ReplicaSet, pods: &[Pod]) -> Plan {
 #[test]
 fn missing_pods_are_made() {
     let set = replica_set("web", 3);
-    let pods = [pod("web-1", Some(&set), 0, Some(1)), terminating(pod("web-2", Some(&set), 0, Some(1)))];
-    assert_eq!(planned(&set, &pods), Plan { create: 2, ..Plan::default() });
+    let pods = [
+        pod("web-1", Some(&set), 0, Some(1)),
+        terminating(pod("web-2", Some(&set), 0, Some(1))),
+    ];
+    assert_eq!(
+        planned(&set, &pods),
+        Plan {
+            create: 2,
+            ..Plan::default()
+        }
+    );
 }
 
 #[test]
@@ -30,7 +39,9 @@ fn the_least_useful_go_first() {
     pending.status.as_mut().unwrap().phase = Some("Pending".into());
     let unready = pod("web-3", Some(&set), 0, None);
     let mut cheap = pod("web-4", Some(&set), 0, Some(1));
-    cheap.annotations_mut().insert("controller.kubernetes.io/pod-deletion-cost".into(), "-5".into());
+    cheap
+        .annotations_mut()
+        .insert("controller.kubernetes.io/pod-deletion-cost".into(), "-5".into());
     let recent = pod("web-5", Some(&set), 0, Some(90));
     let young = pod("web-6", Some(&set), 50, Some(10));
     let old = pod("web-7", Some(&set), 5, Some(10));
@@ -44,7 +55,11 @@ fn orphans_are_adopted_and_strangers_left_alone() {
     let other = replica_set("other", 1);
     let mut unselected = pod("web-9", Some(&set), 0, Some(1));
     unselected.labels_mut().insert("app".into(), "debug".into());
-    let pods = [pod("web-1", None, 0, Some(1)), pod("web-2", Some(&other), 0, Some(1)), unselected];
+    let pods = [
+        pod("web-1", None, 0, Some(1)),
+        pod("web-2", Some(&other), 0, Some(1)),
+        unselected,
+    ];
     let plan = planned(&set, &pods);
     assert_eq!(plan.adopt, ["web-1"]);
     assert_eq!(plan.release, ["web-9"]);
