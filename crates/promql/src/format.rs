@@ -49,6 +49,9 @@ pub fn parse_duration(text: &str) -> Option<Duration> {
     if let Ok(seconds) = text.parse::<f64>() {
         return Duration::try_from_secs_f64(seconds).ok();
     }
+    if matches!(text, "0ms" | "0s" | "0m" | "0h") {
+        return Some(Duration::ZERO); // which the parser of the language refuses
+    }
     promql_parser::util::parse_duration(text).ok()
 }
 

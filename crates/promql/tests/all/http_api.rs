@@ -146,7 +146,12 @@ async fn errors_say_what_is_wrong() {
             "bad_data",
             "11000",
         ),
-        ("/api/v1/query?query=up%2Bon()up", 422, "execution", "many-to-many"),
+        (
+            "/api/v1/query?query=up%2Bon()up&time=3",
+            422,
+            "execution",
+            "many-to-many",
+        ),
         ("/api/v1/series", 400, "bad_data", "match[]"),
         ("/api/v1/series?match[]=sum(up)", 400, "bad_data", "series selector"),
         ("/api/v2/query", 404, "not_found", "/api/v2/query"),

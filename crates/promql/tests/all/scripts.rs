@@ -138,7 +138,7 @@ fn expand(word: &str) -> Vec<Option<f64>> {
         return vec![None; times];
     }
     let sign = term.rfind(['+', '-']).filter(|at| *at > 0);
-    let (start, step) = sign.map_or((number(term), 0.0), |at| (number(&term[..at]), number(&term[at..])));
+    let (start, step) = sign.map_or_else(|| (number(term), 0.0), |at| (number(&term[..at]), number(&term[at..])));
     (0..=times).map(|i| Some(start + step * i as f64)).collect()
 }
 
