@@ -10,9 +10,8 @@ use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{Namespace, Pod};
 use kube::api::PartialObjectMeta;
 use kube::runtime::watcher::{self, Event};
-use kube::runtime::{WatchStreamExt, metadata_watcher};
+use kube::runtime::WatchStreamExt;
 use kube::{Api, Client, Resource};
-use serde::de::DeserializeOwned;
 
 /// Labels of an object.
 pub type ObjectLabels = BTreeMap<String, String>;
@@ -86,13 +85,12 @@ impl Objects {
         }
     }
 
-    async fn watch<K>(self, api: Api<K>, kind: &str)
+    async fn watch<K>(self, api: Api<PartialObjectMeta<K>>, kind: &str)
     where
-        K: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
-        K::DynamicType: Default,
+        K: Resource<DynamicType = ()> + Clone + Debug + Send + Sync + 'static,
     {
         loop {
-            let events = metadata_watcher(api.clone(), watcher::Config::default()).default_backoff();
+            let events = watcher::watcher(api.clone(), watcher::Config::default()).default_backoff();
             let mut events = std::pin::pin!(events);
             while let Some(event) = events.next().await {
                 match event {
