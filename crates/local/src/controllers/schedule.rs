@@ -21,7 +21,7 @@ pub fn is_unbound(pod: &Pod) -> bool {
 
 /// Whether new pods may go there and this one may.
 pub fn fits(node: &Node, pod: &Pod) -> bool {
-    let open = !node.spec.as_ref().is_some_and(|spec| spec.unschedulable == Some(true));
+    let open = node.spec.as_ref().is_none_or(|spec| spec.unschedulable != Some(true));
     let selector = pod.spec.as_ref().and_then(|spec| spec.node_selector.as_ref());
     let wanted = |(name, value): (&String, &String)| node.labels().get(name) == Some(value);
     open && selector.into_iter().flatten().all(wanted)

@@ -78,7 +78,7 @@ fn roll(replicas: i32, surge: &str, unavailable: &str) -> usize {
     let mut sets = sets(set("web-b", "two", 0, 0), vec![set("web-a", "one", replicas, replicas)]);
     for pass in 0..200 {
         let scales: BTreeMap<String, i32> = rollout::plan(&sets, bounds).into_iter().collect();
-        if scales.is_empty() && sets.all().all(|set| replicas_are_available(set)) {
+        if scales.is_empty() && sets.all().all(replicas_are_available) {
             assert_eq!(replicas_of(&sets, "web-a"), 0);
             assert_eq!(replicas_of(&sets, "web-b"), replicas);
             return pass;
