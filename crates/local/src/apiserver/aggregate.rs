@@ -1,0 +1,341 @@
+//! Aggregated API servers: APIService objects with a service are passed on to it, under the front-proxy identity.
+//! A task checks their availability and keeps what their discovery says.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use base64::Engine;
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response};
+use hyper::body::Incoming;
+use rustls::ClientConfig;
+use serde_json::{Value, json};
+use tokio::time::Instant;
+
+use super::Api;
+use super::auth::User;
+use super::error::{ApiError, Result};
+use super::http::Body;
+use super::object::{self, items, str_at};
+use super::store::Store;
+use super::upstream::{self, Destination, TlsError, Trust};
+
+pub const STORAGE: &str = "apiservices.apiregistration.k8s.io";
+const SLICES: &str = "endpointslices.discovery.k8s.io";
+/// Unavailable servers are asked this often, available ones less so.
+const CHECK_UNAVAILABLE: Duration = Duration::from_secs(1);
+const CHECK_AVAILABLE: Duration = Duration::from_secs(15);
+const CHECK_TIMEOUT: Duration = Duration::from_secs(5);
+const DISCOVERY_BYTES_MAX: usize = 1 << 20;
+
+/// One aggregated group version.
+#[derive(Clone)]
+pub struct Remote {
+    pub object_name: String,
+    pub group: String,
+    pub version: String,
+    pub available: bool,
+    /// `resources` of its `APIResourceList`.
+    pub resources: Vec<Value>,
+    service: (String, String),
+    port: Value,
+    tls: Option<Arc<ClientConfig>>,
+    /// The spec from which this was made.
+    spec: Value,
+}
+
+/// All aggregated group versions. Written by `run` only.
+pub struct Aggregator {
+    services: ArcSwap<Vec<Remote>>,
+    /// Held by the one pass that is under way.
+    pass: Mutex<()>,
+}
+
+impl Aggregator {
+    pub fn new() -> Self {
+        Self {
+            services: ArcSwap::from_pointee(Vec::new()),
+            pass: Mutex::new(()),
+        }
+    }
+
+    pub fn services(&self) -> Vec<Remote> {
+        self.services.load().as_ref().clone()
+    }
+
+    pub fn find(&self, group: &str, version: &str) -> Option<Remote> {
+        self.services
+            .load()
+            .iter()
+            .find(|s| s.group == group && s.version == version)
+            .cloned()
+    }
+
+    /// Takes over the stored APIServices: called whenever one has been written.
+    pub fn reload(&self, api: &Api) {
+        let _pass = self.pass.lock();
+        let old = self.services.load();
+        let mut fresh = Vec::new();
+        for stored in api.store.list(STORAGE, None).1 {
+            let value = stored.value();
+            let spec = &value["spec"];
+            if !spec["service"].is_object() {
+                continue;
+            }
+            if let Some(known) = old.iter().find(|s| *s.object_name == *stored.name && s.spec == *spec) {
+                fresh.push(known.clone());
+                continue;
+            }
+            let tls = match client(api, spec) {
+                Ok(tls) => Some(tls),
+                Err(e) => {
+                    tracing::warn!(name = &*stored.name, "APIService: spec.caBundle: {e}");
+                    None
+                }
+            };
+            fresh.push(Remote {
+                object_name: stored.name.to_string(),
+                group: str_at(spec, "/group").to_owned(),
+                version: str_at(spec, "/version").to_owned(),
+                available: false,
+                resources: Vec::new(),
+                service: (str_at(spec, "/service/namespace").to_owned(), str_at(spec, "/service/name").to_owned()),
+                port: spec["service"]["port"].clone(),
+                tls,
+                spec: spec.clone(),
+            });
+        }
+        self.services.store(Arc::new(fresh));
+    }
+
+    fn note(&self, name: &str, available: bool, resources: Option<Vec<Value>>) {
+        let _pass = self.pass.lock();
+        let mut all = self.services.load().as_ref().clone();
+        if let Some(s) = all.iter_mut().find(|s| s.object_name == name) {
+            s.available = available;
+            if let Some(r) = resources {
+                s.resources = r;
+            }
+        }
+        self.services.store(Arc::new(all));
+    }
+}
+
+fn client(api: &Api, spec: &Value) -> std::result::Result<Arc<ClientConfig>, TlsError> {
+    let trust = if spec["insecureSkipTLSVerify"] == json!(true) {
+        Trust::Anyone
+    } else {
+        let pem = base64::engine::general_purpose::STANDARD
+            .decode(str_at(spec, "/caBundle"))
+            .map_err(|e| TlsError::Bundle(e.to_string()))?;
+        Trust::Bundle(pem)
+    };
+    upstream::client(&trust, Some((&api.pki, "front-proxy-client")))
+}
+
+/// Why a service cannot be reached: condition reason and message.
+struct Unreachable(&'static str, String);
+
+/// A ready endpoint of a service's port. `port`: number or name in the service.
+pub fn resolve(store: &Store, namespace: &str, name: &str, port: &Value) -> std::result::Result<SocketAddr, (&'static str, String)> {
+    let at = format!("{namespace:?}/{name:?}");
+    let Some(service) = store.get("services", namespace, name) else {
+        return Err(("ServiceNotFound", format!("service/{name} in {namespace:?} is not present")));
+    };
+    let service = service.value();
+    let ports = items(&service, "/spec/ports");
+    let matches = |p: &&Value| match port {
+        Value::Null => true,
+        Value::String(s) => str_at(p, "/name") == s || p["port"].to_string() == *s,
+        n => &p["port"] == n,
+    };
+    let Some(port) = ports.iter().find(matches) else {
+        return Err(("ServicePortError", format!("service/{name} in {namespace:?} is not listening on port {port}")));
+    };
+    let port_name = str_at(port, "/name");
+    let mut found = Vec::new();
+    for slice in store.list(SLICES, Some(namespace)).1 {
+        if slice.label("kubernetes.io/service-name") != Some(name) || slice.deleting {
+            continue;
+        }
+        let slice = slice.value();
+        let number = items(&slice, "/ports")
+            .iter()
+            .find(|p| str_at(p, "/name") == port_name)
+            .and_then(|p| p["port"].as_u64())
+            .and_then(|n| u16::try_from(n).ok());
+        let Some(number) = number else { continue };
+        for endpoint in items(&slice, "/endpoints") {
+            if endpoint["conditions"]["ready"] == json!(false) {
+                continue;
+            }
+            let address = endpoint["addresses"][0].as_str().and_then(|a| a.parse().ok());
+            found.extend(address.map(|ip| SocketAddr::new(ip, number)));
+        }
+    }
+    let mut seed = [0u8; 1];
+    object::random(&mut seed);
+    let pick = usize::from(seed[0]).checked_rem(found.len());
+    pick.map(|i| found[i])
+        .ok_or(("MissingEndpoints", format!("endpoints for service/{name} in {namespace:?} have no addresses with port name {port_name:?} ({at})")))
+}
+
+fn destination(api: &Api, remote: &Remote) -> std::result::Result<Destination, Unreachable> {
+    let (namespace, name) = &remote.service;
+    let address = resolve(&api.store, namespace, name, &remote.port).map_err(|(r, m)| Unreachable(r, m))?;
+    let Some(tls) = remote.tls.clone() else {
+        return Err(Unreachable("FailedDiscoveryCheck", "spec.caBundle holds no usable certificate".to_owned()));
+    };
+    let host = format!("{name}.{namespace}.svc");
+    Ok(Destination {
+        address,
+        tls: Some((tls, host.clone())),
+        host,
+    })
+}
+
+/// Passes a request on to the server of its group version.
+pub async fn forward(api: &Api, remote: &Remote, user: &User, request: Request<Incoming>) -> Result<Response<Body>> {
+    let unavailable = || ApiError::unavailable("service unavailable");
+    let to = destination(api, remote).map_err(|Unreachable(_, message)| {
+        tracing::debug!(name = remote.object_name, message, "APIService is not reachable");
+        unavailable()
+    })?;
+    let path = request.uri().path_and_query().map_or("/", |p| p.as_str()).to_owned();
+    let sent = upstream::forward(&to, request, &path, |headers| identify(headers, user)).await;
+    sent.inspect_err(|e| tracing::debug!(name = remote.object_name, "APIService: {e}"))
+}
+
+/// The headers by which a front proxy says for whom it speaks; whatever the client sent of them is dropped.
+fn identify(headers: &mut HeaderMap, user: &User) {
+    let forged: Vec<HeaderName> = headers
+        .keys()
+        .filter(|k| k.as_str().starts_with("x-remote-") || k.as_str().starts_with("impersonate-"))
+        .cloned()
+        .collect();
+    for name in forged {
+        headers.remove(name);
+    }
+    headers.remove(http::header::AUTHORIZATION);
+    let mut add = |name: &str, value: &str| {
+        if let (Ok(name), Ok(value)) = (HeaderName::from_bytes(name.as_bytes()), HeaderValue::from_str(value)) {
+            headers.append(name, value);
+        }
+    };
+    add("x-remote-user", &user.name);
+    if !user.uid.is_empty() {
+        add("x-remote-uid", &user.uid);
+    }
+    for group in &user.groups {
+        add("x-remote-group", group);
+    }
+    for (key, values) in &user.extra {
+        let key = percent_encoding::utf8_percent_encode(key, percent_encoding::NON_ALPHANUMERIC);
+        for value in values {
+            add(&format!("x-remote-extra-{key}"), value);
+        }
+    }
+}
+
+/// Checks the aggregated servers until shutdown.
+pub async fn run(api: Arc<Api>) {
+    let mut changes = api.store.subscribe();
+    let mut next: std::collections::BTreeMap<String, (Instant, u64)> = std::collections::BTreeMap::new();
+    loop {
+        changes.borrow_and_update();
+        // Endpoints and services decide whether a server can be reached: their change is a reason to look again.
+        let mark = api.store.mark(SLICES).max(api.store.mark("services"));
+        let services = api.aggregator.services();
+        next.retain(|name, _| services.iter().any(|s| s.object_name == *name));
+        for remote in services {
+            let due = next.get(&remote.object_name).is_none_or(|(at, seen)| {
+                Instant::now() >= *at || (*seen != mark && !remote.available)
+            });
+            if !due {
+                continue;
+            }
+            let available = check(&api, &remote).await;
+            let wait = if available { CHECK_AVAILABLE } else { CHECK_UNAVAILABLE };
+            next.insert(remote.object_name.clone(), (Instant::now() + wait, mark));
+        }
+        tokio::select! {
+            () = api.shutdown.cancelled() => return,
+            () = tokio::time::sleep(CHECK_UNAVAILABLE) => {}
+            _ = changes.changed() => {
+                // Let a burst of changes pass.
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+}
+
+/// Asks one server for its resources and writes the Available condition.
+async fn check(api: &Api, remote: &Remote) -> bool {
+    let (available, reason, message) = match discover(api, remote).await {
+        Ok(resources) => {
+            api.aggregator.note(&remote.object_name, true, Some(resources));
+            (true, "Passed", "all checks passed".to_owned())
+        }
+        Err(Unreachable(reason, message)) => {
+            api.aggregator.note(&remote.object_name, false, None);
+            (false, reason, message)
+        }
+    };
+    set_condition(api, &remote.object_name, available, reason, &message);
+    available
+}
+
+async fn discover(api: &Api, remote: &Remote) -> std::result::Result<Vec<Value>, Unreachable> {
+    let to = destination(api, remote)?;
+    let failed = |message: String| Unreachable("FailedDiscoveryCheck", message);
+    let path = format!("/apis/{}/{}", remote.group, remote.version);
+    let url = format!("https://{}{path}", to.address);
+    let mut headers = HeaderMap::new();
+    let checker = User {
+        name: "system:kube-aggregator".to_owned(),
+        uid: String::new(),
+        groups: vec!["system:masters".to_owned(), "system:authenticated".to_owned()],
+        extra: Default::default(),
+    };
+    identify(&mut headers, &checker);
+    headers.insert(http::header::ACCEPT, HeaderValue::from_static("application/json"));
+    let answer = tokio::time::timeout(CHECK_TIMEOUT, upstream::fetch(&to, &path, headers, DISCOVERY_BYTES_MAX))
+        .await
+        .map_err(|_| failed(format!("failing or missing response from {url}: timed out")))?
+        .map_err(|e| failed(format!("failing or missing response from {url}: {e}")))?;
+    let (status, body) = answer;
+    if !status.is_success() {
+        return Err(failed(format!("failing or missing response from {url}: bad status from {url}: {}", status.as_u16())));
+    }
+    let list: Value = serde_json::from_slice(&body)
+        .map_err(|e| failed(format!("failing or missing response from {url}: not JSON: {e}")))?;
+    Ok(items(&list, "/resources").to_vec())
+}
+
+fn set_condition(api: &Api, name: &str, available: bool, reason: &str, message: &str) {
+    let Some(stored) = api.store.get(STORAGE, "", name) else {
+        return;
+    };
+    let mut value = stored.value();
+    let status = if available { "True" } else { "False" };
+    let mut conditions = items(&value, "/status/conditions").to_vec();
+    let old = conditions.iter().position(|c| str_at(c, "/type") == "Available");
+    let mut since = object::now();
+    if let Some(i) = old {
+        let c = &conditions[i];
+        if str_at(c, "/status") == status && str_at(c, "/reason") == reason && str_at(c, "/message") == message {
+            return;
+        }
+        if str_at(c, "/status") == status {
+            since = str_at(c, "/lastTransitionTime").to_owned();
+        }
+        conditions.remove(i);
+    }
+    conditions.push(json!({"type": "Available", "status": status, "reason": reason, "message": message, "lastTransitionTime": since}));
+    object::map_at(&mut value, "status").insert("conditions".into(), Value::Array(conditions));
+    // Someone else's change is seen by the next check.
+    if let Err(e) = api.store.update(STORAGE, value, stored.version) {
+        tracing::debug!(name, "APIService status: {e}");
+    }
+}
