@@ -1,0 +1,179 @@
+//! `envoy.config.cluster.v3.Cluster`.
+
+use std::mem::take;
+use std::sync::Arc;
+use std::time::Duration;
+
+use envoy_types::pb::envoy::config::cluster::v3 as pb;
+use envoy_types::pb::envoy::config::core::v3::socket_option::Value;
+use envoy_types::pb::envoy::config::core::v3::{BindConfig, SocketOption};
+use envoy_types::pb::envoy::extensions::upstreams::http::v3 as upstreams;
+
+use super::endpoint::{dns_endpoints, endpoints};
+use super::{Decoded, Within, message_name, nothing_left, optional_duration, parse, reject, unpack};
+use crate::config::{ClusterSpec, EndpointSource};
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+const DNS_REFRESH: Duration = Duration::from_secs(5);
+const SOL_SOCKET: i64 = 1;
+const SO_MARK: i64 = 36;
+/// A circuit breaker's threshold from here on is meant as "no limit".
+const NO_LIMIT: u32 = 1_000_000;
+
+/// Decodes a cluster.
+pub fn cluster(body: &[u8]) -> Decoded<ClusterSpec> {
+    use pb::cluster::{ClusterDiscoveryType, DiscoveryType, LbPolicy};
+    let mut rest: pb::Cluster = parse("cluster", body)?;
+    let name: Arc<str> = take(&mut rest.name).into();
+    let kind = match rest.cluster_discovery_type.take() {
+        None => DiscoveryType::Static,
+        Some(ClusterDiscoveryType::Type(number)) => match DiscoveryType::try_from(number) {
+            Ok(kind) => kind,
+            Err(_) => return reject("type", format!("{number} is unknown")),
+        },
+        Some(ClusterDiscoveryType::ClusterType(_)) => {
+            return reject("cluster_type", "is not supported by this proxy; use type");
+        }
+    };
+    let source = match kind {
+        DiscoveryType::Static => {
+            let assignment = rest.load_assignment.take().unwrap_or_default();
+            EndpointSource::Static(Arc::new(endpoints(assignment).within("load_assignment")?))
+        }
+        DiscoveryType::StrictDns | DiscoveryType::LogicalDns => {
+            let assignment = rest.load_assignment.take().unwrap_or_default();
+            let refresh = optional_duration("dns_refresh_rate", &rest.dns_refresh_rate.take())?;
+            rest.dns_lookup_family = 0;
+            let targets = dns_endpoints(assignment).within("load_assignment")?;
+            EndpointSource::Dns(Arc::new(targets), refresh.unwrap_or(DNS_REFRESH))
+        }
+        DiscoveryType::Eds => {
+            let config = rest.eds_cluster_config.take().unwrap_or_default();
+            let service = config.service_name;
+            EndpointSource::Assignment(if service.is_empty() { Arc::clone(&name) } else { service.into() })
+        }
+        DiscoveryType::OriginalDst => {
+            rest.cleanup_interval = None;
+            EndpointSource::OriginalDst
+        }
+    };
+    let policy = LbPolicy::try_from(take(&mut rest.lb_policy));
+    let fits = match kind {
+        DiscoveryType::OriginalDst => matches!(policy, Ok(LbPolicy::ClusterProvided)),
+        _ => matches!(policy, Ok(LbPolicy::RoundRobin)),
+    };
+    if !fits {
+        return reject("lb_policy", "must be ROUND_ROBIN, or CLUSTER_PROVIDED where the type is ORIGINAL_DST");
+    }
+    let connect_timeout = optional_duration("connect_timeout", &rest.connect_timeout.take())?;
+    let mark = rest.upstream_bind_config.take().map(mark).transpose().within("upstream_bind_config")?;
+    http_options(&mut rest)?;
+    circuit_breakers(&mut rest).within("circuit_breakers")?;
+    tuning(&mut rest);
+    nothing_left(&rest)?;
+    Ok(ClusterSpec {
+        name,
+        source,
+        connect_timeout: connect_timeout.filter(|d| !d.is_zero()).unwrap_or(CONNECT_TIMEOUT),
+        mark: mark.flatten(),
+    })
+}
+
+/// Fields that change nothing that this proxy promises.
+fn tuning(rest: &mut pb::Cluster) {
+    rest.alt_stat_name.clear();
+    rest.per_connection_buffer_limit_bytes = None;
+    rest.metadata = None;
+    rest.wait_for_warm_on_init = None;
+    rest.ignore_health_on_host_removal = false;
+    rest.close_connections_on_host_health_failure = false;
+    rest.common_lb_config = rest.common_lb_config.take().filter(|c| {
+        // Panic thresholds are about health checks, which there are none of; the rest is not supported.
+        let mut c = c.clone();
+        c.healthy_panic_threshold = None;
+        c != pb::cluster::CommonLbConfig::default()
+    });
+}
+
+fn mark(mut rest: BindConfig) -> Decoded<Option<u32>> {
+    if let Some(source) = rest.source_address.take() {
+        let any = matches!(source.address.as_str(), "" | "0.0.0.0" | "::");
+        if !any {
+            return reject("source_address", "is not supported by this proxy; leave it unset or 0.0.0.0");
+        }
+    }
+    let mut mark = None;
+    for (i, option) in take(&mut rest.socket_options).into_iter().enumerate() {
+        mark = Some(socket_mark(&option).within(format_args!("socket_options[{i}]"))?);
+    }
+    nothing_left(&rest)?;
+    Ok(mark)
+}
+
+fn socket_mark(option: &SocketOption) -> Decoded<u32> {
+    if (option.level, option.name) != (SOL_SOCKET, SO_MARK) {
+        let (level, name) = (option.level, option.name);
+        return reject("name", format!("level {level} name {name} is unknown; known is SO_MARK (level 1 name 36)"));
+    }
+    match option.value {
+        Some(Value::IntValue(value)) => {
+            u32::try_from(value).or_else(|_| reject("int_value", format!("{value} is no mark")))
+        }
+        _ => reject("int_value", "is missing"),
+    }
+}
+
+/// Upstream is HTTP/1.1: options that say so are accepted.
+fn http_options(rest: &mut pb::Cluster) -> Decoded<()> {
+    const HTTP: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
+    for (key, any) in take(&mut rest.typed_extension_protocol_options) {
+        let field = format!("typed_extension_protocol_options[{key:?}]");
+        if message_name(&any.type_url) != HTTP {
+            return reject(field, format!("must be {HTTP}"));
+        }
+        http_1(unpack(&any).within(&field)?).within(&field)?;
+    }
+    Ok(())
+}
+
+fn http_1(mut rest: upstreams::HttpProtocolOptions) -> Decoded<()> {
+    use upstreams::http_protocol_options::UpstreamProtocolOptions;
+    use upstreams::http_protocol_options::explicit_http_config::ProtocolConfig;
+    match rest.upstream_protocol_options.take() {
+        None | Some(UpstreamProtocolOptions::UseDownstreamProtocolConfig(_)) => {}
+        Some(UpstreamProtocolOptions::ExplicitHttpConfig(config)) => match config.protocol_config {
+            None | Some(ProtocolConfig::HttpProtocolOptions(_)) => {}
+            Some(_) => return reject("explicit_http_config", "must be http_protocol_options"),
+        },
+        Some(UpstreamProtocolOptions::AutoConfig(_)) => {
+            return reject("auto_config", "is not supported by this proxy; use explicit_http_config");
+        }
+    }
+    if let Some(mut common) = rest.common_http_protocol_options.take() {
+        common.idle_timeout = None;
+        nothing_left(&common).within("common_http_protocol_options")?;
+    }
+    nothing_left(&rest)
+}
+
+/// There are no limits here, so only thresholds that mean "no limit" are accepted.
+fn circuit_breakers(rest: &mut pb::Cluster) -> Decoded<()> {
+    let Some(mut breakers) = rest.circuit_breakers.take() else { return Ok(()) };
+    for (i, mut threshold) in take(&mut breakers.thresholds).into_iter().enumerate() {
+        let field = format!("thresholds[{i}]");
+        for value in [
+            &mut threshold.max_connections,
+            &mut threshold.max_pending_requests,
+            &mut threshold.max_requests,
+            &mut threshold.max_retries,
+        ] {
+            if value.as_ref().is_some_and(|v| v.value >= NO_LIMIT) {
+                *value = None;
+            }
+        }
+        threshold.track_remaining = false;
+        threshold.priority = 0;
+        nothing_left(&threshold).within(field)?;
+    }
+    nothing_left(&breakers)
+}

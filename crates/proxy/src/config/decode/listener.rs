@@ -1,0 +1,259 @@
+//! `envoy.config.listener.v3.Listener`.
+
+use std::mem::take;
+use std::sync::Arc;
+use std::time::Duration;
+
+use envoy_types::pb::envoy::config::core::v3::{HttpProtocolOptions, TrafficDirection};
+use envoy_types::pb::envoy::config::listener::v3 as pb;
+use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3 as hcm;
+use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3 as tcp_proxy;
+use weir_series::canonical::Direction;
+
+use super::{
+    Decoded, Within, flag, message_name, nothing_left, optional_duration, parse, port, reject, route, socket_address,
+    unpack,
+};
+use crate::config::{Filter, FilterChain, Http, Listener, RouteSource, Tcp};
+
+/// Envoy's default for waiting on listener filters.
+const INSPECT_TIMEOUT: Duration = Duration::from_secs(15);
+/// Envoy's default for downstream connections without a request.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(3600);
+const HTTP_1: [&str; 2] = ["http/1.0", "http/1.1"];
+
+/// Decodes a listener.
+pub fn listener(body: &[u8]) -> Decoded<Listener> {
+    let mut rest: pb::Listener = parse("listener", body)?;
+    let name: Arc<str> = take(&mut rest.name).into();
+    let address = socket_address(take(&mut rest.address)).within("address")?;
+    let deprecated = rest.deprecated_v1.take().and_then(|d| d.bind_to_port);
+    let bind = flag(&rest.bind_to_port.take().or(deprecated), true);
+    let hand_over = flag(&rest.use_original_dst.take(), false);
+    let inspect_timeout = match rest.listener_filters_timeout.take() {
+        None => INSPECT_TIMEOUT,
+        some => optional_duration("listener_filters_timeout", &some)?.unwrap_or(INSPECT_TIMEOUT),
+    };
+    let direction = match TrafficDirection::try_from(take(&mut rest.traffic_direction)) {
+        Ok(TrafficDirection::Inbound) => Direction::Inbound,
+        _ => Direction::Outbound,
+    };
+    let mut original_dst = false;
+    for (i, filter) in take(&mut rest.listener_filters).iter().enumerate() {
+        original_dst |= is_original_dst(filter).within(format_args!("listener_filters[{i}]"))?;
+    }
+    let continue_on_timeout = take(&mut rest.continue_on_listener_filters_timeout);
+    let mut chains = Vec::with_capacity(rest.filter_chains.len());
+    for (i, filter_chain) in take(&mut rest.filter_chains).into_iter().enumerate() {
+        chains.push(chain(filter_chain).within(format_args!("filter_chains[{i}]"))?);
+    }
+    let default_chain =
+        rest.default_filter_chain.take().map(chain).transpose().within("default_filter_chain")?;
+    tuning(&mut rest);
+    nothing_left(&rest)?;
+    Ok(Listener {
+        name,
+        address,
+        bind,
+        hand_over,
+        original_dst: original_dst || hand_over,
+        direction,
+        inspect_timeout,
+        continue_on_timeout,
+        chains,
+        default_chain,
+    })
+}
+
+/// Fields that change nothing that this proxy promises: buffers, statistics, notes.
+fn tuning(rest: &mut pb::Listener) {
+    rest.stat_prefix.clear();
+    rest.per_connection_buffer_limit_bytes = None;
+    rest.metadata = None;
+    rest.reuse_port = false;
+    rest.enable_reuse_port = None;
+    rest.tcp_backlog_size = None;
+    rest.drain_type = 0;
+    rest.ignore_global_conn_limit = false;
+}
+
+/// Whether a listener filter restores the original destination; protocol inspection is always there where a chain needs it.
+fn is_original_dst(filter: &pb::ListenerFilter) -> Decoded<bool> {
+    if filter.filter_disabled.is_some() {
+        return reject("filter_disabled", "is not supported by this proxy; leave it unset");
+    }
+    let kind = match &filter.config_type {
+        Some(pb::listener_filter::ConfigType::TypedConfig(any)) => message_name(&any.type_url),
+        _ => return reject("typed_config", "is missing"),
+    };
+    match kind {
+        "envoy.extensions.filters.listener.original_dst.v3.OriginalDst" => Ok(true),
+        "envoy.extensions.filters.listener.http_inspector.v3.HttpInspector" => Ok(false),
+        other => reject("typed_config", format!("{other} is unknown; known are OriginalDst and HttpInspector")),
+    }
+}
+
+fn chain(mut rest: pb::FilterChain) -> Decoded<FilterChain> {
+    let (destination_port, application_protocols) = match rest.filter_chain_match.take() {
+        None => (None, Vec::new()),
+        Some(m) => chain_match(m).within("filter_chain_match")?,
+    };
+    let filters = take(&mut rest.filters);
+    let filter = match <[pb::Filter; 1]>::try_from(filters) {
+        Ok([only]) => filter(only).within("filters[0]")?,
+        Err(filters) => {
+            return reject("filters", format!("must be exactly one (an HTTP or TCP proxy), not {}", filters.len()));
+        }
+    };
+    rest.name.clear();
+    rest.metadata = None;
+    nothing_left(&rest)?;
+    Ok(FilterChain { destination_port, application_protocols, filter })
+}
+
+type ChainMatch = (Option<u16>, Vec<Box<str>>);
+
+fn chain_match(mut rest: pb::FilterChainMatch) -> Decoded<ChainMatch> {
+    let destination_port =
+        rest.destination_port.take().map(|p| port("destination_port", p.value)).transpose()?;
+    if matches!(rest.transport_protocol.as_str(), "raw_buffer") {
+        rest.transport_protocol.clear();
+    }
+    let protocols = take(&mut rest.application_protocols);
+    if let Some(odd) = protocols.iter().find(|p| !HTTP_1.contains(&p.as_str()) && *p != "h2c") {
+        return reject("application_protocols", format!("{odd:?} is unknown; known are http/1.0, http/1.1, h2c"));
+    }
+    nothing_left(&rest)?;
+    Ok((destination_port, protocols.into_iter().map(Into::into).collect()))
+}
+
+fn filter(filter: pb::Filter) -> Decoded<Filter> {
+    let Some(pb::filter::ConfigType::TypedConfig(any)) = filter.config_type else {
+        return reject("typed_config", "is missing");
+    };
+    match message_name(&any.type_url) {
+        "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager" => {
+            Ok(Filter::Http(Arc::new(unpack(&any).and_then(http).within("typed_config")?)))
+        }
+        "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy" => {
+            Ok(Filter::Tcp(Arc::new(unpack(&any).and_then(tcp).within("typed_config")?)))
+        }
+        other => reject("typed_config", format!("{other} is unknown; known are HttpConnectionManager and TcpProxy")),
+    }
+}
+
+fn tcp(mut rest: tcp_proxy::TcpProxy) -> Decoded<Tcp> {
+    let stat_prefix = take(&mut rest.stat_prefix).into();
+    let cluster = match rest.cluster_specifier.take() {
+        Some(tcp_proxy::tcp_proxy::ClusterSpecifier::Cluster(name)) => name.into(),
+        Some(_) => return reject("weighted_clusters", "is not supported by this proxy; name one cluster"),
+        None => return reject("cluster", "is missing"),
+    };
+    // Zero switches the idle timeout off, and there is none here.
+    let idle = optional_duration("idle_timeout", &rest.idle_timeout)?;
+    if idle.is_some_and(|d| d.is_zero()) {
+        rest.idle_timeout = None;
+    }
+    nothing_left(&rest)?;
+    Ok(Tcp { stat_prefix, cluster })
+}
+
+fn http(mut rest: hcm::HttpConnectionManager) -> Decoded<Http> {
+    use hcm::http_connection_manager::{CodecType, RouteSpecifier};
+    let stat_prefix = take(&mut rest.stat_prefix).into();
+    let codec = CodecType::try_from(take(&mut rest.codec_type));
+    if !matches!(codec, Ok(CodecType::Auto | CodecType::Http1)) {
+        return reject("codec_type", "must be AUTO or HTTP1");
+    }
+    let routes = match rest.route_specifier.take() {
+        Some(RouteSpecifier::Rds(rds)) if !rds.route_config_name.is_empty() => {
+            RouteSource::Named(rds.route_config_name.into())
+        }
+        Some(RouteSpecifier::RouteConfig(table)) => {
+            RouteSource::Inline(Arc::new(route::table(table).within("route_config")?))
+        }
+        Some(RouteSpecifier::Rds(_)) => return reject("rds.route_config_name", "is missing"),
+        Some(RouteSpecifier::ScopedRoutes(_)) => {
+            return reject("scoped_routes", "is not supported by this proxy; use rds or route_config");
+        }
+        None => return reject("route_config", "is missing; either rds or route_config must be set"),
+    };
+    for (i, filter) in take(&mut rest.http_filters).iter().enumerate() {
+        router(filter).within(format_args!("http_filters[{i}]"))?;
+    }
+    let generate_request_id = flag(&rest.generate_request_id.take(), true);
+    let websocket = upgrades(take(&mut rest.upgrade_configs))?;
+    let idle_timeout = match rest.common_http_protocol_options.take() {
+        None => IDLE_TIMEOUT,
+        Some(options) => idle_timeout(options).within("common_http_protocol_options")?,
+    };
+    http1_options(&mut rest).within("http_protocol_options")?;
+    for (field, value) in [
+        ("stream_idle_timeout", &mut rest.stream_idle_timeout),
+        ("request_timeout", &mut rest.request_timeout),
+        ("request_headers_timeout", &mut rest.request_headers_timeout),
+    ] {
+        // Zero switches these off, and they are off here.
+        if optional_duration(field, value)?.is_some_and(|d| d.is_zero()) {
+            *value = None;
+        }
+    }
+    if !flag(&rest.use_remote_address, false) {
+        rest.use_remote_address = None;
+    }
+    if !flag(&rest.normalize_path, false) {
+        rest.normalize_path = None;
+    }
+    // Headers about servers pass through unchanged, requests keep their identifiers.
+    rest.server_name.clear();
+    rest.server_header_transformation = 0;
+    rest.preserve_external_request_id = false;
+    rest.skip_xff_append = false;
+    rest.drain_timeout = None;
+    rest.delayed_close_timeout = None;
+    nothing_left(&rest)?;
+    Ok(Http { stat_prefix, routes, generate_request_id, websocket, idle_timeout })
+}
+
+fn router(filter: &hcm::HttpFilter) -> Decoded<()> {
+    let kind = match &filter.config_type {
+        Some(hcm::http_filter::ConfigType::TypedConfig(any)) => message_name(&any.type_url),
+        None if filter.name == "envoy.filters.http.router" => return Ok(()),
+        _ => return reject("typed_config", "is missing"),
+    };
+    match kind {
+        "envoy.extensions.filters.http.router.v3.Router" => Ok(()),
+        other => reject("typed_config", format!("{other} is unknown; known is Router")),
+    }
+}
+
+fn upgrades(configs: Vec<hcm::http_connection_manager::UpgradeConfig>) -> Decoded<bool> {
+    let mut websocket = false;
+    for (i, config) in configs.into_iter().enumerate() {
+        let field = format!("upgrade_configs[{i}]");
+        if !config.upgrade_type.eq_ignore_ascii_case("websocket") {
+            return reject(field, format!("{:?} is unknown; known is websocket", config.upgrade_type));
+        }
+        if !config.filters.is_empty() {
+            return reject(format!("{field}.filters"), "is not supported by this proxy; leave it unset");
+        }
+        websocket |= flag(&config.enabled, true);
+    }
+    Ok(websocket)
+}
+
+fn idle_timeout(mut rest: HttpProtocolOptions) -> Decoded<Duration> {
+    let idle = optional_duration("idle_timeout", &rest.idle_timeout.take())?;
+    nothing_left(&rest)?;
+    Ok(idle.filter(|d| !d.is_zero()).unwrap_or(IDLE_TIMEOUT))
+}
+
+/// HTTP/1.0, absolute URLs and the case of header names are always as these options would have them.
+fn http1_options(rest: &mut hcm::HttpConnectionManager) -> Decoded<()> {
+    let Some(mut options) = rest.http_protocol_options.take() else { return Ok(()) };
+    options.accept_http_10 = false;
+    options.allow_absolute_url = None;
+    options.header_key_format = None;
+    options.enable_trailers = false;
+    nothing_left(&options)
+}

@@ -1,0 +1,249 @@
+//! What the proxy is told to do, as its own immutable model.
+//!
+//! Enters: xDS resources, from a control plane, a bootstrap file or the disk cache. Leaves: one [`Active`] configuration
+//! at a time, shared by `Arc` and replaced whole. This is the only place of the proxy that reads xDS messages; it knows no
+//! sockets and forwards nothing.
+//!
+//! ```text
+//!  bootstrap ─statics─┐
+//!  control plane ─────┼─▶ decode ─▶ store (warming) ─▶ Active
+//!  disk cache ────────┘
+//! ```
+
+pub mod active;
+pub mod bootstrap;
+pub mod cache;
+pub mod decode;
+pub mod duration;
+mod node;
+mod proto_json;
+pub mod route;
+pub mod statics;
+pub mod store;
+
+pub use active::{Active, ClusterStats};
+pub use node::node_message;
+pub use route::{Action, RetryOn, RetryPolicy, Route, RouteTable};
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use weir_series::canonical::{Direction, Peer};
+
+/// A map keyed by names of the configuration.
+pub type Map<K, V> = rapidhash::RapidHashMap<K, V>;
+
+/// Where connections are accepted, or what is done with those whose original destination is `address`.
+#[derive(Debug)]
+pub struct Listener {
+    /// Name of the resource.
+    pub name: Arc<str>,
+    /// Where it listens, or which original destination it answers for.
+    pub address: SocketAddr,
+    /// Whether a socket is bound to `address`; without one, other listeners hand connections over.
+    pub bind: bool,
+    /// Hand connections over to the listener of their original destination, where there is one.
+    pub hand_over: bool,
+    /// Ask the kernel for the original destination of each connection.
+    pub original_dst: bool,
+    /// Seen from the workload.
+    pub direction: Direction,
+    /// How long to wait for the first bytes where the choice of a chain depends on them.
+    pub inspect_timeout: Duration,
+    /// After `inspect_timeout`: go on with a chain that needs no protocol (else close).
+    pub continue_on_timeout: bool,
+    /// In the order of the resource.
+    pub chains: Vec<FilterChain>,
+    /// When no chain matches.
+    pub default_chain: Option<FilterChain>,
+}
+
+/// One way to treat a connection, and when it applies.
+#[derive(Debug, Clone)]
+pub struct FilterChain {
+    /// Applies to connections whose original destination has this port.
+    pub destination_port: Option<u16>,
+    /// Applies when the first bytes show one of these protocols (`http/1.0`, `http/1.1`, `h2c`); empty: to any.
+    pub application_protocols: Vec<Box<str>>,
+    /// What is done.
+    pub filter: Filter,
+}
+
+/// What is done with a connection.
+#[derive(Debug, Clone)]
+pub enum Filter {
+    /// Requests are routed one by one.
+    Http(Arc<Http>),
+    /// The whole connection goes to one endpoint.
+    Tcp(Arc<Tcp>),
+}
+
+/// How HTTP connections of a chain are served.
+#[derive(Debug)]
+pub struct Http {
+    /// Name for statistics.
+    pub stat_prefix: Arc<str>,
+    /// Where the routes come from.
+    pub routes: RouteSource,
+    /// Add `x-request-id` where it is absent.
+    pub generate_request_id: bool,
+    /// Forward `Upgrade: websocket`.
+    pub websocket: bool,
+    /// A downstream connection without a request is closed after this time.
+    pub idle_timeout: Duration,
+}
+
+/// Where the routes of an [`Http`] chain come from.
+#[derive(Debug, Clone)]
+pub enum RouteSource {
+    /// They stand in the listener.
+    Inline(Arc<RouteTable>),
+    /// The route configuration of this name.
+    Named(Arc<str>),
+}
+
+/// A TCP chain: everything goes to one cluster.
+#[derive(Debug)]
+pub struct Tcp {
+    /// Name for statistics.
+    pub stat_prefix: Arc<str>,
+    /// Name of the cluster.
+    pub cluster: Arc<str>,
+}
+
+/// A cluster as configured, without its endpoints.
+#[derive(Debug)]
+pub struct ClusterSpec {
+    /// Name of the resource.
+    pub name: Arc<str>,
+    /// Where its endpoints come from.
+    pub source: EndpointSource,
+    /// Limit for the connection to be established.
+    pub connect_timeout: Duration,
+    /// `SO_MARK` of its sockets.
+    pub mark: Option<u32>,
+}
+
+/// Where the endpoints of a cluster come from.
+#[derive(Debug, Clone)]
+pub enum EndpointSource {
+    /// They stand in the cluster.
+    Static(Arc<Vec<Endpoint>>),
+    /// The load assignment of this name.
+    Assignment(Arc<str>),
+    /// Names to resolve, again and again.
+    Dns(Arc<Vec<DnsEndpoint>>, Duration),
+    /// The address that the client wanted to reach.
+    OriginalDst,
+}
+
+/// A cluster with its endpoints of the moment.
+#[derive(Debug)]
+pub struct Cluster {
+    /// As configured.
+    pub spec: Arc<ClusterSpec>,
+    /// May be empty; always so for [`EndpointSource::OriginalDst`].
+    pub endpoints: Arc<Vec<Endpoint>>,
+    /// Counters that outlive one configuration.
+    pub stats: Arc<ClusterStats>,
+}
+
+/// One server of a cluster.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Endpoint {
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// Relative share, at least 1.
+    pub weight: u32,
+    /// Who it is.
+    pub peer: Arc<Peer>,
+}
+
+/// One server whose address must be resolved.
+#[derive(Debug, Clone, PartialEq)]
+pub struct DnsEndpoint {
+    /// A name or a literal address.
+    pub host: String,
+    /// Its port.
+    pub port: u16,
+    /// Relative share, at least 1.
+    pub weight: u32,
+    /// Who it is.
+    pub peer: Arc<Peer>,
+}
+
+impl Listener {
+    /// The chains that may apply to a connection to `port`, before its bytes are known: those for just this port where
+    /// there are any, else those for any port (as Envoy does it, without going back).
+    pub fn candidates(&self, port: u16) -> impl Iterator<Item = &FilterChain> {
+        let exact = self.chains.iter().any(|c| c.destination_port == Some(port));
+        let wanted = if exact { Some(port) } else { None };
+        self.chains.iter().filter(move |c| c.destination_port == wanted)
+    }
+
+    /// Whether the choice among the chains for `port` depends on the first bytes.
+    pub fn must_inspect(&self, port: u16) -> bool {
+        self.candidates(port).any(|c| !c.application_protocols.is_empty())
+    }
+
+    /// The chain for a connection to `port` whose first bytes show `protocol` (`None`: nothing known).
+    pub fn chain(&self, port: u16, protocol: Option<&str>) -> Option<&FilterChain> {
+        let by_protocol = protocol.and_then(|p| {
+            self.candidates(port).find(|c| c.application_protocols.iter().any(|a| &**a == p))
+        });
+        by_protocol
+            .or_else(|| self.candidates(port).find(|c| c.application_protocols.is_empty()))
+            .or(self.default_chain.as_ref())
+    }
+
+    /// Every chain, the default one last.
+    pub fn all_chains(&self) -> impl Iterator<Item = &FilterChain> {
+        self.chains.iter().chain(&self.default_chain)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tcp(port: Option<u16>, protocols: &[&str], cluster: &str) -> FilterChain {
+        FilterChain {
+            destination_port: port,
+            application_protocols: protocols.iter().map(|p| (*p).into()).collect(),
+            filter: Filter::Tcp(Arc::new(Tcp { stat_prefix: "".into(), cluster: cluster.into() })),
+        }
+    }
+
+    fn cluster(chain: Option<&FilterChain>) -> Option<&str> {
+        match &chain?.filter {
+            Filter::Tcp(tcp) => Some(&tcp.cluster),
+            Filter::Http(_) => None,
+        }
+    }
+
+    #[test]
+    fn chains_are_chosen_by_port_then_protocol_then_default() {
+        let listener = Listener {
+            name: "l".into(),
+            address: ([0, 0, 0, 0], 1).into(),
+            bind: true,
+            hand_over: false,
+            original_dst: true,
+            direction: Direction::Inbound,
+            inspect_timeout: Duration::from_secs(1),
+            continue_on_timeout: true,
+            chains: vec![
+                tcp(Some(80), &["http/1.1"], "eighty-http"),
+                tcp(None, &["http/1.1"], "any-http"),
+                tcp(None, &[], "any"),
+            ],
+            default_chain: Some(tcp(None, &[], "default")),
+        };
+        assert_eq!(cluster(listener.chain(80, Some("http/1.1"))), Some("eighty-http"));
+        assert_eq!(cluster(listener.chain(80, None)), Some("default"));
+        assert_eq!(cluster(listener.chain(81, Some("http/1.1"))), Some("any-http"));
+        assert_eq!(cluster(listener.chain(81, Some("h2c"))), Some("any"));
+        assert!(listener.must_inspect(80) && listener.must_inspect(81));
+    }
+}

@@ -1,0 +1,312 @@
+//! Holds what was accepted and decides what is in force.
+//!
+//! Enters: resources of bootstrap, control plane and disk cache; resolved names; the time. Leaves: rejections, the names
+//! that are referred to, and [`Active`]. One owner; no I/O, no clock of its own.
+//!
+//! Warming: a new cluster comes into force when its endpoints are there, new routes when their clusters are, a new
+//! listener when its routes and clusters are; until then the one before stays. What does not come within [`WARMING`] is
+//! treated as absent.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use weir_xds::ResourceType;
+
+use super::decode::{self, Rejection};
+use super::{
+    Active, Cluster, ClusterSpec, ClusterStats, Endpoint, EndpointSource, Filter, Listener, Map, RouteSource, RouteTable,
+};
+
+/// How long a resource waits for those that it refers to.
+pub const WARMING: Duration = Duration::from_secs(15);
+
+/// A resource as it came.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Raw {
+    /// Its kind.
+    pub ty: ResourceType,
+    /// Unique within the kind.
+    pub name: String,
+    /// As the control plane says; empty for those of the bootstrap.
+    pub version: String,
+    /// The encoded message.
+    pub body: Bytes,
+}
+
+/// Everything accepted.
+#[derive(Debug, Default)]
+pub struct Store {
+    clusters: Map<Arc<str>, Warming<ClusterSpec>>,
+    listeners: Map<Arc<str>, Warming<Listener>>,
+    routes: Map<Arc<str>, Warming<RouteTable>>,
+    /// By the name of the assignment, or of the cluster whose names were resolved.
+    endpoints: Map<Arc<str>, Arc<Vec<Endpoint>>>,
+    resolved: Map<Arc<str>, Arc<Vec<Endpoint>>>,
+    stats: Map<Arc<str>, Arc<ClusterStats>>,
+    /// Names of the bootstrap's resources: the control plane cannot change them.
+    fixed: BTreeSet<(ResourceType, String)>,
+    /// What came from the control plane, for the disk cache.
+    raw: BTreeMap<(ResourceType, String), Raw>,
+    answered: BTreeSet<ResourceType>,
+    complete: bool,
+    version: u64,
+}
+
+/// A resource in force, and its successor that still waits.
+#[derive(Debug)]
+struct Warming<T> {
+    active: Option<Arc<T>>,
+    pending: Option<(Arc<T>, Instant)>,
+}
+
+impl<T> Default for Warming<T> {
+    fn default() -> Self {
+        Self { active: None, pending: None }
+    }
+}
+
+impl<T> Warming<T> {
+    /// Brings the successor into force if it is ready or waited long enough; returns until when it waits.
+    fn settle(&mut self, now: Instant, ready: impl FnOnce(&T) -> bool) -> Option<Instant> {
+        let (pending, deadline) = self.pending.take()?;
+        if ready(&pending) || now >= deadline {
+            self.active = Some(pending);
+            return None;
+        }
+        self.pending = Some((pending, deadline));
+        Some(deadline)
+    }
+
+    fn each(&self) -> impl Iterator<Item = &Arc<T>> {
+        self.active.iter().chain(self.pending.iter().map(|(pending, _)| pending))
+    }
+}
+
+impl Store {
+    /// Takes a resource of the bootstrap.
+    pub fn fix(&mut self, ty: ResourceType, name: &str, body: &[u8], now: Instant) -> Result<(), Rejection> {
+        self.decode(ty, name, body, now)?;
+        self.fixed.insert((ty, name.to_owned()));
+        Ok(())
+    }
+
+    /// Takes a new or changed resource.
+    pub fn set(&mut self, raw: Raw, now: Instant) -> Result<(), Rejection> {
+        let key = (raw.ty, raw.name.clone());
+        if self.fixed.contains(&key) {
+            return Err(Rejection { field: "name".into(), message: "stands in the bootstrap and cannot be replaced".into() });
+        }
+        self.decode(raw.ty, &raw.name, &raw.body, now)?;
+        self.raw.insert(key, raw);
+        Ok(())
+    }
+
+    /// Drops a resource.
+    pub fn remove(&mut self, ty: ResourceType, name: &str) {
+        let key = (ty, name.to_owned());
+        if self.fixed.contains(&key) {
+            return;
+        }
+        self.raw.remove(&key);
+        match ty {
+            ResourceType::Cluster => drop(self.clusters.remove(name)),
+            ResourceType::Listener => drop(self.listeners.remove(name)),
+            ResourceType::Route => drop(self.routes.remove(name)),
+            ResourceType::Endpoint => drop(self.endpoints.remove(name)),
+            ResourceType::Peer => {}
+        }
+    }
+
+    /// The control plane answered for this type (so absence of the rest is known).
+    pub fn answered(&mut self, ty: ResourceType) {
+        self.answered.insert(ty);
+    }
+
+    /// The configuration is complete without a control plane's word: it is static, or came from the disk cache.
+    pub fn assume_complete(&mut self) {
+        self.complete = true;
+    }
+
+    /// What the names of a cluster resolved to.
+    pub fn resolve(&mut self, cluster: &str, endpoints: Vec<Endpoint>) -> bool {
+        if self.resolved.get(cluster).is_some_and(|known| **known == endpoints) {
+            return false;
+        }
+        self.resolved.insert(cluster.into(), Arc::new(endpoints));
+        true
+    }
+
+    fn decode(&mut self, ty: ResourceType, name: &str, body: &[u8], now: Instant) -> Result<(), Rejection> {
+        let named = |found: &str| {
+            if found == name {
+                return Ok(());
+            }
+            Err(Rejection { field: "name".into(), message: format!("is {found:?}, but the resource is called {name:?}") })
+        };
+        let key: Arc<str> = name.into();
+        let deadline = now + WARMING;
+        match ty {
+            ResourceType::Cluster => {
+                let spec = decode::cluster(body)?;
+                named(&spec.name)?;
+                self.clusters.entry(key).or_default().pending = Some((Arc::new(spec), deadline));
+            }
+            ResourceType::Listener => {
+                let listener = decode::listener(body)?;
+                named(&listener.name)?;
+                self.listeners.entry(key).or_default().pending = Some((Arc::new(listener), deadline));
+            }
+            ResourceType::Route => {
+                let table = decode::route_table(body)?;
+                named(&table.name)?;
+                self.routes.entry(key).or_default().pending = Some((Arc::new(table), deadline));
+            }
+            ResourceType::Endpoint => {
+                let (found, endpoints) = decode::assignment(body)?;
+                named(&found)?;
+                self.endpoints.insert(key, Arc::new(endpoints));
+            }
+            ResourceType::Peer => {}
+        }
+        Ok(())
+    }
+
+    /// Names of a type that other resources refer to, in force or waiting.
+    pub fn wanted(&self, ty: ResourceType) -> BTreeSet<String> {
+        match ty {
+            ResourceType::Endpoint => {
+                let sources = self.clusters.values().flat_map(Warming::each).map(|spec| &spec.source);
+                let assignment = |source: &EndpointSource| match source {
+                    EndpointSource::Assignment(name) => Some(name.to_string()),
+                    _ => None,
+                };
+                sources.filter_map(assignment).collect()
+            }
+            ResourceType::Route => {
+                let listeners = self.listeners.values().flat_map(Warming::each);
+                listeners.flat_map(|l| route_names(l)).map(|name| name.to_string()).collect()
+            }
+            _ => BTreeSet::new(),
+        }
+    }
+
+    /// Names to resolve: those of every cluster that has any.
+    pub fn to_resolve(&self) -> Vec<Arc<ClusterSpec>> {
+        let specs = self.clusters.values().flat_map(Warming::each);
+        specs.filter(|s| matches!(s.source, EndpointSource::Dns(..))).cloned().collect()
+    }
+
+    /// What came from the control plane and is still of use.
+    pub fn raw(&self) -> impl Iterator<Item = &Raw> {
+        self.raw.values()
+    }
+
+    /// Drops what nothing refers to any more, brings into force what is ready, and returns the result with the time at
+    /// which to call again.
+    pub fn settle(&mut self, now: Instant) -> (Active, Option<Instant>) {
+        let mut next = None;
+        let mut wait = |until: Option<Instant>| next = [next, until].into_iter().flatten().min();
+        let (endpoints, resolved) = (&self.endpoints, &self.resolved);
+        for cluster in self.clusters.values_mut() {
+            wait(cluster.settle(now, |spec| match &spec.source {
+                EndpointSource::Assignment(name) => endpoints.contains_key(name),
+                EndpointSource::Dns(..) => resolved.contains_key(&spec.name),
+                EndpointSource::Static(_) | EndpointSource::OriginalDst => true,
+            }));
+        }
+        let clusters = &self.clusters;
+        let in_force = |name: &Arc<str>| clusters.get(name).is_some_and(|c| c.active.is_some());
+        for table in self.routes.values_mut() {
+            wait(table.settle(now, |table| table.clusters().all(in_force)));
+        }
+        let routes = &self.routes;
+        for listener in self.listeners.values_mut() {
+            wait(listener.settle(now, |listener| {
+                let routed = route_names(listener)
+                    .all(|name| routes.get(name).is_some_and(|table| table.active.is_some()));
+                routed && inline_clusters(listener).all(in_force)
+            }));
+        }
+        self.forget();
+        let full = ResourceType::ALL.into_iter().filter(|ty| ty.is_full_state());
+        self.complete |= next.is_none() && full.into_iter().all(|ty| self.answered.contains(&ty));
+        (self.active(), next)
+    }
+
+    /// Endpoints and routes go when nothing refers to them.
+    fn forget(&mut self) {
+        for ty in [ResourceType::Endpoint, ResourceType::Route] {
+            let wanted = self.wanted(ty);
+            let gone = |name: &str| !wanted.contains(name) && !self.fixed.contains(&(ty, name.to_owned()));
+            match ty {
+                ResourceType::Endpoint => self.endpoints.retain(|name, _| !gone(name)),
+                _ => self.routes.retain(|name, _| !gone(name)),
+            }
+            self.raw.retain(|(t, name), _| *t != ty || wanted.contains(name));
+        }
+        self.resolved.retain(|name, _| self.clusters.contains_key(name));
+        self.stats.retain(|name, _| self.clusters.contains_key(name));
+    }
+
+    fn active(&mut self) -> Active {
+        self.version += 1;
+        let mut active = Active { version: self.version, complete: self.complete, ..Active::default() };
+        for (name, cluster) in &self.clusters {
+            let Some(spec) = &cluster.active else { continue };
+            let endpoints = match &spec.source {
+                EndpointSource::Static(endpoints) => Arc::clone(endpoints),
+                EndpointSource::Assignment(name) => self.endpoints.get(name).cloned().unwrap_or_default(),
+                EndpointSource::Dns(..) => self.resolved.get(name).cloned().unwrap_or_default(),
+                EndpointSource::OriginalDst => Arc::default(),
+            };
+            for endpoint in endpoints.iter().filter(|e| !e.peer.pod.is_empty()) {
+                active.peers.insert(endpoint.address, Arc::clone(&endpoint.peer));
+            }
+            let stats = Arc::clone(self.stats.entry(Arc::clone(name)).or_default());
+            let cluster = Cluster { spec: Arc::clone(spec), endpoints, stats };
+            active.clusters.insert(Arc::clone(name), Arc::new(cluster));
+        }
+        for (name, table) in &self.routes {
+            if let Some(table) = &table.active {
+                active.routes.insert(Arc::clone(name), Arc::clone(table));
+            }
+        }
+        for (name, listener) in &self.listeners {
+            let Some(listener) = &listener.active else { continue };
+            if !listener.bind {
+                active.by_address.insert(listener.address, Arc::clone(listener));
+            }
+            active.listeners.insert(Arc::clone(name), Arc::clone(listener));
+        }
+        active
+    }
+}
+
+/// Names of the route configurations that a listener refers to.
+fn route_names(listener: &Listener) -> impl Iterator<Item = &Arc<str>> {
+    listener.all_chains().filter_map(|chain| match &chain.filter {
+        Filter::Http(http) => match &http.routes {
+            RouteSource::Named(name) => Some(name),
+            RouteSource::Inline(_) => None,
+        },
+        Filter::Tcp(_) => None,
+    })
+}
+
+/// Names of the clusters that a listener itself refers to.
+fn inline_clusters(listener: &Listener) -> impl Iterator<Item = &Arc<str>> {
+    listener.all_chains().flat_map(|chain| -> Box<dyn Iterator<Item = &Arc<str>>> {
+        match &chain.filter {
+            Filter::Tcp(tcp) => Box::new(std::iter::once(&tcp.cluster)),
+            Filter::Http(http) => match &http.routes {
+                RouteSource::Inline(table) => Box::new(table.clusters()),
+                RouteSource::Named(_) => Box::new(std::iter::empty()),
+            },
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests;

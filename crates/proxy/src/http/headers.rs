@@ -1,0 +1,169 @@
+//! Which headers a proxy removes, adds and reads.
+//!
+//! Enters and leaves: heads of messages. Everything else in them passes through unchanged, the case of names included.
+
+use std::cell::Cell;
+use std::fmt::Write;
+use std::hash::{BuildHasher, Hasher, RandomState};
+
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+
+const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
+
+/// Removes what belongs to one connection only (RFC 9110, 7.6.1), and what `Connection` names.
+pub fn remove_hop_by_hop(headers: &mut HeaderMap) {
+    if headers.contains_key(header::CONNECTION) {
+        let named: Vec<HeaderName> = headers
+            .get_all(header::CONNECTION)
+            .iter()
+            .filter_map(|value| value.to_str().ok())
+            .flat_map(|value| value.split(','))
+            .filter_map(|name| name.trim().parse().ok())
+            // A client must not be able to take these away (RFC 9110, 7.6.1: end-to-end fields are not to be listed).
+            .filter(|name| !matches!(*name, header::HOST | header::CONTENT_LENGTH | header::AUTHORIZATION))
+            .collect();
+        for name in named {
+            headers.remove(name);
+        }
+        headers.remove(header::CONNECTION);
+    }
+    let trailers = headers.get_all(header::TE).iter().any(|v| v.as_bytes().eq_ignore_ascii_case(b"trailers"));
+    for name in [KEEP_ALIVE, PROXY_CONNECTION, header::TE, header::TRANSFER_ENCODING, header::UPGRADE] {
+        headers.remove(name);
+    }
+    if trailers {
+        headers.insert(header::TE, HeaderValue::from_static("trailers"));
+    }
+}
+
+/// Whether a request asks for a WebSocket.
+pub fn wants_websocket(headers: &HeaderMap) -> bool {
+    let upgrade = headers.get(header::UPGRADE).is_some_and(|v| v.as_bytes().eq_ignore_ascii_case(b"websocket"));
+    upgrade
+        && headers.get_all(header::CONNECTION).iter().any(|value| {
+            value.to_str().is_ok_and(|v| v.split(',').any(|token| token.trim().eq_ignore_ascii_case("upgrade")))
+        })
+}
+
+/// Says that the connection changes to WebSocket.
+pub fn set_websocket(headers: &mut HeaderMap) {
+    headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+    headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+}
+
+/// Adds what every request of a mesh has, where the client did not.
+pub fn add_request_headers(headers: &mut HeaderMap, request_id: bool) {
+    headers.entry(X_FORWARDED_PROTO).or_insert(HeaderValue::from_static("http"));
+    if request_id && !headers.contains_key(X_REQUEST_ID) {
+        if let Ok(value) = HeaderValue::from_str(&random_uuid()) {
+            headers.insert(X_REQUEST_ID, value);
+        }
+    }
+}
+
+/// Whether a message is gRPC.
+pub fn is_grpc(headers: &HeaderMap) -> bool {
+    headers.get(header::CONTENT_TYPE).is_some_and(|v| v.as_bytes().starts_with(b"application/grpc"))
+}
+
+/// The gRPC status in headers or trailers.
+pub fn grpc_status(headers: &HeaderMap) -> Option<u16> {
+    headers.get(GRPC_STATUS)?.to_str().ok()?.parse().ok()
+}
+
+/// Whether a kubelet's probe sent this.
+pub fn is_probe(headers: &HeaderMap) -> bool {
+    headers.get(header::USER_AGENT).is_some_and(|v| v.as_bytes().starts_with(b"kube-probe/"))
+}
+
+/// A random (version 4) UUID. Good enough to tell requests apart; no secret depends on it.
+fn random_uuid() -> String {
+    thread_local!(static STATE: Cell<(u64, u64)> = {
+        let seed = || RandomState::new().build_hasher().finish();
+        Cell::new((seed() | 1, seed()))
+    });
+    let mut word = || {
+        STATE.with(|state| {
+            // splitmix64 over a counter with a random odd step
+            let (step, at) = state.get();
+            let at = at.wrapping_add(step);
+            state.set((step, at));
+            let z = (at ^ (at >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+            let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+            z ^ (z >> 31)
+        })
+    };
+    let (a, b) = (word(), word());
+    let mut text = String::with_capacity(36);
+    // Writing into a string cannot fail.
+    let _ = write!(
+        text,
+        "{:08x}-{:04x}-4{:03x}-{:04x}-{:012x}",
+        a >> 32,
+        (a >> 16) & 0xffff,
+        a & 0xfff,
+        0x8000 | (b >> 48) & 0x3fff,
+        b & 0xffff_ffff_ffff
+    );
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashSet;
+
+    fn map(fields: &[(&str, &str)]) -> HeaderMap {
+        let field = |(name, value): &(&str, &str)| {
+            (name.parse::<HeaderName>().unwrap(), value.parse::<HeaderValue>().unwrap())
+        };
+        fields.iter().map(field).collect()
+    }
+
+    #[test]
+    fn hop_by_hop_headers_go_and_others_stay() {
+        let mut headers = map(&[
+            ("connection", "keep-alive, X-Mine, host"),
+            ("keep-alive", "timeout=5"),
+            ("x-mine", "1"),
+            ("x-other", "2"),
+            ("host", "h"),
+            ("te", "trailers"),
+            ("trailer", "x-sum"),
+            ("transfer-encoding", "chunked"),
+            ("upgrade", "h2c"),
+        ]);
+        remove_hop_by_hop(&mut headers);
+        assert_eq!(headers, map(&[("x-other", "2"), ("host", "h"), ("te", "trailers"), ("trailer", "x-sum")]));
+    }
+
+    #[test]
+    fn request_headers_are_added_only_where_absent() {
+        let mut headers = map(&[("x-request-id", "mine"), ("x-forwarded-proto", "https")]);
+        let before = headers.clone();
+        add_request_headers(&mut headers, true);
+        assert_eq!(headers, before);
+        let mut headers = HeaderMap::new();
+        add_request_headers(&mut headers, true);
+        assert_eq!(headers["x-forwarded-proto"], "http");
+        assert_eq!(headers["x-request-id"].len(), 36);
+    }
+
+    #[test]
+    fn identifiers_differ_and_are_version_4() {
+        let ids: HashSet<String> = (0..10_000).map(|_| random_uuid()).collect();
+        assert_eq!(ids.len(), 10_000);
+        assert!(ids.iter().all(|id| id.len() == 36 && &id[14..15] == "4" && "89ab".contains(&id[19..20])));
+    }
+
+    #[test]
+    fn websocket_needs_both_headers() {
+        assert!(wants_websocket(&map(&[("connection", "keep-alive, Upgrade"), ("upgrade", "WebSocket")])));
+        assert!(!wants_websocket(&map(&[("upgrade", "websocket")])));
+        assert!(!wants_websocket(&map(&[("connection", "upgrade"), ("upgrade", "h2c")])));
+    }
+}

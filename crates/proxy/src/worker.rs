@@ -1,0 +1,215 @@
+//! A worker: one thread with its own sockets, connections, pools and rotations.
+//!
+//! Enters: configurations. Leaves: served connections. Workers share nothing on a request's path but the configuration
+//! and the counters; the kernel spreads connections over their listening sockets.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::{AbortHandle, LocalSet, spawn_local};
+use weir_series::canonical::{Direction, Peer, Target};
+
+use crate::balance::Rotation;
+use crate::config::{Active, Cluster, Endpoint, EndpointSource, Filter, Map};
+use crate::flow::Flow;
+use crate::http::{Pool, SWEEP_INTERVAL};
+use crate::shared::{Admission, Shared};
+use crate::{http, inspect, socket, tcp};
+
+/// Read through by all TCP connections of a worker.
+const BUFFER_BYTES: usize = 64 * 1024;
+/// Wait after the system had no descriptor or memory for a connection.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(10);
+/// Wait before a socket that could not be opened is tried again.
+const LISTEN_PAUSE: Duration = Duration::from_millis(200);
+
+/// What the connections of one worker share.
+pub struct Worker {
+    /// What workers share.
+    pub shared: Arc<Shared>,
+    /// Kept connections to endpoints.
+    pub pool: Rc<Pool>,
+    /// See [`BUFFER_BYTES`].
+    pub buffer: RefCell<Vec<u8>>,
+    rotations: RefCell<Map<Arc<str>, Rotation>>,
+    /// Targets found so far; emptied with each configuration.
+    targets: RefCell<Targets>,
+}
+
+#[derive(Default)]
+struct Targets {
+    version: u64,
+    found: Map<(Direction, Box<str>), Map<Arc<Peer>, Arc<Target>>>,
+}
+
+impl Worker {
+    fn new(shared: Arc<Shared>) -> Rc<Self> {
+        Rc::new(Self {
+            shared,
+            pool: Rc::default(),
+            buffer: RefCell::new(vec![0; BUFFER_BYTES]),
+            rotations: RefCell::default(),
+            targets: RefCell::default(),
+        })
+    }
+
+    /// The next endpoint of a cluster, if possible none of `avoid`.
+    pub fn choose(&self, cluster: &Cluster, avoid: &[SocketAddr]) -> Option<Endpoint> {
+        let mut rotations = self.rotations.borrow_mut();
+        if let Some(rotation) = rotations.get_mut(&cluster.spec.name) {
+            return rotation.next(&cluster.endpoints, avoid);
+        }
+        rotations.entry(Arc::clone(&cluster.spec.name)).or_default().next(&cluster.endpoints, avoid)
+    }
+
+    /// The counters of one (direction, authority, peer).
+    pub fn target(&self, direction: Direction, authority: &str, peer: &Arc<Peer>) -> Arc<Target> {
+        let version = self.shared.active.load().version;
+        let mut targets = self.targets.borrow_mut();
+        if targets.version != version {
+            *targets = Targets { version, ..Targets::default() };
+        }
+        let by_peer = targets.found.entry((direction, authority.into())).or_default();
+        if let Some(target) = by_peer.get(peer) {
+            return Arc::clone(target);
+        }
+        let target = self.shared.recorder.target(direction, authority, peer);
+        by_peer.insert(Arc::clone(peer), Arc::clone(&target));
+        target
+    }
+
+    /// Forgets what a new configuration no longer has.
+    fn follow(&self, active: &Active) {
+        self.rotations.borrow_mut().retain(|name, _| active.clusters.contains_key(name));
+        let anywhere = active.clusters.values().any(|c| matches!(c.spec.source, EndpointSource::OriginalDst));
+        let endpoints = active.clusters.values().flat_map(|c| c.endpoints.iter());
+        let known: std::collections::HashSet<SocketAddr> = endpoints.map(|e| e.address).collect();
+        self.pool.sweep(|address| anywhere || known.contains(&address));
+    }
+}
+
+/// Serves until the process ends. Blocks the thread.
+pub fn run(shared: Arc<Shared>) -> std::io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let local = LocalSet::new();
+    local.block_on(&runtime, async move {
+        let stopped = shared.life.stopped.clone();
+        let worker = Worker::new(shared);
+        tokio::select! {
+            () = follow_configuration(&worker) => {}
+            () = stopped.cancelled() => {}
+        }
+    });
+    Ok(())
+}
+
+async fn follow_configuration(worker: &Rc<Worker>) {
+    let mut changes = worker.shared.changes.subscribe();
+    let mut sweep = tokio::time::interval(SWEEP_INTERVAL);
+    let mut open: BTreeMap<SocketAddr, (Arc<str>, AbortHandle)> = BTreeMap::new();
+    loop {
+        let active = worker.shared.active.load_full();
+        worker.follow(&active);
+        let missing = !sockets(worker, &active, &mut open);
+        drop(active);
+        tokio::select! {
+            changed = changes.changed() => if changed.is_err() { return },
+            () = tokio::time::sleep(LISTEN_PAUSE), if missing => {}
+            _ = sweep.tick() => worker.pool.sweep(|_| true),
+        }
+    }
+}
+
+/// Opens and closes listening sockets as configured; `false` when one could not be opened.
+fn sockets(
+    worker: &Rc<Worker>,
+    active: &Active,
+    open: &mut BTreeMap<SocketAddr, (Arc<str>, AbortHandle)>,
+) -> bool {
+    let wanted: BTreeMap<SocketAddr, &Arc<str>> =
+        active.listeners.values().filter(|l| l.bind).map(|l| (l.address, &l.name)).collect();
+    open.retain(|address, (name, accepting)| {
+        let stays = wanted.get(address) == Some(&&*name);
+        if !stays {
+            accepting.abort();
+            worker.shared.sockets.closed(*address);
+        }
+        stays
+    });
+    let mut all = true;
+    for (address, name) in wanted {
+        if open.contains_key(&address) {
+            continue;
+        }
+        match socket::listen(address) {
+            Ok(socket) => {
+                worker.shared.sockets.opened(address);
+                let accepting = spawn_local(accept(Rc::clone(worker), socket, Arc::clone(name)));
+                open.insert(address, (Arc::clone(name), accepting.abort_handle()));
+            }
+            Err(error) => {
+                tracing::warn!(%address, listener = %name, %error, "cannot listen; trying again");
+                worker.shared.sockets.failed(address, error.to_string());
+                all = false;
+            }
+        }
+    }
+    all
+}
+
+async fn accept(worker: Rc<Worker>, socket: TcpListener, entry: Arc<str>) {
+    loop {
+        match socket.accept().await {
+            Ok((stream, source)) => {
+                let Some(admission) = worker.shared.admit() else { continue };
+                spawn_local(connection(Rc::clone(&worker), Arc::clone(&entry), stream, source, admission));
+            }
+            Err(error) => {
+                tracing::debug!(%error, "accept");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+/// Finds the chain of a new connection and serves it.
+async fn connection(worker: Rc<Worker>, entry: Arc<str>, mut stream: TcpStream, source: SocketAddr, _open: Admission) {
+    socket::tune(&stream);
+    let active = worker.shared.active.load_full();
+    let Some(accepted) = active.listeners.get(&entry) else { return };
+    let Ok(local) = stream.local_addr() else { return };
+    let destination =
+        if accepted.original_dst { socket::original_dst(&stream).unwrap_or(local) } else { local };
+    let Some(listener) = Flow::listener(&active, &entry, destination) else { return };
+    let (mut first, mut protocol) = (Bytes::new(), None);
+    if listener.must_inspect(destination.port()) {
+        let Ok((bytes, verdict, late)) = inspect::inspect(&mut stream, listener.inspect_timeout).await else { return };
+        if late && !listener.continue_on_timeout {
+            return;
+        }
+        (first, protocol) = (bytes, verdict.protocol());
+    }
+    let from_host = worker.shared.host_ip == Some(source.ip());
+    let redirected = destination != local;
+    let direction = listener.direction;
+    let flow = Flow { worker, entry, source, destination, redirected, direction, from_host, protocol };
+    // Inspecting may have taken a while.
+    let active = flow.worker.shared.active.load_full();
+    let chosen = flow.choose(&active);
+    let flow = Rc::new(flow);
+    match chosen {
+        None => socket::reset_on_close(&stream),
+        Some((_, Filter::Tcp(chain))) => tcp::serve(flow, stream, first, chain, active).await,
+        Some((_, Filter::Http(chain))) => {
+            let version = active.version;
+            drop(active);
+            http::serve(flow, stream, first, chain, version).await;
+        }
+    }
+}
