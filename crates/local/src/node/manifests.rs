@@ -1,0 +1,253 @@
+//! Applying manifests to the API.
+//!
+//! Enters: YAML or JSON texts with the names of their files. Leaves: the objects in the API, namespaces and definitions
+//! first; and an error for each that was refused, naming file, object and field. The others are applied all the same.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use futures::StreamExt;
+use kube::api::{ApiResource, DynamicObject, Patch, PatchParams};
+use kube::core::GroupVersionKind;
+use kube::discovery::{self, Scope};
+use kube::{Api, Client};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use tokio::time::Instant;
+
+use super::back_off::BackOff;
+
+/// Who owns the fields of what is applied here.
+const FIELD_MANAGER: &str = "weir-up";
+/// How long a kind may take to be served after its definition was applied.
+const KIND_DEADLINE: Duration = Duration::from_secs(15);
+/// How long an object may be refused for passing reasons (its webhook, its namespace, the API restarting).
+const APPLY_DEADLINE: Duration = Duration::from_secs(10);
+/// Objects being applied at a time.
+const PARALLEL: usize = 4;
+
+/// A text with one or more objects.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Manifest {
+    /// The file, for messages.
+    pub name: String,
+    pub text: String,
+}
+
+/// A manifest that could not be read or an object that could not be applied.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{file}: {object}{message}")]
+pub struct ManifestError {
+    pub file: String,
+    /// `Kind namespace/name: `, or nothing when the file could not be parsed.
+    pub object: String,
+    pub message: String,
+}
+
+/// Reads a file, or all `*.yaml`, `*.yml` and `*.json` of a directory in the order of their names.
+///
+/// # Errors
+/// When it cannot be read.
+pub fn read_manifests(path: &Path) -> io::Result<Vec<Manifest>> {
+    let mut files: Vec<PathBuf> = if path.is_dir() {
+        let mut list: Vec<PathBuf> = std::fs::read_dir(path)?.flatten().map(|entry| entry.path()).collect();
+        list.retain(|file| {
+            let extension = file.extension().and_then(|extension| extension.to_str());
+            file.is_file() && matches!(extension, Some("yaml" | "yml" | "json"))
+        });
+        list
+    } else {
+        vec![path.to_path_buf()]
+    };
+    files.sort();
+    files
+        .into_iter()
+        .map(|file| {
+            let text = std::fs::read_to_string(&file)
+                .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", file.display())))?;
+            Ok(Manifest { name: file.display().to_string(), text })
+        })
+        .collect()
+}
+
+/// One object with the file it stands in.
+#[derive(Clone, Debug)]
+struct Item {
+    file: String,
+    object: DynamicObject,
+    gvk: GroupVersionKind,
+}
+
+impl Item {
+    fn error(&self, message: impl fmt::Display) -> ManifestError {
+        let meta = &self.object.metadata;
+        let namespace = meta.namespace.as_ref().map(|namespace| format!("{namespace}/")).unwrap_or_default();
+        let object = format!("{} {namespace}{}: ", self.gvk.kind, meta.name.as_deref().unwrap_or("(no name)"));
+        ManifestError { file: self.file.clone(), object, message: message.to_string() }
+    }
+}
+
+/// Applies everything; how many objects, and what was refused.
+pub async fn apply(client: &Client, manifests: &[Manifest]) -> (usize, Vec<ManifestError>) {
+    let (mut items, mut errors) = parse(manifests);
+    items.sort_by_key(|item| rank(&item.gvk.kind));
+    let mut kinds: HashMap<GroupVersionKind, (ApiResource, bool)> = HashMap::new();
+    let mut applied = 0;
+    for group in items.chunk_by(|a, b| rank(&a.gvk.kind) == rank(&b.gvk.kind)) {
+        for item in group {
+            if !kinds.contains_key(&item.gvk) {
+                match find_kind(client, &item.gvk).await {
+                    Ok(found) => drop(kinds.insert(item.gvk.clone(), found)),
+                    Err(error) => errors.push(item.error(error)),
+                }
+            }
+        }
+        let known = group.iter().filter_map(|item| kinds.get(&item.gvk).map(|kind| (item, kind)));
+        let outcomes = futures::stream::iter(known.map(|(item, kind)| apply_one(client, item, kind)))
+            .buffered(PARALLEL)
+            .collect::<Vec<_>>()
+            .await;
+        for outcome in outcomes {
+            match outcome {
+                Ok(()) => applied += 1,
+                Err(error) => errors.push(error),
+            }
+        }
+    }
+    (applied, errors)
+}
+
+fn parse(manifests: &[Manifest]) -> (Vec<Item>, Vec<ManifestError>) {
+    let (mut items, mut errors) = (Vec::new(), Vec::new());
+    for manifest in manifests {
+        let failed = |message: String| ManifestError { file: manifest.name.clone(), object: String::new(), message };
+        let documents = match serde_saphyr::from_multiple::<Value>(&manifest.text) {
+            Ok(documents) => documents,
+            Err(error) => {
+                errors.push(failed(format!("not valid YAML: {error}")));
+                continue;
+            }
+        };
+        for (number, document) in documents.into_iter().enumerate() {
+            for value in flatten(document) {
+                match to_item(&manifest.name, value) {
+                    Ok(item) => items.push(item),
+                    Err(message) => errors.push(failed(format!("document {}: {message}", number + 1))),
+                }
+            }
+        }
+    }
+    (items, errors)
+}
+
+/// The objects of a document: none, one, or those of a `List`.
+fn flatten(document: Value) -> Vec<Value> {
+    match document {
+        Value::Null => Vec::new(),
+        Value::Object(mut map) if map.get("kind").is_some_and(|kind| kind == "List") => {
+            match map.remove("items") {
+                Some(Value::Array(items)) => items,
+                _ => Vec::new(),
+            }
+        }
+        other => vec![other],
+    }
+}
+
+fn to_item(file: &str, value: Value) -> Result<Item, String> {
+    for key in ["apiVersion", "kind"] {
+        if !value[key].is_string() {
+            return Err(format!("{key}: missing; every object needs apiVersion, kind and metadata.name"));
+        }
+    }
+    let object: DynamicObject = serde_json::from_value(value).map_err(|error| error.to_string())?;
+    if object.metadata.name.as_deref().unwrap_or_default().is_empty() {
+        return Err("metadata.name: missing; every object needs apiVersion, kind and metadata.name".into());
+    }
+    let types = object.types.clone().unwrap_or_default();
+    let gvk = GroupVersionKind::try_from(&types).map_err(|error| error.to_string())?;
+    Ok(Item { file: file.to_string(), object, gvk })
+}
+
+/// What others need comes first.
+fn rank(kind: &str) -> u8 {
+    match kind {
+        "Namespace" => 0,
+        "CustomResourceDefinition" => 1,
+        "ServiceAccount" | "ClusterRole" | "Role" => 2,
+        "ClusterRoleBinding" | "RoleBinding" | "ConfigMap" | "Secret" => 3,
+        "Service" => 4,
+        "APIService" => 5,
+        _ => 6,
+    }
+}
+
+async fn find_kind(client: &Client, gvk: &GroupVersionKind) -> Result<(ApiResource, bool), String> {
+    let deadline = Instant::now() + KIND_DEADLINE;
+    let mut back_off = BackOff::retry(Duration::from_millis(20), Duration::from_millis(500));
+    loop {
+        match discovery::pinned_kind(client, gvk).await {
+            Ok((resource, capabilities)) => return Ok((resource, capabilities.scope == Scope::Namespaced)),
+            Err(_) if Instant::now() < deadline => tokio::time::sleep(back_off.after(Duration::ZERO)).await,
+            Err(error) => {
+                return Err(format!("apiVersion and kind: no {} in {} is served ({error})", gvk.kind, gvk.api_version()));
+            }
+        }
+    }
+}
+
+async fn apply_one(client: &Client, item: &Item, kind: &(ApiResource, bool)) -> Result<(), ManifestError> {
+    let (resource, namespaced) = kind;
+    let mut object = item.object.clone();
+    let api: Api<DynamicObject> = if *namespaced {
+        let namespace = object.metadata.namespace.get_or_insert_with(|| "default".to_string());
+        Api::namespaced_with(client.clone(), namespace, resource)
+    } else {
+        Api::all_with(client.clone(), resource)
+    };
+    let name = object.metadata.name.clone().unwrap_or_default();
+    let params = PatchParams::apply(FIELD_MANAGER).force();
+    let deadline = Instant::now() + APPLY_DEADLINE;
+    let mut back_off = BackOff::retry(Duration::from_millis(50), Duration::from_secs(1));
+    loop {
+        let error = match api.patch(&name, &params, &Patch::Apply(&object)).await {
+            Ok(_) => return Ok(()),
+            Err(error) => error,
+        };
+        let (passing, message) = match &error {
+            // Refused for what it says: trying again would not help.
+            kube::Error::Api(status) => (!matches!(status.code, 400 | 403 | 405 | 422), status.message.clone()),
+            other => (true, other.to_string()),
+        };
+        if !passing || Instant::now() >= deadline {
+            return Err(item.error(message));
+        }
+        tokio::time::sleep(back_off.after(Duration::ZERO)).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn documents_are_split_sorted_and_bad_ones_named() {
+        let manifest = |name: &str, text: &str| Manifest { name: name.into(), text: text.into() };
+        let manifests = [
+            manifest("a.yaml", "kind: Service\napiVersion: v1\nmetadata: {name: s}\n---\n---\nkind: Namespace\napiVersion: v1\nmetadata: {name: n}\n"),
+            manifest("b.yaml", "kind: Pod\nmetadata: {name: p}\n"),
+            manifest("c.yaml", "a: [1\n"),
+            manifest("d.yaml", "apiVersion: v1\nkind: List\nitems:\n- {apiVersion: v1, kind: Pod, metadata: {name: q}}\n"),
+        ];
+        let (mut items, errors) = parse(&manifests);
+        items.sort_by_key(|item| rank(&item.gvk.kind));
+        let names: Vec<_> = items.iter().map(|item| item.object.metadata.name.clone().unwrap()).collect();
+        assert_eq!(names, ["n", "s", "q"]);
+        assert_eq!(errors.len(), 2);
+        assert!(errors[0].to_string().starts_with("b.yaml: document 1: apiVersion: missing"), "{}", errors[0]);
+        assert!(errors[1].to_string().starts_with("c.yaml: not valid YAML"), "{}", errors[1]);
+    }
+}
