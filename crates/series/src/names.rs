@@ -114,6 +114,8 @@ pub const JOB_PROXIES: &str = "weir-proxies";
 /// A scraped label that collides with one of the target keeps its value under this prefix.
 pub const EXPORTED_PREFIX: &str = "exported_";
 
+/// The Job that owns the proxy's own pod: [`JOB`] itself is taken by the group of targets.
+pub const OWNER_JOB: &str = "k8s_job";
 /// Owner kinds as label names: of the proxy's own pod as they stand, of the peer behind [`DST_PREFIX`] or [`SRC_PREFIX`].
 pub const OWNER_KINDS: [&str; 7] = [
     "deployment",
