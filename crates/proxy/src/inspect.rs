@@ -68,11 +68,13 @@ pub fn verdict(bytes: &[u8]) -> Verdict {
     if PREFACE.starts_with(&bytes[..bytes.len().min(PREFACE.len())]) {
         return if bytes.len() >= PREFACE.len() { Verdict::H2c } else { Verdict::Unsure };
     }
+    if bytes == b"\r" {
+        return Verdict::Unsure;
+    }
     // A server must ignore an empty line before the request line (RFC 9112, 2.2).
     let line = bytes.strip_prefix(b"\r\n").unwrap_or(bytes);
     let method = line.iter().take_while(|b| is_token(**b)).count();
     match line.get(method) {
-        None if line == b"\r" => return Verdict::Unsure,
         None if method <= METHOD_BYTES_MAX => return Verdict::Unsure,
         Some(b' ') if (1..=METHOD_BYTES_MAX).contains(&method) => {}
         _ => return Verdict::Other,

@@ -197,8 +197,8 @@ struct GoogleGrpc {
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 enum ChannelCredentials {
     SslCredentials(SslCredentials),
-    GoogleDefault(Value),
-    LocalCredentials(Value),
+    GoogleDefault {},
+    LocalCredentials {},
 }
 
 #[derive(Deserialize, Default)]
@@ -342,8 +342,8 @@ fn google_grpc(at: &str, google: GoogleGrpc) -> Result<Ads, BootstrapError> {
         }
     }
     let tls = match google.channel_credentials {
-        None | Some(ChannelCredentials::LocalCredentials(_)) => None,
-        Some(ChannelCredentials::GoogleDefault(_)) => {
+        None | Some(ChannelCredentials::LocalCredentials {}) => None,
+        Some(ChannelCredentials::GoogleDefault {}) => {
             return wrong(format!("{at}.google_grpc.channel_credentials"), "must be ssl_credentials");
         }
         Some(ChannelCredentials::SslCredentials(SslCredentials { root_certs: Some(file) })) => {

@@ -25,7 +25,10 @@ pub fn parse(text: &str) -> Result<Value, String> {
 fn snake(value: Value) -> Value {
     match value {
         Value::Array(items) => Value::Array(items.into_iter().map(snake).collect()),
-        Value::Object(fields) => Value::Object(fields.into_iter().map(field).collect::<Map<_, _>>()),
+        // A null is an unset field.
+        Value::Object(fields) => {
+            Value::Object(fields.into_iter().filter(|(_, v)| !v.is_null()).map(field).collect::<Map<_, _>>())
+        }
         other => other,
     }
 }

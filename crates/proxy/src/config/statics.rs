@@ -168,6 +168,7 @@ pub fn cluster(at: &str, value: Value) -> Read<StaticResource> {
     if !matches!(file.dns_lookup_family.as_deref(), None | Some("AUTO" | "V4_ONLY" | "V4_PREFERRED" | "ALL")) {
         return wrong(format!("{at}.dns_lookup_family"), "must be AUTO, ALL, V4_ONLY or V4_PREFERRED");
     }
+    #[allow(deprecated)]
     let message = cluster::Cluster {
         name: file.name.clone(),
         cluster_discovery_type: Some(cluster::cluster::ClusterDiscoveryType::Type(kind.into())),

@@ -86,7 +86,7 @@ fn random_uuid() -> String {
         let seed = || RandomState::new().build_hasher().finish();
         Cell::new((seed() | 1, seed()))
     });
-    let mut word = || {
+    let word = || {
         STATE.with(|state| {
             // splitmix64 over a counter with a random odd step
             let (step, at) = state.get();

@@ -55,16 +55,29 @@ pub(super) async fn channel(config: &Config) -> Result<Channel, Error> {
         .keep_alive_timeout(KEEP_ALIVE)
         .keep_alive_while_idle(true);
     let tls = config.tls.as_ref().map(|tls| encryption(tls, target)).transpose()?;
-    let connector = Connector { target: target.clone(), mark: config.mark, tls };
-    endpoint.connect_with_connector(connector).await.map_err(|e| Error::Connect(target.clone(), e))
+    let connector = Connector {
+        target: target.clone(),
+        mark: config.mark,
+        tls,
+    };
+    endpoint
+        .connect_with_connector(connector)
+        .await
+        .map_err(|e| Error::Connect(target.clone(), e))
 }
 
 /// The header that carries the token.
 pub(super) fn authorization(token: &Token) -> Result<(AsciiMetadataKey, AsciiMetadataValue), Error> {
     let file = token.file.display().to_string();
     let text = std::fs::read_to_string(&token.file).map_err(|e| Error::File(file.clone(), e))?;
-    let value = format!("{}{}", token.prefix, text.trim()).parse().map_err(|_| Error::Token(file.clone()))?;
-    let key = token.header.to_ascii_lowercase().parse().map_err(|_| Error::Token(file))?;
+    let value = format!("{}{}", token.prefix, text.trim())
+        .parse()
+        .map_err(|_| Error::Token(file.clone()))?;
+    let key = token
+        .header
+        .to_ascii_lowercase()
+        .parse()
+        .map_err(|_| Error::Token(file))?;
     Ok((key, value))
 }
 
@@ -92,10 +105,16 @@ fn encryption(tls: &Tls, target: &str) -> Result<Encryption, Error> {
         .with_root_certificates(roots)
         .with_no_client_auth();
     config.alpn_protocols = vec![b"h2".to_vec()];
-    let host = target.rsplit_once(':').map_or(target, |(host, _)| host).trim_matches(['[', ']']);
+    let host = target
+        .rsplit_once(':')
+        .map_or(target, |(host, _)| host)
+        .trim_matches(['[', ']']);
     let name = tls.server_name.clone().unwrap_or_else(|| host.to_owned());
     let name = ServerName::try_from(name.clone()).map_err(|_| Error::ServerName(name))?;
-    Ok(Encryption { connector: TlsConnector::from(Arc::new(config)), name })
+    Ok(Encryption {
+        connector: TlsConnector::from(Arc::new(config)),
+        name,
+    })
 }
 
 #[derive(Clone)]
@@ -144,9 +163,17 @@ async fn tcp(target: &str, mark: Option<u32>) -> io::Result<TcpStream> {
 }
 
 async fn tcp_to(address: SocketAddr, mark: Option<u32>) -> io::Result<TcpStream> {
-    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    let socket = if address.is_ipv4() {
+        TcpSocket::new_v4()?
+    } else {
+        TcpSocket::new_v6()?
+    };
     if let Some(mark) = mark {
-        socket2::SockRef::from(&socket).set_mark(mark)?;
+        match socket2::SockRef::from(&socket).set_mark(mark) {
+            // Whoever may not mark a socket may not redirect either, so nothing loops.
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {}
+            marked => marked?,
+        }
     }
     socket.set_nodelay(true)?;
     socket.connect(address).await

@@ -104,8 +104,11 @@ macro_rules! stream {
             for request in session.start(|ty| consumer.wanted(ty)) {
                 send(&outgoing, request).await?;
             }
-            let mut incoming: Streaming<$response> =
-                client.$call(request(config, queue)?).await.map_err(Error::Refused)?.into_inner();
+            let mut incoming: Streaming<$response> = client
+                .$call(request(config, queue)?)
+                .await
+                .map_err(Error::Refused)?
+                .into_inner();
             consumer.connected(true);
             loop {
                 tokio::select! {
@@ -133,8 +136,20 @@ macro_rules! stream {
     };
 }
 
-stream!(delta, Session, DeltaDiscoveryRequest, DeltaDiscoveryResponse, delta_aggregated_resources);
-stream!(whole, World, DiscoveryRequest, DiscoveryResponse, stream_aggregated_resources);
+stream!(
+    delta,
+    Session,
+    DeltaDiscoveryRequest,
+    DeltaDiscoveryResponse,
+    delta_aggregated_resources
+);
+stream!(
+    whole,
+    World,
+    DiscoveryRequest,
+    DiscoveryResponse,
+    stream_aggregated_resources
+);
 
 fn apply(consumer: &mut impl Consumer, update: &Update) -> Vec<Rejected> {
     let rejected = consumer.apply(update);

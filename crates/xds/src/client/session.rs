@@ -47,7 +47,11 @@ impl Session {
                 subscription.versions.insert(name, version);
             }
         }
-        Self { node, node_sent: false, types }
+        Self {
+            node,
+            node_sent: false,
+            types,
+        }
     }
 
     /// The first requests of a new stream: everything of some types, the wanted names of the others; with the versions
@@ -60,7 +64,11 @@ impl Session {
         }
         let mut requests = Vec::new();
         for ty in SUBSCRIBED {
-            let names = if ty.is_full_state() { BTreeSet::new() } else { wanted(ty) };
+            let names = if ty.is_full_state() {
+                BTreeSet::new()
+            } else {
+                wanted(ty)
+            };
             requests.extend(self.subscribe(ty, names));
         }
         requests
@@ -87,8 +95,11 @@ impl Session {
         }
         subscription.versions.retain(|name, _| wanted.contains(name));
         let first = !std::mem::replace(&mut subscription.started, true);
-        let initial_resource_versions =
-            if first { subscription.versions.clone().into_iter().collect() } else { Default::default() };
+        let initial_resource_versions = if first {
+            subscription.versions.clone().into_iter().collect()
+        } else {
+            Default::default()
+        };
         subscription.names = wanted;
         Some(self.request(DeltaDiscoveryRequest {
             type_url: ty.type_url().to_owned(),
@@ -104,15 +115,25 @@ impl Session {
         let refuse = |message: String| DeltaDiscoveryRequest {
             type_url: response.type_url.clone(),
             response_nonce: response.nonce.clone(),
-            error_detail: Some(Status { code: INVALID_ARGUMENT, message, details: Vec::new() }),
+            error_detail: Some(Status {
+                code: INVALID_ARGUMENT,
+                message,
+                details: Vec::new(),
+            }),
             ..Default::default()
         };
         let Some(ty) = ResourceType::from_type_url(&response.type_url) else {
-            return Err(Box::new(refuse(format!("resources of type {:?} were never asked for", response.type_url))));
+            return Err(Box::new(refuse(format!(
+                "resources of type {:?} were never asked for",
+                response.type_url
+            ))));
         };
         let mut seen = HashSet::new();
         if let Some(twice) = response.resources.iter().find(|r| !seen.insert(r.name.as_str())) {
-            return Err(Box::new(refuse(format!("resource {:?} stands twice in one response", twice.name))));
+            return Err(Box::new(refuse(format!(
+                "resource {:?} stands twice in one response",
+                twice.name
+            ))));
         }
         let changed = |r: envoy_types::pb::envoy::service::discovery::v3::Resource| Changed {
             name: r.name,
@@ -136,7 +157,9 @@ impl Session {
             }
             for resource in &update.changed {
                 if !rejected.iter().any(|r| r.name == resource.name) {
-                    subscription.versions.insert(resource.name.clone(), resource.version.clone());
+                    subscription
+                        .versions
+                        .insert(resource.name.clone(), resource.version.clone());
                 }
             }
         }
@@ -165,10 +188,17 @@ pub(super) fn error_detail(rejected: &[Rejected]) -> Option<Status> {
     let lines: Vec<String> = rejected.iter().map(|r| format!("{}: {}", r.name, r.message)).collect();
     let mut message = lines.join("; ");
     if message.len() > MESSAGE_BYTES_MAX {
-        let cut = (0..=MESSAGE_BYTES_MAX).rev().find(|&i| message.is_char_boundary(i)).unwrap_or(0);
+        let cut = (0..=MESSAGE_BYTES_MAX)
+            .rev()
+            .find(|&i| message.is_char_boundary(i))
+            .unwrap_or(0);
         message.truncate(cut);
     }
-    Some(Status { code: INVALID_ARGUMENT, message, details: Vec::new() })
+    Some(Status {
+        code: INVALID_ARGUMENT,
+        message,
+        details: Vec::new(),
+    })
 }
 
 #[cfg(test)]
@@ -186,7 +216,10 @@ mod tests {
                 .map(|(name, version)| Resource {
                     name: (*name).into(),
                     version: (*version).into(),
-                    resource: Some(Any { type_url: ty.type_url().into(), value: vec![1] }),
+                    resource: Some(Any {
+                        type_url: ty.type_url().into(),
+                        value: vec![1],
+                    }),
                     ..Default::default()
                 })
                 .collect(),
@@ -200,17 +233,30 @@ mod tests {
     }
 
     fn session() -> Session {
-        Session::new(Node { id: "a.b".into(), ..Default::default() }, Vec::new())
+        Session::new(
+            Node {
+                id: "a.b".into(),
+                ..Default::default()
+            },
+            Vec::new(),
+        )
     }
 
     #[test]
     fn a_stream_begins_with_everything_of_clusters_and_listeners_and_names_the_node_once() {
         let mut session = session();
         let requests = session.start(|_| BTreeSet::new());
-        let types: Vec<_> = requests.iter().map(|r| ResourceType::from_type_url(&r.type_url)).collect();
+        let types: Vec<_> = requests
+            .iter()
+            .map(|r| ResourceType::from_type_url(&r.type_url))
+            .collect();
         assert_eq!(types, [Some(ResourceType::Cluster), Some(ResourceType::Listener)]);
         assert!(requests[0].node.is_some() && requests[1].node.is_none());
-        assert!(requests.iter().all(|r| r.resource_names_subscribe.is_empty() && r.response_nonce.is_empty()));
+        assert!(
+            requests
+                .iter()
+                .all(|r| r.resource_names_subscribe.is_empty() && r.response_nonce.is_empty())
+        );
     }
 
     #[test]
@@ -222,18 +268,38 @@ mod tests {
         assert!(first.response_nonce.is_empty());
         assert_eq!(session.subscribe(ResourceType::Endpoint, names(&["a", "b"])), None);
         let next = session.subscribe(ResourceType::Endpoint, names(&["b", "c"])).unwrap();
-        assert_eq!((next.resource_names_subscribe, next.resource_names_unsubscribe), (vec!["c".into()], vec!["a".into()]));
+        assert_eq!(
+            (next.resource_names_subscribe, next.resource_names_unsubscribe),
+            (vec!["c".into()], vec!["a".into()])
+        );
     }
 
     #[test]
     fn a_nack_names_the_resource_and_keeps_its_last_good_version() {
         let mut session = session();
         session.start(|_| BTreeSet::new());
-        let first = session.receive(response(ResourceType::Cluster, "1", &[("good", "v1"), ("bad", "v1")], &[])).unwrap();
+        let first = session
+            .receive(response(
+                ResourceType::Cluster,
+                "1",
+                &[("good", "v1"), ("bad", "v1")],
+                &[],
+            ))
+            .unwrap();
         let ack = session.answer(&first, &[]);
         assert_eq!((ack.response_nonce.as_str(), &ack.error_detail), ("1", &None));
-        let second = session.receive(response(ResourceType::Cluster, "2", &[("good", "v2"), ("bad", "v2")], &[])).unwrap();
-        let rejected = Rejected { name: "bad".into(), message: "lb_policy: no".into() };
+        let second = session
+            .receive(response(
+                ResourceType::Cluster,
+                "2",
+                &[("good", "v2"), ("bad", "v2")],
+                &[],
+            ))
+            .unwrap();
+        let rejected = Rejected {
+            name: "bad".into(),
+            message: "lb_policy: no".into(),
+        };
         let nack = session.answer(&second, &[rejected]);
         assert_eq!(nack.response_nonce, "2");
         assert_eq!(nack.error_detail.unwrap().message, "bad: lb_policy: no");
@@ -247,12 +313,25 @@ mod tests {
         let mut session = session();
         session.start(|_| BTreeSet::new());
         session.subscribe(ResourceType::Endpoint, names(&["a", "b"]));
-        let update = session.receive(response(ResourceType::Endpoint, "1", &[("a", "1"), ("b", "1")], &[])).unwrap();
+        let update = session
+            .receive(response(ResourceType::Endpoint, "1", &[("a", "1"), ("b", "1")], &[]))
+            .unwrap();
         session.answer(&update, &[]);
-        let update = session.receive(response(ResourceType::Endpoint, "2", &[], &["b"])).unwrap();
+        let update = session
+            .receive(response(ResourceType::Endpoint, "2", &[], &["b"]))
+            .unwrap();
         session.answer(&update, &[]);
-        let requests = session.start(|ty| if ty == ResourceType::Endpoint { names(&["a", "b"]) } else { BTreeSet::new() });
-        let endpoints = requests.iter().find(|r| r.type_url == ResourceType::Endpoint.type_url()).unwrap();
+        let requests = session.start(|ty| {
+            if ty == ResourceType::Endpoint {
+                names(&["a", "b"])
+            } else {
+                BTreeSet::new()
+            }
+        });
+        let endpoints = requests
+            .iter()
+            .find(|r| r.type_url == ResourceType::Endpoint.type_url())
+            .unwrap();
         assert_eq!(endpoints.resource_names_subscribe, ["a", "b"]);
         assert_eq!(endpoints.initial_resource_versions.keys().collect::<Vec<_>>(), ["a"]);
         assert!(requests[0].node.is_some());
@@ -266,7 +345,11 @@ mod tests {
         let nack = session.receive(twice).unwrap_err();
         assert_eq!(nack.response_nonce, "7");
         assert!(nack.error_detail.unwrap().message.contains("\"a\""));
-        let unknown = DeltaDiscoveryResponse { type_url: "x".into(), nonce: "8".into(), ..Default::default() };
+        let unknown = DeltaDiscoveryResponse {
+            type_url: "x".into(),
+            nonce: "8".into(),
+            ..Default::default()
+        };
         assert_eq!(session.receive(unknown).unwrap_err().response_nonce, "8");
     }
 
@@ -280,7 +363,10 @@ mod tests {
 
     #[test]
     fn long_messages_are_cut_between_characters() {
-        let rejected = vec![Rejected { name: "n".into(), message: "ä".repeat(MESSAGE_BYTES_MAX) }];
+        let rejected = vec![Rejected {
+            name: "n".into(),
+            message: "ä".repeat(MESSAGE_BYTES_MAX),
+        }];
         assert!(error_detail(&rejected).unwrap().message.len() <= MESSAGE_BYTES_MAX);
     }
 }

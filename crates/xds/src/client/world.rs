@@ -52,7 +52,11 @@ impl World {
                 subscription.held.insert(name, version);
             }
         }
-        Self { node, node_sent: false, types }
+        Self {
+            node,
+            node_sent: false,
+            types,
+        }
     }
 
     /// The first requests of a new stream.
@@ -65,7 +69,11 @@ impl World {
         }
         let mut requests = Vec::new();
         for ty in SUBSCRIBED {
-            let names = if ty.is_full_state() { BTreeSet::new() } else { wanted(ty) };
+            let names = if ty.is_full_state() {
+                BTreeSet::new()
+            } else {
+                wanted(ty)
+            };
             requests.extend(self.subscribe(ty, names));
         }
         requests
@@ -75,7 +83,11 @@ impl World {
     pub fn subscribe(&mut self, ty: ResourceType, wanted: BTreeSet<String>) -> Option<DiscoveryRequest> {
         let subscription = self.types.get_mut(&ty)?;
         let first = !subscription.started;
-        let nothing_new = if ty.is_full_state() { !first } else { subscription.names == wanted };
+        let nothing_new = if ty.is_full_state() {
+            !first
+        } else {
+            subscription.names == wanted
+        };
         if nothing_new {
             return None;
         }
@@ -92,7 +104,11 @@ impl World {
         let refuse = |message: &str| DiscoveryRequest {
             type_url: response.type_url.clone(),
             response_nonce: response.nonce.clone(),
-            error_detail: Some(Status { code: 3, message: message.to_owned(), details: Vec::new() }),
+            error_detail: Some(Status {
+                code: 3,
+                message: message.to_owned(),
+                details: Vec::new(),
+            }),
             ..Default::default()
         };
         let Some(ty) = ResourceType::from_type_url(&response.type_url) else {
@@ -109,16 +125,29 @@ impl World {
                 return Err(Box::new(self.request(ty, status("a resource is no such message"))));
             };
             if !names.insert(name.clone()) {
-                return Err(Box::new(self.request(ty, status(&format!("resource {name:?} stands twice in one response")))));
+                return Err(Box::new(self.request(
+                    ty,
+                    status(&format!("resource {name:?} stands twice in one response")),
+                )));
             }
             let version = version_of(&any.value);
             if subscription.held.get(&name) != Some(&version) {
-                changed.push(Changed { name, version, body: Bytes::from(any.value) });
+                changed.push(Changed {
+                    name,
+                    version,
+                    body: Bytes::from(any.value),
+                });
             }
         }
         let gone = |name: &&String| ty.is_full_state() && !names.contains(*name);
         let removed = subscription.held.keys().filter(gone).cloned().collect();
-        Ok(Update { ty, changed, removed, nonce: response.nonce, version: response.version_info })
+        Ok(Update {
+            ty,
+            changed,
+            removed,
+            nonce: response.nonce,
+            version: response.version_info,
+        })
     }
 
     /// The answer to an update. The version of a NACK is the last that was accepted whole.
@@ -129,7 +158,9 @@ impl World {
             }
             for resource in &update.changed {
                 if !rejected.iter().any(|r| r.name == resource.name) {
-                    subscription.held.insert(resource.name.clone(), resource.version.clone());
+                    subscription
+                        .held
+                        .insert(resource.name.clone(), resource.version.clone());
                 }
             }
             if rejected.is_empty() {
@@ -155,7 +186,11 @@ impl World {
 }
 
 fn status(message: &str) -> Option<Status> {
-    Some(Status { code: 3, message: message.to_owned(), details: Vec::new() })
+    Some(Status {
+        code: 3,
+        message: message.to_owned(),
+        details: Vec::new(),
+    })
 }
 
 #[cfg(test)]
@@ -197,19 +232,34 @@ mod tests {
         world.start(|_| BTreeSet::new());
         let update = world.receive(response(ResourceType::Cluster, "1", &["a"])).unwrap();
         assert_eq!(world.answer(&update, &[]).version_info, "1");
-        let update = world.receive(response(ResourceType::Cluster, "2", &["a", "b"])).unwrap();
-        let nack = world.answer(&update, &[Rejected { name: "b".into(), message: "x: y".into() }]);
+        let update = world
+            .receive(response(ResourceType::Cluster, "2", &["a", "b"]))
+            .unwrap();
+        let nack = world.answer(
+            &update,
+            &[Rejected {
+                name: "b".into(),
+                message: "x: y".into(),
+            }],
+        );
         assert_eq!((nack.version_info.as_str(), nack.response_nonce.as_str()), ("1", "n2"));
         assert_eq!(nack.error_detail.unwrap().message, "b: x: y");
         let restart = world.start(|_| BTreeSet::new());
-        assert!(restart.iter().all(|r| r.response_nonce.is_empty()), "a nonce belongs to one stream");
+        assert!(
+            restart.iter().all(|r| r.response_nonce.is_empty()),
+            "a nonce belongs to one stream"
+        );
     }
 
     #[test]
     fn a_response_that_is_nonsense_is_refused() {
         let mut world = World::new(Node::default(), Vec::new());
         world.start(|_| BTreeSet::new());
-        assert!(world.receive(response(ResourceType::Cluster, "1", &["a", "a"])).is_err());
+        assert!(
+            world
+                .receive(response(ResourceType::Cluster, "1", &["a", "a"]))
+                .is_err()
+        );
         let mut broken = response(ResourceType::Cluster, "1", &["a"]);
         broken.resources[0].value = vec![0x0a, 0xff];
         assert!(world.receive(broken).is_err());

@@ -42,6 +42,8 @@ pub fn cluster(body: &[u8]) -> Decoded<ClusterSpec> {
         }
         DiscoveryType::StrictDns | DiscoveryType::LogicalDns => {
             let assignment = rest.load_assignment.take().unwrap_or_default();
+            // Its successor lives in an extension that Envoy's own users hardly write.
+            #[allow(deprecated)]
             let refresh = optional_duration("dns_refresh_rate", &rest.dns_refresh_rate.take())?;
             rest.dns_lookup_family = 0;
             let targets = dns_endpoints(assignment).within("load_assignment")?;

@@ -27,6 +27,7 @@ pub fn listener(body: &[u8]) -> Decoded<Listener> {
     let mut rest: pb::Listener = parse("listener", body)?;
     let name: Arc<str> = take(&mut rest.name).into();
     let address = socket_address(take(&mut rest.address)).within("address")?;
+    #[allow(deprecated)]
     let deprecated = rest.deprecated_v1.take().and_then(|d| d.bind_to_port);
     let bind = flag(&rest.bind_to_port.take().or(deprecated), true);
     let hand_over = flag(&rest.use_original_dst.take(), false);
@@ -70,7 +71,8 @@ fn tuning(rest: &mut pb::Listener) {
     rest.stat_prefix.clear();
     rest.per_connection_buffer_limit_bytes = None;
     rest.metadata = None;
-    rest.reuse_port = false;
+    #[allow(deprecated)]
+    (rest.reuse_port = false);
     rest.enable_reuse_port = None;
     rest.tcp_backlog_size = None;
     rest.drain_type = 0;
