@@ -1,0 +1,264 @@
+//! The running control plane: one loop that owns mesh, lowered resources and problems.
+//!
+//! Woken by changed objects and by proxies that come, go or reject; debounced; then build, lower, check, publish. What
+//! would be inconsistent is not published: the last good configuration stays.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use kube::Client;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use weir_mesh::{Key, Mesh};
+use weir_xds::ResourceType;
+use weir_xds::server::{Cache, ServerTls};
+
+use crate::authority::{self, Authority};
+use crate::events::Events;
+use crate::handle::{ControlHandle, Published, engine_of};
+use crate::identity::PodTokens;
+use crate::lower::Lowered;
+use crate::problems;
+use crate::watch::Watched;
+
+/// Changes that come within this time are built together.
+const DEBOUNCE: Duration = Duration::from_millis(10);
+/// The authority is asked for again after this time, while the API server is not there.
+const AUTHORITY_RETRY: Duration = Duration::from_secs(1);
+
+/// What the control plane needs.
+#[derive(Clone)]
+pub struct Config {
+    /// Client of the Kubernetes API.
+    pub client: Client,
+    /// Where proxies connect: gRPC over TLS.
+    pub xds_listen: SocketAddr,
+    /// Namespace of the Secret and ConfigMap `weir-ca`, normally `weir-system`.
+    pub namespace: String,
+    /// More names (host names or addresses) for the serving certificate, beside those of the service and localhost.
+    pub extra_names: Vec<String>,
+}
+
+/// Why the control plane ended or did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The address for proxies is taken or not ours.
+    #[error("cannot listen for proxies on {address}")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// The system's error.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The certificate authority is unusable.
+    #[error(transparent)]
+    Authority(#[from] authority::Error),
+    /// The server for proxies failed.
+    #[error("serving proxies")]
+    Serve(#[from] tonic::transport::Error),
+    /// A task ended that never should.
+    #[error("the {0} task ended")]
+    Task(&'static str),
+}
+
+/// The control plane, ready to run.
+pub struct Control {
+    config: Config,
+    handle: ControlHandle,
+}
+
+/// Runs a control plane until shutdown. Use [`Control::new`] to have its handle too.
+pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Error> {
+    Control::new(config).0.run(shutdown).await
+}
+
+impl Control {
+    /// A control plane and the view of it.
+    pub fn new(config: Config) -> (Self, ControlHandle) {
+        let handle = ControlHandle::new(Cache::new());
+        (
+            Self {
+                config,
+                handle: handle.clone(),
+            },
+            handle,
+        )
+    }
+
+    /// Runs until shutdown.
+    pub async fn run(self, shutdown: CancellationToken) -> Result<(), Error> {
+        let Self { config, handle } = self;
+        let watched = Watched::default();
+        let mut watches = watched.start(&config.client);
+        let address = config.xds_listen;
+        let listener = TcpListener::bind(address)
+            .await
+            .map_err(|source| Error::Listen { address, source })?;
+        let Some(tls) = serving_certificate(&config, &shutdown).await? else {
+            return Ok(());
+        };
+        let (events, write_events) = Events::new(config.client.clone());
+        tracing::info!(%address, "serving proxies");
+        let serve = weir_xds::server::serve(
+            listener,
+            Some(tls),
+            handle.cache.clone(),
+            PodTokens::new(config.client.clone()),
+            shutdown.clone().cancelled_owned(),
+        );
+        let publish = Publisher {
+            watched,
+            handle,
+            events,
+            shared: Shared::default(),
+        };
+        tokio::select! {
+            served = serve => served.map_err(Error::Serve),
+            () = publish.run() => Err(Error::Task("publishing")),
+            () = write_events => Err(Error::Task("event")),
+            _ = watches.join_next() => Err(Error::Task("watching")),
+        }
+    }
+}
+
+/// The certificate to serve with; `None` when shutdown came first. An API server that is not there is waited for.
+async fn serving_certificate(config: &Config, shutdown: &CancellationToken) -> Result<Option<ServerTls>, Error> {
+    loop {
+        match Authority::load_or_create(&config.client, &config.namespace).await {
+            Ok(authority) => {
+                let names = serving_names(&config.namespace, &config.extra_names);
+                return Ok(Some(authority.serving(&names).map_err(authority::Error::Certificate)?));
+            }
+            Err(error @ authority::Error::Api { .. }) => {
+                let cause = std::error::Error::source(&error)
+                    .map(ToString::to_string)
+                    .unwrap_or_default();
+                tracing::warn!(%error, cause, "waiting for the certificate authority");
+            }
+            Err(error) => return Err(error.into()),
+        }
+        tokio::select! {
+            () = tokio::time::sleep(AUTHORITY_RETRY) => {}
+            () = shutdown.cancelled() => return Ok(None),
+        }
+    }
+}
+
+fn serving_names(namespace: &str, extra: &[String]) -> Vec<String> {
+    let service = format!("weir-control.{namespace}");
+    let mut names = vec![
+        format!("{service}.svc"),
+        service.clone(),
+        format!("{service}.svc.{}", weir_mesh::CLUSTER_DOMAIN),
+        "weir-control".to_owned(),
+        "localhost".to_owned(),
+        "127.0.0.1".to_owned(),
+    ];
+    names.extend(extra.iter().cloned());
+    names
+}
+
+/// What all nodes share, as built last.
+#[derive(Default)]
+struct Shared {
+    mesh: Arc<Mesh>,
+    lowered: Arc<Lowered>,
+    problems: Vec<weir_api::problem::Problem>,
+    built: bool,
+}
+
+struct Publisher {
+    watched: Watched,
+    handle: ControlHandle,
+    events: Events,
+    shared: Shared,
+}
+
+impl Publisher {
+    async fn run(mut self) {
+        let mut objects_changed = self.watched.changes();
+        let mut clients_changed = self.handle.cache.changes();
+        let mut dirty = true;
+        loop {
+            if dirty {
+                self.build();
+            }
+            if self.shared.built {
+                self.publish();
+            }
+            dirty = tokio::select! {
+                // Neither sender can be gone: this task holds both.
+                _ = objects_changed.changed() => true,
+                _ = clients_changed.changed() => false,
+            };
+            tokio::time::sleep(DEBOUNCE).await;
+            clients_changed.mark_unchanged();
+            if objects_changed.has_changed().unwrap_or(true) {
+                objects_changed.mark_unchanged();
+                dirty = true;
+            }
+        }
+    }
+
+    /// Objects to mesh to resources. Nothing happens before every kind was listed.
+    fn build(&mut self) {
+        let objects = match self.watched.objects() {
+            Ok(objects) => objects,
+            Err(unsynced) => {
+                tracing::debug!(?unsynced, "not everything was listed yet");
+                return;
+            }
+        };
+        let started = std::time::Instant::now();
+        let (mesh, problems) = weir_mesh::build(&objects);
+        let lowered = Lowered::new(&mesh, &self.shared.lowered);
+        if let Err(inconsistencies) = lowered.check() {
+            for inconsistency in inconsistencies {
+                tracing::error!(%inconsistency, "not published, the last configuration stays");
+            }
+            return;
+        }
+        self.shared = Shared {
+            mesh: Arc::new(mesh),
+            lowered: Arc::new(lowered),
+            problems,
+            built: true,
+        };
+        tracing::debug!(took_us = started.elapsed().as_micros(), "built");
+    }
+
+    /// Resources to connected nodes, problems to everybody.
+    fn publish(&mut self) {
+        let Shared {
+            mesh,
+            lowered,
+            problems,
+            ..
+        } = &self.shared;
+        let cache = &self.handle.cache;
+        for node in cache.nodes() {
+            let Some(key) = Key::from_node_id(&node.id) else {
+                continue;
+            };
+            let engine = engine_of(&node.engine, mesh.pods.get(&key));
+            let previous = cache.snapshot(&node.id);
+            // A pod that is gone keeps what its proxy has until the proxy is gone too.
+            if let Some(snapshot) = lowered.snapshot(mesh, &key, engine, previous.as_deref()) {
+                let listeners = snapshot.resources(ResourceType::Listener).len();
+                tracing::trace!(node = node.id, listeners, "published");
+                cache.publish(&node.id, Arc::new(snapshot));
+            }
+        }
+        let mut all = problems.clone();
+        all.extend(problems::rejections(mesh, &cache.status()));
+        self.events.update(&all);
+        self.handle.published.store(Arc::new(Published {
+            mesh: Arc::clone(mesh),
+            lowered: Arc::clone(lowered),
+            problems: all,
+            ready: true,
+        }));
+    }
+}

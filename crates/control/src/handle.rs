@@ -1,0 +1,169 @@
+//! What others may see of the running control plane: proxies and how they stand, configuration by node, problems.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+use weir_api::labels::Engine;
+use weir_api::problem::Problem;
+use weir_mesh::{Key, Mesh};
+use weir_xds::server::session::{Nack, TypeStatus};
+use weir_xds::server::{Cache, NodeStatus};
+use weir_xds::{ResourceType, Snapshot};
+
+use crate::lower::Lowered;
+
+/// What was published last: one owner writes it, all handles read it.
+#[derive(Debug, Default)]
+pub(crate) struct Published {
+    pub(crate) mesh: Arc<Mesh>,
+    pub(crate) lowered: Arc<Lowered>,
+    pub(crate) problems: Vec<Problem>,
+    /// Every watch was listed once and the server listens.
+    pub(crate) ready: bool,
+}
+
+/// A proxy that should be there, is there, or both.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ProxyStatus {
+    /// Node id, `<pod>.<namespace>`.
+    pub node: String,
+    /// Namespace of the pod.
+    pub namespace: String,
+    /// Name of the pod.
+    pub pod: String,
+    /// Address of its machine.
+    pub host_ip: String,
+    /// `weir` or `envoy`: what runs, or what should.
+    pub engine: String,
+    /// The pod asks for a proxy.
+    pub enabled: bool,
+    /// A proxy holds a stream to this control plane.
+    pub connected: bool,
+    /// It has taken all that was sent, and rejects nothing.
+    pub synced: bool,
+    /// `delta` or `sotw`; "" while it is not connected.
+    pub protocol: String,
+    /// By type (`cds`, `eds`, `lds`, `rds`, `peer`): versions sent and taken.
+    pub types: BTreeMap<String, TypeStatus>,
+    /// What it rejects now.
+    pub rejected: Vec<Nack>,
+}
+
+/// See the module. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct ControlHandle {
+    pub(crate) cache: Cache,
+    pub(crate) published: Arc<ArcSwap<Published>>,
+}
+
+impl ControlHandle {
+    pub(crate) fn new(cache: Cache) -> Self {
+        Self {
+            cache,
+            published: Arc::default(),
+        }
+    }
+
+    /// Every watch was listed once and proxies are served.
+    pub fn ready(&self) -> bool {
+        self.published.load().ready
+    }
+
+    /// The mesh as it was built last.
+    pub fn mesh(&self) -> Arc<Mesh> {
+        Arc::clone(&self.published.load().mesh)
+    }
+
+    /// What is wrong with objects now, in order.
+    pub fn problems(&self) -> Vec<Problem> {
+        self.published.load().problems.clone()
+    }
+
+    /// All proxies, in order of namespace and pod: those of enabled pods and those that are connected.
+    pub fn proxies(&self) -> Vec<ProxyStatus> {
+        let mesh = self.mesh();
+        let mut proxies: BTreeMap<Key, ProxyStatus> = BTreeMap::new();
+        for (key, pod) in mesh.pods.iter().filter(|(_, pod)| pod.enabled) {
+            let status = ProxyStatus {
+                node: key.node_id(),
+                namespace: key.namespace.clone(),
+                pod: key.name.clone(),
+                host_ip: pod.host_ip.clone(),
+                engine: pod.engine.to_string(),
+                enabled: true,
+                ..Default::default()
+            };
+            proxies.insert(key.clone(), status);
+        }
+        for node in self.cache.status() {
+            let key = Key::from_node_id(&node.node.id).unwrap_or_else(|| Key::new("", &*node.node.id));
+            let proxy = proxies.entry(key.clone()).or_insert_with(|| ProxyStatus {
+                node: node.node.id.clone(),
+                namespace: key.namespace,
+                pod: key.name,
+                ..Default::default()
+            });
+            connected(proxy, &node);
+        }
+        proxies.into_values().collect()
+    }
+
+    /// What a node is sent, by type and name: `{"cds": {name: resource}, ...}`. For a pod whose proxy is not connected,
+    /// what it would be sent. `None` for nodes that are neither connected nor known.
+    pub fn config(&self, node_id: &str) -> Option<Value> {
+        let snapshot = self
+            .cache
+            .snapshot(node_id)
+            .or_else(|| self.would_send(node_id).map(Arc::new))?;
+        let mut out = Map::new();
+        out.insert("node".to_owned(), json!(node_id));
+        // Who has an address is told on demand, and would be the whole cluster.
+        for ty in ResourceType::ALL.into_iter().filter(|ty| *ty != ResourceType::Peer) {
+            let resources = snapshot.resources(ty).values();
+            let resources: Map<String, Value> = resources
+                .map(|r| (r.name.clone(), weir_xds::json::resource(r)))
+                .collect();
+            out.insert(ty.short().to_owned(), Value::Object(resources));
+        }
+        Some(Value::Object(out))
+    }
+
+    fn would_send(&self, node_id: &str) -> Option<Snapshot> {
+        let published = self.published.load();
+        let key = Key::from_node_id(node_id)?;
+        let engine = published.mesh.pods.get(&key)?.engine;
+        published.lowered.snapshot(&published.mesh, &key, engine, None)
+    }
+}
+
+/// The engine that a node says it is; what its pod asks for where it does not say.
+pub(crate) fn engine_of(engine: &str, pod: Option<&weir_mesh::Pod>) -> Engine {
+    engine
+        .parse()
+        .ok()
+        .or_else(|| pod.map(|p| p.engine))
+        .unwrap_or_default()
+}
+
+fn connected(proxy: &mut ProxyStatus, node: &NodeStatus) {
+    proxy.connected = true;
+    proxy.protocol.clone_from(&node.protocol);
+    if !node.node.host_ip.is_empty() {
+        proxy.host_ip.clone_from(&node.node.host_ip);
+    }
+    if !node.node.engine.is_empty() {
+        proxy.engine.clone_from(&node.node.engine);
+    }
+    proxy.rejected = node.types.values().filter_map(|t| t.last_nack.clone()).collect();
+    proxy.synced =
+        node.configured && proxy.rejected.is_empty() && node.types.values().all(|t| t.sent_version == t.acked_version);
+    proxy.types = node
+        .types
+        .iter()
+        .map(|(ty, status)| (ty.to_string(), status.clone()))
+        .collect();
+}

@@ -1,0 +1,256 @@
+//! Listeners: where connections arrive and which filters they meet.
+//!
+//! One listener an address: a change of one Service touches no connection of another. The two listeners with a socket,
+//! `outbound` and `inbound`, take what is redirected; `outbound` hands each connection on by where it wanted to go.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use envoy_types::pb::envoy::config::accesslog::v3::AccessLog;
+use envoy_types::pb::envoy::config::core::v3::address::Address as AddressKind;
+use envoy_types::pb::envoy::config::core::v3::socket_address::PortSpecifier;
+use envoy_types::pb::envoy::config::core::v3::{Address, Http1ProtocolOptions, SocketAddress, TrafficDirection};
+use envoy_types::pb::envoy::config::listener::v3::filter::ConfigType;
+use envoy_types::pb::envoy::config::listener::v3::listener_filter::ConfigType as ListenerFilterConfig;
+use envoy_types::pb::envoy::config::listener::v3::listener_filter_chain_match_predicate::{MatchSet, Rule};
+use envoy_types::pb::envoy::config::listener::v3::{
+    Filter, FilterChain, FilterChainMatch, Listener, ListenerFilter, ListenerFilterChainMatchPredicate,
+};
+use envoy_types::pb::envoy::config::route::v3::RouteConfiguration;
+use envoy_types::pb::envoy::extensions::filters::http::router::v3::Router;
+use envoy_types::pb::envoy::extensions::filters::listener::http_inspector::v3::HttpInspector;
+use envoy_types::pb::envoy::extensions::filters::listener::original_dst::v3::OriginalDst;
+use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::http_connection_manager::{
+    CodecType, RouteSpecifier, ServerHeaderTransformation, UpgradeConfig,
+};
+use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::{
+    HttpConnectionManager, HttpFilter, Rds, http_filter,
+};
+use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3::TcpProxy;
+use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3::tcp_proxy::ClusterSpecifier;
+use envoy_types::pb::envoy::r#type::v3::Int32Range;
+use weir_api::labels::{Engine, Protocol};
+use weir_mesh::{InboundPort, Mesh};
+
+use super::{BLOCKED, Bound, INBOUND, INBOUND_PORT, OUTBOUND, OUTBOUND_PORT, any, no, number, route, seconds, yes};
+
+mod access_log;
+
+/// A blocked connection that says nothing for this long is reset.
+const INSPECTION_TIMEOUT_S: i64 = 1;
+/// A TCP connection is offered to this many endpoints before it is given up.
+const CONNECT_ATTEMPTS: u32 = 3;
+
+pub(super) fn socket_address(ip: IpAddr, port: u32) -> Address {
+    Address {
+        address: Some(AddressKind::SocketAddress(SocketAddress {
+            address: ip.to_string(),
+            port_specifier: Some(PortSpecifier::PortValue(port)),
+            ..Default::default()
+        })),
+    }
+}
+
+/// Where redirected outbound connections arrive. What no other listener takes is blocked: an HTTP request is answered
+/// 404, anything else is reset.
+pub(super) fn outbound(engine: Engine, uninspected: &BTreeSet<u16>) -> Listener {
+    let logs = access_log::http(engine, OUTBOUND);
+    let mut answer = manager(BLOCKED, RouteSpecifier::RouteConfig(route::blocked()), logs);
+    answer.upgrade_configs.clear();
+    let http = FilterChain {
+        filter_chain_match: Some(FilterChainMatch {
+            application_protocols: ["http/1.0", "http/1.1", "h2c"].map(str::to_owned).to_vec(),
+            ..Default::default()
+        }),
+        filters: vec![http_filter(&answer)],
+        name: "blocked_http".to_owned(),
+        ..Default::default()
+    };
+    let rest = FilterChain {
+        filters: vec![tcp_filter(engine, OUTBOUND, BLOCKED)],
+        name: BLOCKED.to_owned(),
+        ..Default::default()
+    };
+    let mut inspector = listener_filter("envoy.filters.listener.http_inspector", &HttpInspector::default());
+    inspector.filter_disabled = ports(uninspected);
+    Listener {
+        name: OUTBOUND.to_owned(),
+        address: Some(socket_address(IpAddr::from([0, 0, 0, 0]), OUTBOUND_PORT)),
+        use_original_dst: yes(),
+        traffic_direction: TrafficDirection::Outbound as i32,
+        listener_filters: vec![original_dst(), inspector],
+        listener_filters_timeout: seconds(INSPECTION_TIMEOUT_S),
+        continue_on_listener_filters_timeout: true,
+        filter_chains: vec![http],
+        default_filter_chain: Some(rest),
+        ..Default::default()
+    }
+}
+
+/// Ports on which Envoy must not wait for a client's first bytes. It does so for every connection before it hands it on,
+/// and where the server speaks first that would cost a second. Ports that also have a blocked or http address keep the
+/// inspection, for a blocked HTTP request is to be answered.
+pub(super) fn uninspected_ports(mesh: &Mesh) -> BTreeSet<u16> {
+    let services = mesh.services.values().filter(|s| !s.headless);
+    let of_services = services.flat_map(|s| s.ports.iter().map(|(number, port)| (*number, port.protocol)));
+    let of_addresses = mesh
+        .addresses
+        .iter()
+        .map(|((_, port), address)| (*port, Some(address.protocol)));
+    let (mut silent, mut inspected) = (BTreeSet::new(), BTreeSet::new());
+    for (port, protocol) in of_services.chain(of_addresses) {
+        match protocol {
+            Some(Protocol::Tcp | Protocol::Direct) => silent.insert(port),
+            Some(Protocol::Http) | None => inspected.insert(port),
+        };
+    }
+    &silent - &inspected
+}
+
+/// True for connections to one of these ports; no predicate when there are none.
+fn ports(ports: &BTreeSet<u16>) -> Option<ListenerFilterChainMatchPredicate> {
+    let one = |port: &u16| ListenerFilterChainMatchPredicate {
+        rule: Some(Rule::DestinationPortRange(Int32Range {
+            start: i32::from(*port),
+            end: i32::from(*port) + 1,
+        })),
+    };
+    let mut rules: Vec<_> = ports.iter().map(one).collect();
+    match rules.len() {
+        0 | 1 => rules.pop(),
+        _ => Some(ListenerFilterChainMatchPredicate {
+            rule: Some(Rule::OrMatch(MatchSet { rules })),
+        }),
+    }
+}
+
+/// The listener of one address: no socket, connections are handed to it.
+pub(super) fn address(engine: Engine, name: &str, bound: &Bound<'_>) -> Listener {
+    let filter = if bound.protocol == Protocol::Http {
+        let rds = Rds {
+            config_source: Some(super::cluster::ads()),
+            route_config_name: bound.cluster.to_owned(),
+        };
+        http_filter(&manager(
+            bound.cluster,
+            RouteSpecifier::Rds(rds),
+            access_log::http(engine, OUTBOUND),
+        ))
+    } else {
+        tcp_filter(engine, OUTBOUND, bound.cluster)
+    };
+    Listener {
+        name: name.to_owned(),
+        address: Some(socket_address(bound.ip, u32::from(bound.port))),
+        bind_to_port: no(),
+        traffic_direction: TrafficDirection::Outbound as i32,
+        filter_chains: vec![FilterChain {
+            filters: vec![filter],
+            ..Default::default()
+        }],
+        ..Default::default()
+    }
+}
+
+/// Where redirected inbound connections arrive. Nothing is blocked: ports that Services lead to with http are read as
+/// that, all else is passed on as it is.
+pub(super) fn inbound(engine: Engine, ports: &BTreeMap<u16, InboundPort>) -> Listener {
+    let http = ports.iter().filter(|(_, inbound)| inbound.protocol == Protocol::Http);
+    let filter_chains = http
+        .map(|(port, inbound)| {
+            let routes: RouteConfiguration = route::inbound(*port, inbound.domains.iter().cloned().collect());
+            let logs = access_log::http(engine, INBOUND);
+            let manager = manager(&routes.name.clone(), RouteSpecifier::RouteConfig(routes), logs);
+            FilterChain {
+                filter_chain_match: Some(FilterChainMatch {
+                    destination_port: number(u32::from(*port)),
+                    ..Default::default()
+                }),
+                filters: vec![http_filter(&manager)],
+                name: format!("{INBOUND}_{port}"),
+                ..Default::default()
+            }
+        })
+        .collect();
+    Listener {
+        name: INBOUND.to_owned(),
+        address: Some(socket_address(IpAddr::from([0, 0, 0, 0]), INBOUND_PORT)),
+        traffic_direction: TrafficDirection::Inbound as i32,
+        listener_filters: vec![original_dst()],
+        filter_chains,
+        default_filter_chain: Some(FilterChain {
+            filters: vec![tcp_filter(engine, INBOUND, INBOUND)],
+            name: INBOUND.to_owned(),
+            ..Default::default()
+        }),
+        ..Default::default()
+    }
+}
+
+/// Reads requests and passes them on as they came.
+fn manager(stat_prefix: &str, routes: RouteSpecifier, access_log: Vec<AccessLog>) -> HttpConnectionManager {
+    let router = Router {
+        suppress_envoy_headers: true,
+        ..Default::default()
+    };
+    HttpConnectionManager {
+        codec_type: CodecType::Auto as i32,
+        stat_prefix: stat_prefix.to_owned(),
+        route_specifier: Some(routes),
+        http_filters: vec![HttpFilter {
+            name: "envoy.filters.http.router".to_owned(),
+            config_type: Some(http_filter::ConfigType::TypedConfig(any(&router))),
+            ..Default::default()
+        }],
+        http_protocol_options: Some(Http1ProtocolOptions {
+            accept_http_10: true,
+            ..Default::default()
+        }),
+        server_header_transformation: ServerHeaderTransformation::PassThrough as i32,
+        use_remote_address: no(),
+        skip_xff_append: true,
+        generate_request_id: no(),
+        // Long silences are the application's business.
+        stream_idle_timeout: seconds(0),
+        upgrade_configs: vec![UpgradeConfig {
+            upgrade_type: "websocket".to_owned(),
+            ..Default::default()
+        }],
+        access_log,
+        ..Default::default()
+    }
+}
+
+fn http_filter(manager: &HttpConnectionManager) -> Filter {
+    Filter {
+        name: "envoy.filters.network.http_connection_manager".to_owned(),
+        config_type: Some(ConfigType::TypedConfig(any(manager))),
+    }
+}
+
+fn tcp_filter(engine: Engine, log_name: &str, cluster: &str) -> Filter {
+    let proxy = TcpProxy {
+        stat_prefix: cluster.to_owned(),
+        cluster_specifier: Some(ClusterSpecifier::Cluster(cluster.to_owned())),
+        max_connect_attempts: number(CONNECT_ATTEMPTS),
+        idle_timeout: seconds(0),
+        access_log: access_log::tcp(engine, log_name),
+        ..Default::default()
+    };
+    Filter {
+        name: "envoy.filters.network.tcp_proxy".to_owned(),
+        config_type: Some(ConfigType::TypedConfig(any(&proxy))),
+    }
+}
+
+fn listener_filter<T: prost::Name>(name: &str, config: &T) -> ListenerFilter {
+    ListenerFilter {
+        name: name.to_owned(),
+        config_type: Some(ListenerFilterConfig::TypedConfig(any(config))),
+        ..Default::default()
+    }
+}
+
+fn original_dst() -> ListenerFilter {
+    listener_filter("envoy.filters.listener.original_dst", &OriginalDst::default())
+}

@@ -1,0 +1,309 @@
+//! Lowers the mesh to xDS resources. Pure: a [`Mesh`] in, [`Snapshot`]s out.
+//!
+//! What stands where (stock Envoy takes exactly the same):
+//!
+//! | resource | name | content |
+//! |---|---|---|
+//! | listener | `outbound` | where captured outbound traffic arrives; hands on by original destination, blocks the rest |
+//! | listener | `<ip>_<port>.outbound` | a Service address with a protocol, or an address of a single pod |
+//! | listener | `inbound` | where captured inbound traffic arrives; one chain a port that Services lead to with http |
+//! | route | `<port>\|<namespace>\|<service>.outbound` | of an http port: virtual host `service`, and `other` for all other hosts |
+//! | cluster, endpoints | the same name | of an http or tcp port |
+//! | cluster | `direct`, `inbound` | to where the client wanted to go |
+//! | cluster | `blocked` | nowhere |
+//! | peer | an address | who has it (on demand) |
+//!
+//! Addresses of single pods (endpoints of headless Services, ports that a pod labels itself) have a cluster of their own
+//! with that one endpoint, named `<port>|<namespace>|<ip>.outbound`: the client chose the pod, and metrics still know it.
+//!
+//! All but the listeners is the same for every node, and shared. Listeners differ by engine (Envoy gets access logs) and,
+//! `inbound` alone, by pod. What did not change stays the same allocation from one lowering to the next.
+
+mod cluster;
+mod endpoint;
+mod listener;
+mod route;
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use envoy_types::pb::google::protobuf::{Any, BoolValue, Duration, UInt32Value};
+use prost::Message;
+use weir_api::labels::{Engine, Protocol};
+use weir_mesh::{Key, Mesh};
+use weir_xds::snapshot::{Inconsistency, Resources};
+use weir_xds::types::Peer;
+use weir_xds::{Resource, ResourceType, Snapshot};
+
+/// Where redirected outbound connections arrive.
+pub const OUTBOUND_PORT: u32 = 15001;
+/// Where redirected inbound connections arrive.
+pub const INBOUND_PORT: u32 = 15006;
+/// Mark of the proxies' own sockets, which are not redirected.
+pub const SOCKET_MARK: i64 = 1337;
+/// Cluster to the original destination of an outbound connection.
+pub const DIRECT: &str = "direct";
+/// Cluster without endpoints.
+pub const BLOCKED: &str = "blocked";
+/// Cluster to the original destination of an inbound connection; also the name of the inbound listener.
+pub const INBOUND: &str = "inbound";
+/// Name of the listener where outbound connections arrive.
+pub const OUTBOUND: &str = "outbound";
+/// Static cluster of Envoy's bootstrap that takes its access logs.
+pub const ACCESS_LOG_CLUSTER: &str = "weir_als";
+/// Route of the hosts of the destination; metrics show such hosts as they are.
+pub const ROUTE_SERVICE: &str = "service";
+/// Route of all other hosts; metrics show them as `other`.
+pub const ROUTE_OTHER: &str = "other";
+
+/// The name of the cluster, endpoints and routes of a Service port (or of a single address in place of the service).
+pub fn cluster_name(port: u16, namespace: &str, service: &str) -> String {
+    format!("{port}|{namespace}|{service}.outbound")
+}
+
+/// The name of the listener of an address.
+pub fn listener_name(ip: IpAddr, port: u16) -> String {
+    format!("{ip}_{port}.outbound")
+}
+
+/// A destination that outbound traffic is balanced to: what its cluster, endpoints and routes are made from.
+struct Destination<'a> {
+    name: String,
+    protocol: Protocol,
+    service: &'a str,
+    /// Hosts under which clients know it.
+    domains: Vec<String>,
+    endpoints: Vec<&'a weir_mesh::Endpoint>,
+    /// The client chose this very address: it stays in whether it is ready or not.
+    single: bool,
+}
+
+/// An address that has a listener.
+struct Bound<'a> {
+    ip: IpAddr,
+    port: u16,
+    protocol: Protocol,
+    /// Cluster and routes; `direct` where traffic is passed on as it is.
+    cluster: &'a str,
+}
+
+/// Everything that nodes share, lowered from one mesh.
+#[derive(Clone, Debug, Default)]
+pub struct Lowered {
+    clusters: Arc<Resources>,
+    endpoints: Arc<Resources>,
+    routes: Arc<Resources>,
+    peers: Arc<Resources>,
+    /// Without `inbound`, by engine.
+    listeners: BTreeMap<Engine, Arc<Resources>>,
+}
+
+impl Lowered {
+    /// Lowers a mesh, reusing what did not change since `previous`.
+    pub fn new(mesh: &Mesh, previous: &Self) -> Self {
+        let destinations = destinations(mesh);
+        let mut clusters = Collector::new(ResourceType::Cluster, &previous.clusters);
+        let mut endpoints = Collector::new(ResourceType::Endpoint, &previous.endpoints);
+        let mut routes = Collector::new(ResourceType::Route, &previous.routes);
+        clusters.add(DIRECT, &cluster::original_dst(DIRECT));
+        clusters.add(INBOUND, &cluster::original_dst(INBOUND));
+        clusters.add(BLOCKED, &cluster::blocked());
+        for destination in &destinations {
+            clusters.add(&destination.name, &cluster::eds(destination));
+            endpoints.add(&destination.name, &endpoint::assignment(destination));
+            if destination.protocol == Protocol::Http {
+                routes.add(&destination.name, &route::outbound(destination));
+            }
+        }
+        let mut peers = Collector::new(ResourceType::Peer, &previous.peers);
+        for (ip, who) in &mesh.identities {
+            let peer = Peer {
+                namespace: who.namespace.clone(),
+                pod: who.pod.clone(),
+                owner_kind: who.owner_kind.clone(),
+                owner: who.owner.clone(),
+            };
+            peers.add(&ip.to_string(), &peer);
+        }
+        let bound = bound(mesh, &destinations);
+        let uninspected = listener::uninspected_ports(mesh);
+        let listeners = [Engine::Weir, Engine::Envoy].into_iter().map(|engine| {
+            let empty = Arc::default();
+            let old = previous.listeners.get(&engine).unwrap_or(&empty);
+            let mut listeners = Collector::new(ResourceType::Listener, old);
+            listeners.add(OUTBOUND, &listener::outbound(engine, &uninspected));
+            for address in &bound {
+                let name = listener_name(address.ip, address.port);
+                listeners.add(&name, &listener::address(engine, &name, address));
+            }
+            (engine, listeners.finish())
+        });
+        Self {
+            listeners: listeners.collect(),
+            clusters: clusters.finish(),
+            endpoints: endpoints.finish(),
+            routes: routes.finish(),
+            peers: peers.finish(),
+        }
+    }
+
+    /// Whether what nodes share is consistent. (`inbound`, which is each node's own, refers to cluster `inbound` alone.)
+    pub fn check(&self) -> Result<(), Vec<Inconsistency>> {
+        self.listeners
+            .values()
+            .try_for_each(|listeners| self.assemble(Arc::clone(listeners)).check())
+    }
+
+    /// The snapshot of one pod's proxy; `None` when the mesh does not know the pod. `previous` is the node's last one.
+    pub fn snapshot(&self, mesh: &Mesh, pod: &Key, engine: Engine, previous: Option<&Snapshot>) -> Option<Snapshot> {
+        let pod = mesh.pods.get(pod)?;
+        let body = listener::inbound(engine, &pod.inbound).encode_to_vec();
+        let old = previous.and_then(|s| s.get(ResourceType::Listener, INBOUND));
+        let inbound = Resource::renew(old, ResourceType::Listener, INBOUND, body);
+        let mut listeners = Resources::clone(self.listeners.get(&engine)?);
+        listeners.insert(INBOUND.to_owned(), inbound);
+        let listeners = match previous.map(|s| s.resources(ResourceType::Listener)) {
+            Some(old) if **old == listeners => Arc::clone(old),
+            _ => Arc::new(listeners),
+        };
+        Some(self.assemble(listeners))
+    }
+
+    fn assemble(&self, listeners: Arc<Resources>) -> Snapshot {
+        Snapshot::new()
+            .with(ResourceType::Cluster, Arc::clone(&self.clusters))
+            .with(ResourceType::Endpoint, Arc::clone(&self.endpoints))
+            .with(ResourceType::Route, Arc::clone(&self.routes))
+            .with(ResourceType::Peer, Arc::clone(&self.peers))
+            .with(ResourceType::Listener, listeners)
+    }
+}
+
+/// Collects the resources of one type; equal ones are taken from the lowering before.
+struct Collector<'a> {
+    ty: ResourceType,
+    previous: &'a Arc<Resources>,
+    resources: Resources,
+}
+
+impl<'a> Collector<'a> {
+    fn new(ty: ResourceType, previous: &'a Arc<Resources>) -> Self {
+        Self {
+            ty,
+            previous,
+            resources: Resources::new(),
+        }
+    }
+
+    fn add(&mut self, name: &str, message: &impl Message) {
+        let resource = Resource::renew(self.previous.get(name), self.ty, name, message.encode_to_vec());
+        self.resources.insert(name.to_owned(), resource);
+    }
+
+    fn finish(self) -> Arc<Resources> {
+        if self.resources == **self.previous {
+            Arc::clone(self.previous)
+        } else {
+            Arc::new(self.resources)
+        }
+    }
+}
+
+/// Every Service port and single address that is balanced (http and tcp).
+fn destinations(mesh: &Mesh) -> Vec<Destination<'_>> {
+    let mut found = Vec::new();
+    for service in mesh.services.values().filter(|s| !s.cluster_ips.is_empty()) {
+        for (number, port) in &service.ports {
+            let Some(protocol @ (Protocol::Http | Protocol::Tcp)) = port.protocol else {
+                continue;
+            };
+            found.push(Destination {
+                name: cluster_name(*number, &service.namespace, &service.name),
+                protocol,
+                service: &service.name,
+                domains: service.domains(*number).into_iter().collect(),
+                endpoints: port.endpoints.iter().collect(),
+                single: false,
+            });
+        }
+    }
+    for ((ip, port), address) in &mesh.addresses {
+        if address.protocol != Protocol::Direct {
+            found.push(Destination {
+                name: cluster_name(*port, &address.namespace, &ip.to_string()),
+                protocol: address.protocol,
+                service: &address.service,
+                domains: address.domains.iter().cloned().collect(),
+                endpoints: vec![&address.endpoint],
+                single: true,
+            });
+        }
+    }
+    found
+}
+
+/// Every address with a listener. Two that claim the same address: the stronger protocol has it, http over tcp over direct.
+fn bound<'a>(mesh: &'a Mesh, destinations: &'a [Destination<'a>]) -> Vec<Bound<'a>> {
+    let named: BTreeMap<&str, &Destination<'_>> = destinations.iter().map(|d| (d.name.as_str(), d)).collect();
+    let cluster = |name: String| named.get(name.as_str()).map_or(DIRECT, |d| d.name.as_str());
+    let mut found: BTreeMap<(IpAddr, u16), Bound<'_>> = BTreeMap::new();
+    let mut claim = |bound: Bound<'a>| match found.get(&(bound.ip, bound.port)) {
+        Some(held) if held.protocol <= bound.protocol => {}
+        _ => {
+            found.insert((bound.ip, bound.port), bound);
+        }
+    };
+    for service in mesh.services.values() {
+        for (number, port) in &service.ports {
+            let Some(protocol) = port.protocol else { continue };
+            let cluster = cluster(cluster_name(*number, &service.namespace, &service.name));
+            for ip in &service.cluster_ips {
+                claim(Bound {
+                    ip: *ip,
+                    port: *number,
+                    protocol,
+                    cluster,
+                });
+            }
+        }
+    }
+    for ((ip, port), address) in &mesh.addresses {
+        let cluster = cluster(cluster_name(*port, &address.namespace, &ip.to_string()));
+        claim(Bound {
+            ip: *ip,
+            port: *port,
+            protocol: address.protocol,
+            cluster,
+        });
+    }
+    found.into_values().collect()
+}
+
+// Small messages that many resources need.
+
+fn seconds(seconds: i64) -> Option<Duration> {
+    Some(Duration { seconds, nanos: 0 })
+}
+
+fn yes() -> Option<BoolValue> {
+    Some(BoolValue { value: true })
+}
+
+fn no() -> Option<BoolValue> {
+    Some(BoolValue { value: false })
+}
+
+fn number(value: u32) -> Option<UInt32Value> {
+    Some(UInt32Value { value })
+}
+
+fn any<T: prost::Name>(message: &T) -> Any {
+    Any {
+        type_url: T::type_url(),
+        value: message.encode_to_vec(),
+    }
+}
+
+#[cfg(test)]
+mod tests;

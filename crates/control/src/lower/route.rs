@@ -1,0 +1,113 @@
+//! Routes: which host names belong to a destination. Any host is served; only known ones are shown in metrics.
+
+use envoy_types::pb::envoy::config::core::v3::data_source::Specifier;
+use envoy_types::pb::envoy::config::core::v3::substitution_format_string::Format;
+use envoy_types::pb::envoy::config::core::v3::{DataSource, SubstitutionFormatString};
+use envoy_types::pb::envoy::config::route::v3::route::Action;
+use envoy_types::pb::envoy::config::route::v3::route_action::ClusterSpecifier;
+use envoy_types::pb::envoy::config::route::v3::route_match::PathSpecifier;
+use envoy_types::pb::envoy::config::route::v3::{
+    DirectResponseAction, RetryPolicy, Route, RouteAction, RouteConfiguration, RouteMatch, VirtualHost,
+};
+
+use super::{BLOCKED, Destination, INBOUND, ROUTE_OTHER, ROUTE_SERVICE, no, number, seconds};
+
+/// Only what never reached an application is tried again: no retry can execute a request twice.
+const RETRY_ON: &str = "connect-failure,refused-stream,reset-before-request";
+const RETRIES: u32 = 2;
+
+/// The routes of a destination.
+pub(super) fn outbound(destination: &Destination<'_>) -> RouteConfiguration {
+    let retry = RetryPolicy {
+        retry_on: RETRY_ON.to_owned(),
+        num_retries: number(RETRIES),
+        ..Default::default()
+    };
+    configuration(
+        &destination.name,
+        destination.domains.clone(),
+        &destination.name,
+        Some(&retry),
+    )
+}
+
+/// The routes of an inbound port: to the application, whatever the host.
+pub(super) fn inbound(port: u16, domains: Vec<String>) -> RouteConfiguration {
+    configuration(&format!("{INBOUND}_{port}"), domains, INBOUND, None)
+}
+
+fn configuration(name: &str, domains: Vec<String>, cluster: &str, retry: Option<&RetryPolicy>) -> RouteConfiguration {
+    let host = |name: &str, domains: Vec<String>| VirtualHost {
+        name: name.to_owned(),
+        domains,
+        routes: vec![route(name, cluster, retry)],
+        ..Default::default()
+    };
+    let mut virtual_hosts = vec![host(ROUTE_SERVICE, domains), host(ROUTE_OTHER, vec!["*".to_owned()])];
+    virtual_hosts.retain(|host| !host.domains.is_empty());
+    RouteConfiguration {
+        name: name.to_owned(),
+        virtual_hosts,
+        validate_clusters: no(),
+        ..Default::default()
+    }
+}
+
+fn everything() -> Option<RouteMatch> {
+    Some(RouteMatch {
+        path_specifier: Some(PathSpecifier::Prefix("/".to_owned())),
+        ..Default::default()
+    })
+}
+
+fn route(name: &str, cluster: &str, retry: Option<&RetryPolicy>) -> Route {
+    Route {
+        name: name.to_owned(),
+        r#match: everything(),
+        action: Some(Action::Route(RouteAction {
+            cluster_specifier: Some(ClusterSpecifier::Cluster(cluster.to_owned())),
+            // No limit unless somebody asks for one.
+            timeout: seconds(0),
+            retry_policy: retry.cloned(),
+            ..Default::default()
+        })),
+        ..Default::default()
+    }
+}
+
+/// The answer to HTTP requests that lead nowhere: which address, and what to do about it.
+pub(super) fn blocked() -> RouteConfiguration {
+    let inline = |text: &str| DataSource {
+        specifier: Some(Specifier::InlineString(text.to_owned())),
+        ..Default::default()
+    };
+    let answer = DirectResponseAction {
+        status: 404,
+        body: Some(inline(
+            "weir: this address is blocked: label its Service traffic.port.N (http, tcp or direct) to open its port N\n",
+        )),
+        body_format: Some(SubstitutionFormatString {
+            content_type: "text/plain".to_owned(),
+            format: Some(Format::TextFormatSource(inline(
+                "weir: %DOWNSTREAM_LOCAL_ADDRESS% is blocked: label its Service traffic.port.%DOWNSTREAM_LOCAL_PORT% (http, tcp or direct) to open it\n",
+            ))),
+            ..Default::default()
+        }),
+    };
+    RouteConfiguration {
+        name: BLOCKED.to_owned(),
+        virtual_hosts: vec![VirtualHost {
+            name: ROUTE_OTHER.to_owned(),
+            domains: vec!["*".to_owned()],
+            routes: vec![Route {
+                name: ROUTE_OTHER.to_owned(),
+                r#match: everything(),
+                action: Some(Action::DirectResponse(answer)),
+                ..Default::default()
+            }],
+            ..Default::default()
+        }],
+        validate_clusters: no(),
+        ..Default::default()
+    }
+}

@@ -1,0 +1,199 @@
+//! Golden files: `testdata/<name>.yaml` (Kubernetes objects) -> problems and snapshot as JSON. And properties that hold
+//! for any mesh.
+
+use std::path::PathBuf;
+
+use proptest::prelude::*;
+use serde_json::{Map, Value, json};
+use weir_mesh::Objects;
+
+use super::*;
+
+/// The objects of a YAML file. The first meshed pod in it is the node whose snapshot is shown.
+fn load(text: &str) -> Objects {
+    let mut objects = Objects::default();
+    for document in serde_saphyr::from_multiple::<Value>(text).expect("valid YAML") {
+        assert!(
+            objects.insert(document.clone()).expect("a Kubernetes object"),
+            "unknown kind: {document}"
+        );
+    }
+    objects
+}
+
+fn snapshot_json(snapshot: &Snapshot) -> Value {
+    let of_type = |ty: ResourceType| -> Value {
+        let resources = snapshot.resources(ty).values();
+        Value::Object(
+            resources
+                .map(|r| (r.name.clone(), weir_xds::json::resource(r)))
+                .collect::<Map<_, _>>(),
+        )
+    };
+    Value::Object(
+        ResourceType::ALL
+            .into_iter()
+            .map(|ty| (ty.short().to_owned(), of_type(ty)))
+            .collect(),
+    )
+}
+
+#[test]
+fn golden_files() {
+    let directory = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("testdata");
+    let mut files: Vec<PathBuf> = std::fs::read_dir(&directory)
+        .unwrap()
+        .map(|e| e.unwrap().path())
+        .collect();
+    files.retain(|path| path.extension().is_some_and(|e| e == "yaml"));
+    files.sort();
+    assert!(files.len() >= 10, "golden files are missing: {files:?}");
+    for file in files {
+        let name = file.file_stem().unwrap().to_string_lossy().into_owned();
+        let (mesh, problems) = weir_mesh::build(&load(&std::fs::read_to_string(&file).unwrap()));
+        let lowered = Lowered::new(&mesh, &Lowered::default());
+        let (key, pod) = mesh.pods.iter().find(|(_, p)| p.enabled).expect("an enabled pod");
+        let snapshot = lowered.snapshot(&mesh, key, pod.engine, None).unwrap();
+        assert_eq!(snapshot.check(), Ok(()), "{name}");
+        let problems: Vec<String> = problems.iter().map(ToString::to_string).collect();
+        let shown = json!({"node": key.node_id(), "problems": problems, "snapshot": snapshot_json(&snapshot)});
+        insta::with_settings!({snapshot_path => directory.join("snapshots"), prepend_module_to_snapshot => false, omit_expression => true}, {
+            insta::assert_json_snapshot!(name, shown);
+        });
+    }
+}
+
+/// A mesh of a few services and pods in which anything may refer to anything.
+fn any_objects() -> impl Strategy<Value = Objects> {
+    let protocol = prop_oneof![
+        Just(None),
+        Just(Some("http")),
+        Just(Some("tcp")),
+        Just(Some("direct")),
+        Just(Some("x"))
+    ];
+    let service = (
+        0u8..6,
+        prop::bool::weighted(0.3),
+        prop::collection::vec((0u16..4, protocol, 0u16..4), 0..4),
+    );
+    let pod = (
+        0u8..8,
+        0u8..8,
+        prop::option::of(0u32..200),
+        prop::bool::ANY,
+        prop::collection::vec(0u8..6, 0..3),
+    );
+    (prop::collection::vec(service, 0..6), prop::collection::vec(pod, 1..8)).prop_map(|(services, pods)| {
+        let mut objects = Objects::default();
+        for (n, headless, ports) in &services {
+            let mut labels = Map::new();
+            let mut specs = BTreeMap::new();
+            for (port, protocol, target) in ports {
+                let port = 80 + port;
+                if let Some(protocol) = protocol {
+                    labels.insert(format!("traffic.port.{port}"), json!(protocol));
+                }
+                specs.insert(port, json!({"name": format!("p{port}"), "port": port, "targetPort": 8080 + target}));
+            }
+            let ip = if *headless { "None".to_owned() } else { format!("10.96.0.{}", n + 1) };
+            let specs: Vec<Value> = specs.into_values().collect();
+            objects
+                .insert(json!({"kind": "Service", "metadata": {"namespace": "default", "name": format!("s{n}"), "labels": labels},
+                    "spec": {"clusterIP": ip, "selector": {"s": n.to_string()}, "ports": specs}}))
+                .unwrap();
+            let ports: Vec<Value> = ports
+                .iter()
+                .map(|(port, _, target)| json!({"name": format!("p{}", 80 + port), "port": 8080 + target}))
+                .collect();
+            let endpoints: Vec<Value> = pods
+                .iter()
+                .filter(|(.., member_of)| member_of.contains(n))
+                .map(|(p, ip, _, ready, _)| {
+                    json!({"addresses": [format!("10.244.0.{}", ip + 2)], "conditions": {"ready": ready},
+                           "targetRef": {"kind": "Pod", "name": format!("p{p}"), "namespace": "default"}})
+                })
+                .collect();
+            objects
+                .insert(json!({"kind": "EndpointSlice", "addressType": "IPv4", "ports": ports, "endpoints": endpoints,
+                    "metadata": {"namespace": "default", "name": format!("s{n}-x"), "labels": {"kubernetes.io/service-name": format!("s{n}")}}}))
+                .unwrap();
+        }
+        for (p, ip, weight, ..) in &pods {
+            let mut labels = Map::new();
+            labels.insert("traffic.envoy.enabled".to_owned(), json!("true"));
+            if let Some(weight) = weight {
+                labels.insert("traffic.endpoint.weight".to_owned(), json!(weight.to_string()));
+                labels.insert(format!("traffic.target.port.{}", 8080 + weight % 6), json!("http"));
+            }
+            objects
+                .insert(json!({"kind": "Pod", "metadata": {"namespace": "default", "name": format!("p{p}"), "labels": labels},
+                    "spec": {"containers": []}, "status": {"phase": "Running", "podIP": format!("10.244.0.{}", ip + 2)}}))
+                .unwrap();
+        }
+        objects
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+
+    /// Whatever is in the cluster, what is published is consistent, the same each time, and no endpoint weighs 0.
+    #[test]
+    fn any_snapshot_is_consistent_and_reproducible(objects in any_objects()) {
+        let (mesh, _) = weir_mesh::build(&objects);
+        let lowered = Lowered::new(&mesh, &Lowered::default());
+        let again = Lowered::new(&mesh, &Lowered::default());
+        let reused = Lowered::new(&mesh, &lowered);
+        for key in mesh.pods.keys() {
+            for engine in [Engine::Weir, Engine::Envoy] {
+                let snapshot = lowered.snapshot(&mesh, key, engine, None).unwrap();
+                prop_assert_eq!(snapshot.check(), Ok(()));
+                prop_assert_eq!(&snapshot, &again.snapshot(&mesh, key, engine, None).unwrap());
+                let next = reused.snapshot(&mesh, key, engine, Some(&snapshot)).unwrap();
+                for ty in ResourceType::ALL {
+                    prop_assert!(Arc::ptr_eq(snapshot.resources(ty), next.resources(ty)), "{} was made anew", ty);
+                }
+                let text = snapshot_json(&snapshot).to_string();
+                prop_assert!(!text.contains("\"load_balancing_weight\":0"));
+                prop_assert!(!text.contains("field_"), "a field is missing in the JSON tables: {}", text);
+            }
+        }
+    }
+}
+
+#[test]
+fn nodes_share_all_but_their_listeners() {
+    let (mesh, _) = weir_mesh::build(&load(include_str!("../../testdata/simple-http.yaml")));
+    let lowered = Lowered::new(&mesh, &Lowered::default());
+    let snapshots: Vec<Snapshot> = mesh
+        .pods
+        .keys()
+        .map(|key| lowered.snapshot(&mesh, key, Engine::Weir, None).unwrap())
+        .collect();
+    assert!(snapshots.len() > 1);
+    for ty in [
+        ResourceType::Cluster,
+        ResourceType::Endpoint,
+        ResourceType::Route,
+        ResourceType::Peer,
+    ] {
+        assert!(
+            snapshots
+                .windows(2)
+                .all(|w| Arc::ptr_eq(w[0].resources(ty), w[1].resources(ty)))
+        );
+    }
+    let outbound = |s: &Snapshot| Arc::clone(s.get(ResourceType::Listener, OUTBOUND).unwrap());
+    assert!(Arc::ptr_eq(&outbound(&snapshots[0]), &outbound(&snapshots[1])));
+}
+
+#[test]
+fn an_unknown_pod_gets_nothing() {
+    let lowered = Lowered::new(&Mesh::default(), &Lowered::default());
+    assert!(
+        lowered
+            .snapshot(&Mesh::default(), &Key::new("a", "b"), Engine::Weir, None)
+            .is_none()
+    );
+}

@@ -1,0 +1,265 @@
+//! Watches the kinds of objects that the mesh is built from and keeps the latest of each.
+//!
+//! One task a kind; each writes into the one shared [`Objects`] and says that something changed. A lost API server costs
+//! nothing: the objects stay as they were last seen, the watch is taken up again with back-off, and a new list replaces
+//! the old objects only when it is complete.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Debug;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use futures::StreamExt;
+use k8s_openapi::Metadata;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::runtime::utils::Backoff;
+use kube::runtime::watcher::{self, Event};
+use kube::runtime::{WatchStreamExt, watcher as start_watch};
+use kube::{Api, Client, Resource};
+use serde::de::DeserializeOwned;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use weir_mesh::{Key, Objects};
+
+/// The same trouble of one watch is logged at most this often.
+const COMPLAINT_INTERVAL: Duration = Duration::from_secs(10);
+/// What kubectl apply keeps about itself; large and not ours.
+const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
+
+/// How long to wait before a failed watch is taken up again: twice as long each time, not longer than a user would wait
+/// for a label to act after the API server came back.
+#[derive(Debug, Default)]
+struct Patience {
+    failures: u32,
+}
+
+const PATIENCE_MIN: Duration = Duration::from_millis(100);
+const PATIENCE_MAX: Duration = Duration::from_secs(3);
+
+impl Iterator for Patience {
+    type Item = Duration;
+
+    fn next(&mut self) -> Option<Duration> {
+        let wait = PATIENCE_MIN
+            .saturating_mul(1 << self.failures.min(10))
+            .min(PATIENCE_MAX);
+        self.failures = self.failures.saturating_add(1);
+        Some(wait)
+    }
+}
+
+impl Backoff for Patience {
+    fn reset(&mut self) {
+        self.failures = 0;
+    }
+}
+
+/// The kinds that are watched.
+const KINDS: [&str; 9] = [
+    "Pod",
+    "Service",
+    "EndpointSlice",
+    "Namespace",
+    "Deployment",
+    "ReplicaSet",
+    "StatefulSet",
+    "DaemonSet",
+    "Job",
+];
+
+#[derive(Debug)]
+struct State {
+    objects: Objects,
+    /// Kinds that were not listed completely yet.
+    unsynced: BTreeSet<&'static str>,
+}
+
+/// The watched objects. Cheap to clone; all clones see the same.
+#[derive(Clone, Debug)]
+pub struct Watched {
+    state: Arc<Mutex<State>>,
+    changes: Arc<watch::Sender<u64>>,
+}
+
+impl Default for Watched {
+    fn default() -> Self {
+        let state = State {
+            objects: Objects::default(),
+            unsynced: KINDS.into(),
+        };
+        Self {
+            state: Arc::new(Mutex::new(state)),
+            changes: Arc::new(watch::channel(0).0),
+        }
+    }
+}
+
+impl Watched {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Wakes when objects changed.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
+    }
+
+    /// The objects as they are now; `Err` with the kinds that were not listed yet.
+    pub fn objects(&self) -> Result<Objects, BTreeSet<&'static str>> {
+        let state = self.lock();
+        if state.unsynced.is_empty() {
+            Ok(state.objects.clone())
+        } else {
+            Err(state.unsynced.clone())
+        }
+    }
+
+    /// Starts all watches; they end when the set is dropped.
+    pub fn start(&self, client: &Client) -> JoinSet<()> {
+        let mut tasks = JoinSet::new();
+        macro_rules! watch {
+            ($kind:literal, $field:ident) => {{
+                let watched = self.clone();
+                let api = Api::all(client.clone());
+                tasks.spawn(async move { watched.follow(api, $kind, |objects| &mut objects.$field).await });
+            }};
+        }
+        watch!("Pod", pods);
+        watch!("Service", services);
+        watch!("EndpointSlice", endpoint_slices);
+        watch!("Namespace", namespaces);
+        watch!("Deployment", deployments);
+        watch!("ReplicaSet", replica_sets);
+        watch!("StatefulSet", stateful_sets);
+        watch!("DaemonSet", daemon_sets);
+        watch!("Job", jobs);
+        tasks
+    }
+
+    /// Follows one kind for ever.
+    async fn follow<K>(&self, api: Api<K>, kind: &'static str, map: fn(&mut Objects) -> &mut BTreeMap<Key, Arc<K>>)
+    where
+        K: Resource + Metadata<Ty = ObjectMeta> + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
+    {
+        let mut stream = start_watch(api, watcher::Config::default())
+            .backoff(Patience::default())
+            .boxed();
+        let mut list: Option<BTreeMap<Key, Arc<K>>> = None;
+        let mut complained: Option<tokio::time::Instant> = None;
+        while let Some(event) = stream.next().await {
+            match event {
+                Ok(event) => self.take(event, kind, map, &mut list),
+                Err(error) => {
+                    if complained.is_none_or(|at| at.elapsed() > COMPLAINT_INTERVAL) {
+                        tracing::warn!(kind, %error, "watch failed; it is taken up again");
+                        complained = Some(tokio::time::Instant::now());
+                    }
+                }
+            }
+        }
+    }
+
+    fn take<K>(
+        &self,
+        event: Event<K>,
+        kind: &'static str,
+        map: fn(&mut Objects) -> &mut BTreeMap<Key, Arc<K>>,
+        list: &mut Option<BTreeMap<Key, Arc<K>>>,
+    ) where
+        K: Metadata<Ty = ObjectMeta>,
+    {
+        let slim = |mut object: K| {
+            let meta = object.metadata_mut();
+            meta.managed_fields = None;
+            if let Some(annotations) = &mut meta.annotations {
+                annotations.remove(LAST_APPLIED);
+            }
+            (Key::of(object.metadata()), Arc::new(object))
+        };
+        match event {
+            Event::Init => {
+                *list = Some(BTreeMap::new());
+                return;
+            }
+            Event::InitApply(object) => {
+                list.get_or_insert_default().extend([slim(object)]);
+                return;
+            }
+            Event::InitDone => {
+                let mut state = self.lock();
+                *map(&mut state.objects) = list.take().unwrap_or_default();
+                state.unsynced.remove(kind);
+            }
+            Event::Apply(object) => {
+                let (key, object) = slim(object);
+                map(&mut self.lock().objects).insert(key, object);
+            }
+            Event::Delete(object) => {
+                map(&mut self.lock().objects).remove(&Key::of(object.metadata()));
+            }
+        }
+        self.changes.send_modify(|n| *n = n.wrapping_add(1));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use k8s_openapi::api::core::v1::Service;
+
+    fn service(name: &str) -> Service {
+        let mut service = Service::default();
+        service.metadata.name = Some(name.to_owned());
+        service.metadata.managed_fields = Some(Vec::new());
+        service
+    }
+
+    /// A lost watch lists again; until that list is complete, the old objects stay.
+    #[test]
+    fn a_new_list_replaces_the_old_objects_at_once() {
+        let watched = Watched::default();
+        let mut list = None;
+        let mut take = |event| watched.take(event, "Service", |o| &mut o.services, &mut list);
+        let names = || {
+            watched
+                .lock()
+                .objects
+                .services
+                .keys()
+                .map(|k| k.name.clone())
+                .collect::<Vec<_>>()
+        };
+        take(Event::Init);
+        take(Event::InitApply(service("a")));
+        assert_eq!(names(), [""; 0]);
+        take(Event::InitDone);
+        take(Event::Apply(service("b")));
+        assert_eq!(names(), ["a", "b"]);
+        assert!(
+            watched
+                .lock()
+                .objects
+                .services
+                .values()
+                .all(|s| s.metadata.managed_fields.is_none())
+        );
+        take(Event::Init);
+        take(Event::InitApply(service("c")));
+        assert_eq!(names(), ["a", "b"]);
+        take(Event::InitDone);
+        assert_eq!(names(), ["c"]);
+        take(Event::Delete(service("c")));
+        assert_eq!(names(), [""; 0]);
+    }
+
+    #[test]
+    fn objects_are_withheld_until_every_kind_was_listed() {
+        let watched = Watched::default();
+        watched.take(Event::Init, "Service", |o| &mut o.services, &mut None);
+        watched.take(Event::<Service>::InitDone, "Service", |o| &mut o.services, &mut None);
+        let missing = watched.objects().unwrap_err();
+        assert!(!missing.contains("Service") && missing.contains("Pod"));
+        watched.lock().unsynced.clear();
+        assert!(watched.objects().is_ok());
+    }
+}
