@@ -58,12 +58,22 @@ pub(crate) struct Field {
 
 /// A field that occurs once.
 pub(crate) const fn one(number: u32, name: &'static str, kind: Kind) -> Field {
-    Field { number, name, kind, repeated: false }
+    Field {
+        number,
+        name,
+        kind,
+        repeated: false,
+    }
 }
 
 /// A field that occurs any number of times.
 pub(crate) const fn many(number: u32, name: &'static str, kind: Kind) -> Field {
-    Field { number, name, kind, repeated: true }
+    Field {
+        number,
+        name,
+        kind,
+        repeated: true,
+    }
 }
 
 /// A field's content as it stands on the wire.
@@ -133,7 +143,9 @@ fn message(fields: &[Field], bytes: &[u8], depth: usize) -> Value {
         return raw(bytes);
     }
     while !reader.0.is_empty() {
-        let Some((number, wire)) = reader.field() else { return raw(bytes) };
+        let Some((number, wire)) = reader.field() else {
+            return raw(bytes);
+        };
         let Some(field) = fields.iter().find(|f| f.number == number) else {
             let value = unknown(&wire);
             append(&mut out, format!("field_{number}"), value);
@@ -141,9 +153,7 @@ fn message(fields: &[Field], bytes: &[u8], depth: usize) -> Value {
         };
         if let (Kind::MapOf(kind), Wire::Bytes(entry)) = (field.kind, &wire) {
             let (key, value) = map_entry(kind, entry, depth - 1);
-            if let Value::Object(map) =
-                out.entry(field.name).or_insert_with(|| Value::Object(Map::new()))
-            {
+            if let Value::Object(map) = out.entry(field.name).or_insert_with(|| Value::Object(Map::new())) {
                 map.insert(key, value);
             }
             continue;
@@ -302,7 +312,10 @@ mod tests {
     fn known_fields_by_name_and_unknown_by_number() {
         let cluster = Cluster {
             name: "80|default|web.outbound".into(),
-            connect_timeout: Some(Duration { seconds: 1, nanos: 500_000_000 }),
+            connect_timeout: Some(Duration {
+                seconds: 1,
+                nanos: 500_000_000,
+            }),
             per_connection_buffer_limit_bytes: Some(UInt32Value { value: 0 }),
             alt_stat_name: "shown anyway".into(),
             ..Default::default()

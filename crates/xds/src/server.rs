@@ -20,17 +20,15 @@ use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
 use tonic::transport::{Identity, Server, ServerTlsConfig};
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::discovery::{
-    DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse,
-};
+use crate::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse};
 use crate::snapshot::Snapshot;
 use crate::types::ResourceType;
 
 pub mod cache;
 pub mod session;
 
-pub use cache::{Cache, NodeInfo, NodeStatus};
 use cache::Connection;
+pub use cache::{Cache, NodeInfo, NodeStatus};
 use session::delta::DeltaSession;
 use session::sotw::SotwSession;
 use session::{Event, TypeStatus};
@@ -57,14 +55,28 @@ pub struct Credentials {
     pub remote: Option<std::net::SocketAddr>,
 }
 
+/// Why a client is turned away, in words that its log will show.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// It did not prove that it is the node: PERMISSION_DENIED.
+    Denied(String),
+    /// That could not be found out now: UNAVAILABLE, it may try again.
+    Unavailable(String),
+}
+
+impl From<Refusal> for Status {
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::Denied(why) => Status::permission_denied(why),
+            Refusal::Unavailable(why) => Status::unavailable(why),
+        }
+    }
+}
+
 /// Decides whether a client may have a node's configuration.
 pub trait Authorize: Send + Sync + 'static {
-    /// `Err(why)` refuses with PERMISSION_DENIED and that message.
-    fn authorize(
-        &self,
-        credentials: &Credentials,
-        node: &NodeInfo,
-    ) -> impl Future<Output = Result<(), String>> + Send;
+    /// Whether the client's credentials prove that it is this node.
+    fn authorize(&self, credentials: &Credentials, node: &NodeInfo) -> impl Future<Output = Result<(), Refusal>> + Send;
 }
 
 /// Lets everybody in: for tests and for a socket that only the right peer can reach.
@@ -72,7 +84,7 @@ pub trait Authorize: Send + Sync + 'static {
 pub struct AllowAll;
 
 impl Authorize for AllowAll {
-    async fn authorize(&self, _: &Credentials, _: &NodeInfo) -> Result<(), String> {
+    async fn authorize(&self, _: &Credentials, _: &NodeInfo) -> Result<(), Refusal> {
         Ok(())
     }
 }
@@ -95,7 +107,13 @@ pub async fn serve<A: Authorize>(
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> Result<(), tonic::transport::Error> {
     let (stop, stopped) = tokio::sync::watch::channel(false);
-    let ads = Ads { shared: Arc::new(Shared { cache, authorize, stopped }) };
+    let ads = Ads {
+        shared: Arc::new(Shared {
+            cache,
+            authorize,
+            stopped,
+        }),
+    };
     let service = AggregatedDiscoveryServiceServer::new(ads)
         .max_decoding_message_size(REQUEST_BYTES_MAX)
         .max_encoding_message_size(usize::MAX);
@@ -104,15 +122,17 @@ pub async fn serve<A: Authorize>(
         .http2_keepalive_interval(Some(KEEPALIVE))
         .http2_keepalive_timeout(Some(KEEPALIVE));
     if let Some(tls) = tls {
-        server = server
-            .tls_config(ServerTlsConfig::new().identity(Identity::from_pem(tls.cert_pem, tls.key_pem)))?;
+        server = server.tls_config(ServerTlsConfig::new().identity(Identity::from_pem(tls.cert_pem, tls.key_pem)))?;
     }
     let shutdown = async move {
         shutdown.await;
         // Streams never end by themselves: end them, so that the server can.
         let _ = stop.send(true);
     };
-    server.add_service(service).serve_with_incoming_shutdown(TcpListenerStream::new(listener), shutdown).await
+    server
+        .add_service(service)
+        .serve_with_incoming_shutdown(TcpListenerStream::new(listener), shutdown)
+        .await
 }
 
 struct Shared<A> {
@@ -241,8 +261,13 @@ impl<A: Authorize> Shared<A> {
         tokio::time::timeout(AUTHORIZE_TIMEOUT, self.authorize.authorize(&credentials, &node))
             .await
             .map_err(|_| Status::unavailable("the identity could not be checked in time"))?
-            .map_err(Status::permission_denied)?;
-        tracing::info!(node = node.id, engine = node.engine, protocol = V::NAME, "xDS client connected");
+            .map_err(Status::from)?;
+        tracing::info!(
+            node = node.id,
+            engine = node.engine,
+            protocol = V::NAME,
+            "xDS client connected"
+        );
 
         let mut connection = self.cache.connect(node, V::NAME);
         let result = self.converse::<V>(first, &mut requests, &mut connection, queue).await;

@@ -159,19 +159,31 @@ pub(crate) fn references(ty: ResourceType, body: &[u8]) -> Vec<(ResourceType, St
 
 /// The name of the assignment that an EDS cluster waits for; `None` for clusters of other types.
 pub fn endpoints_of(cluster: &Cluster) -> Option<String> {
-    let Some(ClusterDiscoveryType::Type(ty)) = cluster.cluster_discovery_type else { return None };
+    let Some(ClusterDiscoveryType::Type(ty)) = cluster.cluster_discovery_type else {
+        return None;
+    };
     if ty != DiscoveryType::Eds as i32 {
         return None;
     }
     let service_name = cluster.eds_cluster_config.as_ref().map(|e| e.service_name.as_str());
-    Some(service_name.filter(|n| !n.is_empty()).unwrap_or(&cluster.name).to_owned())
+    Some(
+        service_name
+            .filter(|n| !n.is_empty())
+            .unwrap_or(&cluster.name)
+            .to_owned(),
+    )
 }
 
 fn chain_references(chain: &FilterChain, found: &mut BTreeSet<(ResourceType, String)>) {
     for filter in &chain.filters {
-        let Some(ConfigType::TypedConfig(any)) = &filter.config_type else { continue };
+        let Some(ConfigType::TypedConfig(any)) = &filter.config_type else {
+            continue;
+        };
         if any.type_url == HttpConnectionManager::type_url() {
-            match HttpConnectionManager::decode(any.value.as_slice()).ok().and_then(|m| m.route_specifier) {
+            match HttpConnectionManager::decode(any.value.as_slice())
+                .ok()
+                .and_then(|m| m.route_specifier)
+            {
                 Some(RouteSpecifier::Rds(rds)) => {
                     found.insert((ResourceType::Route, rds.route_config_name));
                 }
@@ -179,7 +191,10 @@ fn chain_references(chain: &FilterChain, found: &mut BTreeSet<(ResourceType, Str
                 Some(RouteSpecifier::ScopedRoutes(_)) | None => {}
             }
         } else if any.type_url == TcpProxy::type_url() {
-            match TcpProxy::decode(any.value.as_slice()).ok().and_then(|p| p.cluster_specifier) {
+            match TcpProxy::decode(any.value.as_slice())
+                .ok()
+                .and_then(|p| p.cluster_specifier)
+            {
                 Some(TcpCluster::Cluster(name)) => {
                     found.insert((ResourceType::Cluster, name));
                 }
@@ -193,15 +208,26 @@ fn chain_references(chain: &FilterChain, found: &mut BTreeSet<(ResourceType, Str
 }
 
 fn route_references(routes: &RouteConfiguration, found: &mut BTreeSet<(ResourceType, String)>) {
-    let actions = routes.virtual_hosts.iter().flat_map(|host| &host.routes).filter_map(|r| r.action.as_ref());
+    let actions = routes
+        .virtual_hosts
+        .iter()
+        .flat_map(|host| &host.routes)
+        .filter_map(|r| r.action.as_ref());
     for action in actions {
-        if let Action::Route(RouteAction { cluster_specifier: Some(specifier), .. }) = action {
+        if let Action::Route(RouteAction {
+            cluster_specifier: Some(specifier),
+            ..
+        }) = action
+        {
             match specifier {
                 ClusterSpecifier::Cluster(name) => {
                     found.insert((ResourceType::Cluster, name.clone()));
                 }
                 ClusterSpecifier::WeightedClusters(weighted) => found.extend(
-                    weighted.clusters.iter().map(|c| (ResourceType::Cluster, c.name.clone())),
+                    weighted
+                        .clusters
+                        .iter()
+                        .map(|c| (ResourceType::Cluster, c.name.clone())),
                 ),
                 _ => {}
             }

@@ -30,8 +30,7 @@ pub enum ResourceType {
 
 impl ResourceType {
     /// Every type, in the order of additions.
-    pub const ALL: [ResourceType; 5] =
-        [Self::Cluster, Self::Endpoint, Self::Listener, Self::Route, Self::Peer];
+    pub const ALL: [ResourceType; 5] = [Self::Cluster, Self::Endpoint, Self::Listener, Self::Route, Self::Peer];
 
     /// The type URL in requests, responses and `Any` bodies.
     pub const fn type_url(self) -> &'static str {
@@ -107,12 +106,7 @@ impl Resource {
 
     /// As [`Resource::new`], but returns `previous` when it has the same name and content: equal resources stay the same
     /// allocation over rebuilds and are not decoded again.
-    pub fn renew(
-        previous: Option<&Arc<Self>>,
-        ty: ResourceType,
-        name: &str,
-        body: impl Into<Bytes>,
-    ) -> Arc<Self> {
+    pub fn renew(previous: Option<&Arc<Self>>, ty: ResourceType, name: &str, body: impl Into<Bytes>) -> Arc<Self> {
         let body = body.into();
         match previous {
             Some(p) if p.ty == ty && p.name == name && p.body == body => Arc::clone(p),
@@ -122,7 +116,10 @@ impl Resource {
 
     /// The resource as it stands in a response.
     pub fn to_any(&self) -> Any {
-        Any { type_url: self.ty.type_url().to_owned(), value: self.body.to_vec() }
+        Any {
+            type_url: self.ty.type_url().to_owned(),
+            value: self.body.to_vec(),
+        }
     }
 
     /// The resources that this one refers to by name (type and name).
@@ -133,7 +130,14 @@ impl Resource {
 
 impl fmt::Debug for Resource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}@{} ({} bytes)", self.ty, self.name, self.version, self.body.len())
+        write!(
+            f,
+            "{}/{}@{} ({} bytes)",
+            self.ty,
+            self.name,
+            self.version,
+            self.body.len()
+        )
     }
 }
 

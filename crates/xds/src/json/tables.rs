@@ -26,14 +26,22 @@ pub(super) fn message(name: &str) -> Option<&'static [Field]> {
     })
 }
 
-const PEER: &[Field] =
-    &[one(1, "namespace", Str), one(2, "pod", Str), one(3, "owner_kind", Str), one(4, "owner", Str)];
+const PEER: &[Field] = &[
+    one(1, "namespace", Str),
+    one(2, "pod", Str),
+    one(3, "owner_kind", Str),
+    one(4, "owner", Str),
+];
 
 // envoy.config.core.v3
 const ADDRESS: &[Field] = &[one(
     1,
     "socket_address",
-    Msg(&[one(1, "protocol", Enum(&["TCP", "UDP"])), one(2, "address", Str), one(3, "port_value", Int)]),
+    Msg(&[
+        one(1, "protocol", Enum(&["TCP", "UDP"])),
+        one(2, "address", Str),
+        one(3, "port_value", Int),
+    ]),
 )];
 const BIND: &[Field] = &[many(
     3,
@@ -47,30 +55,59 @@ const BIND: &[Field] = &[many(
     ]),
 )];
 const API_VERSION: Kind = Enum(&["AUTO", "V2", "V3"]);
-const SOURCE: &[Field] =
-    &[one(3, "ads", Empty), one(4, "initial_fetch_timeout", Duration), one(6, "resource_api_version", API_VERSION)];
+const SOURCE: &[Field] = &[
+    one(3, "ads", Empty),
+    one(4, "initial_fetch_timeout", Duration),
+    one(6, "resource_api_version", API_VERSION),
+];
 const METADATA: &[Field] = &[one(1, "filter_metadata", MapOf(&Struct))];
-const DATA: &[Field] = &[one(1, "filename", Str), one(2, "inline_bytes", Str), one(3, "inline_string", Str)];
-const GRPC_SERVICE: &[Field] =
-    &[one(1, "envoy_grpc", Msg(&[one(1, "cluster_name", Str)])), one(3, "timeout", Duration)];
+const DATA: &[Field] = &[
+    one(1, "filename", Str),
+    one(2, "inline_bytes", Str),
+    one(3, "inline_string", Str),
+];
+const GRPC_SERVICE: &[Field] = &[
+    one(1, "envoy_grpc", Msg(&[one(1, "cluster_name", Str)])),
+    one(3, "timeout", Duration),
+];
 
 // envoy.config.cluster.v3
 const CLUSTER: &[Field] = &[
     one(1, "name", Str),
-    one(2, "type", Enum(&["STATIC", "STRICT_DNS", "LOGICAL_DNS", "EDS", "ORIGINAL_DST"])),
-    one(3, "eds_cluster_config", Msg(&[one(1, "eds_config", Msg(SOURCE)), one(2, "service_name", Str)])),
+    one(
+        2,
+        "type",
+        Enum(&["STATIC", "STRICT_DNS", "LOGICAL_DNS", "EDS", "ORIGINAL_DST"]),
+    ),
+    one(
+        3,
+        "eds_cluster_config",
+        Msg(&[one(1, "eds_config", Msg(SOURCE)), one(2, "service_name", Str)]),
+    ),
     one(4, "connect_timeout", Duration),
     one(5, "per_connection_buffer_limit_bytes", U32),
     one(
         6,
         "lb_policy",
-        Enum(&["ROUND_ROBIN", "LEAST_REQUEST", "RING_HASH", "RANDOM", "", "MAGLEV", "CLUSTER_PROVIDED"]),
+        Enum(&[
+            "ROUND_ROBIN",
+            "LEAST_REQUEST",
+            "RING_HASH",
+            "RANDOM",
+            "",
+            "MAGLEV",
+            "CLUSTER_PROVIDED",
+        ]),
     ),
     one(10, "circuit_breakers", Msg(&[many(1, "thresholds", Msg(THRESHOLDS))])),
     one(20, "cleanup_interval", Duration),
     one(21, "upstream_bind_config", Msg(BIND)),
     one(25, "metadata", Msg(METADATA)),
-    one(27, "common_lb_config", Msg(&[one(1, "healthy_panic_threshold", Msg(&[one(1, "value", Double)]))])),
+    one(
+        27,
+        "common_lb_config",
+        Msg(&[one(1, "healthy_panic_threshold", Msg(&[one(1, "value", Double)]))]),
+    ),
     one(33, "load_assignment", Msg(ASSIGNMENT)),
     one(36, "typed_extension_protocol_options", MapOf(&Any)),
 ];
@@ -82,9 +119,24 @@ const THRESHOLDS: &[Field] = &[
     one(5, "max_retries", U32),
 ];
 const HTTP_OPTIONS: &[Field] = &[
-    one(1, "common_http_protocol_options", Msg(&[one(1, "idle_timeout", Duration)])),
-    one(3, "explicit_http_config", Msg(&[one(1, "http_protocol_options", Empty)])),
-    one(4, "use_downstream_protocol_config", Msg(&[one(1, "http_protocol_options", Empty)])),
+    one(
+        1,
+        "common_http_protocol_options",
+        Msg(&[one(1, "idle_timeout", Duration)]),
+    ),
+    one(
+        3,
+        "explicit_http_config",
+        Msg(&[one(1, "http_protocol_options", Empty)]),
+    ),
+    one(
+        4,
+        "use_downstream_protocol_config",
+        Msg(&[
+            one(1, "http_protocol_options", Empty),
+            one(2, "http2_protocol_options", Empty),
+        ]),
+    ),
 ];
 
 // envoy.config.endpoint.v3
@@ -94,7 +146,11 @@ const ASSIGNMENT: &[Field] = &[
         2,
         "endpoints",
         Msg(&[
-            one(1, "locality", Msg(&[one(1, "region", Str), one(2, "zone", Str), one(3, "sub_zone", Str)])),
+            one(
+                1,
+                "locality",
+                Msg(&[one(1, "region", Str), one(2, "zone", Str), one(3, "sub_zone", Str)]),
+            ),
             many(2, "lb_endpoints", Msg(LB_ENDPOINT)),
             one(3, "load_balancing_weight", U32),
             one(5, "priority", Int),
@@ -103,7 +159,11 @@ const ASSIGNMENT: &[Field] = &[
 ];
 const LB_ENDPOINT: &[Field] = &[
     one(1, "endpoint", Msg(&[one(1, "address", Msg(ADDRESS))])),
-    one(2, "health_status", Enum(&["UNKNOWN", "HEALTHY", "UNHEALTHY", "DRAINING", "TIMEOUT", "DEGRADED"])),
+    one(
+        2,
+        "health_status",
+        Enum(&["UNKNOWN", "HEALTHY", "UNHEALTHY", "DRAINING", "TIMEOUT", "DEGRADED"]),
+    ),
     one(3, "metadata", Msg(METADATA)),
     one(4, "load_balancing_weight", U32),
 ];
@@ -115,7 +175,11 @@ const LISTENER: &[Field] = &[
     many(3, "filter_chains", Msg(CHAIN)),
     one(4, "use_original_dst", BOOL),
     one(6, "metadata", Msg(METADATA)),
-    many(9, "listener_filters", Msg(&[one(1, "name", Str), one(3, "typed_config", Any)])),
+    many(
+        9,
+        "listener_filters",
+        Msg(&[one(1, "name", Str), one(3, "typed_config", Any), one(4, "filter_disabled", Msg(PREDICATE))]),
+    ),
     one(15, "listener_filters_timeout", Duration),
     one(16, "traffic_direction", Enum(&["UNSPECIFIED", "INBOUND", "OUTBOUND"])),
     one(17, "continue_on_listener_filters_timeout", Bool),
@@ -123,6 +187,8 @@ const LISTENER: &[Field] = &[
     one(26, "bind_to_port", BOOL),
     one(28, "stat_prefix", Str),
 ];
+const PREDICATE: &[Field] = &[one(1, "or_match", Msg(&[many(1, "rules", Msg(PORT_RULE))])), PORT_RULE[0]];
+const PORT_RULE: &[Field] = &[one(5, "destination_port_range", Msg(&[one(1, "start", Int), one(2, "end", Int)]))];
 const CHAIN: &[Field] = &[
     one(
         1,
@@ -146,10 +212,18 @@ const ACCESS_LOG: &[Field] = &[one(1, "name", Str), one(4, "typed_config", Any)]
 const MANAGER: &[Field] = &[
     one(1, "codec_type", Enum(&["AUTO", "HTTP1", "HTTP2", "HTTP3"])),
     one(2, "stat_prefix", Str),
-    one(3, "rds", Msg(&[one(1, "config_source", Msg(SOURCE)), one(2, "route_config_name", Str)])),
+    one(
+        3,
+        "rds",
+        Msg(&[one(1, "config_source", Msg(SOURCE)), one(2, "route_config_name", Str)]),
+    ),
     one(4, "route_config", Msg(ROUTES)),
-    many(5, "http_filters", Msg(&[one(1, "name", Str), one(4, "typed_config", Any)])),
-    one(8, "http_protocol_options", Msg(&[one(3, "accept_http_10", Bool), one(2, "allow_absolute_url", BOOL)])),
+    many(
+        5,
+        "http_filters",
+        Msg(&[one(1, "name", Str), one(4, "typed_config", Any)]),
+    ),
+    one(8, "http_protocol_options", Msg(&[one(2, "accept_http_10", Bool)])),
     one(12, "drain_timeout", Duration),
     many(13, "access_log", Msg(ACCESS_LOG)),
     one(14, "use_remote_address", BOOL),
@@ -158,8 +232,16 @@ const MANAGER: &[Field] = &[
     many(23, "upgrade_configs", Msg(&[one(1, "upgrade_type", Str)])),
     one(24, "stream_idle_timeout", Duration),
     one(28, "request_timeout", Duration),
-    one(34, "server_header_transformation", Enum(&["OVERWRITE", "APPEND_IF_ABSENT", "PASS_THROUGH"])),
-    one(35, "common_http_protocol_options", Msg(&[one(1, "idle_timeout", Duration)])),
+    one(
+        34,
+        "server_header_transformation",
+        Enum(&["OVERWRITE", "APPEND_IF_ABSENT", "PASS_THROUGH"]),
+    ),
+    one(
+        35,
+        "common_http_protocol_options",
+        Msg(&[one(1, "idle_timeout", Duration)]),
+    ),
 ];
 const ROUTER: &[Field] = &[one(4, "suppress_envoy_headers", Bool)];
 const TCP_PROXY: &[Field] = &[
@@ -195,9 +277,18 @@ const CUSTOM_TAG: &[Field] = &[
             one(
                 1,
                 "kind",
-                Msg(&[one(1, "request", Empty), one(2, "route", Empty), one(3, "cluster", Empty), one(4, "host", Empty)]),
+                Msg(&[
+                    one(1, "request", Empty),
+                    one(2, "route", Empty),
+                    one(3, "cluster", Empty),
+                    one(4, "host", Empty),
+                ]),
             ),
-            one(2, "metadata_key", Msg(&[one(1, "key", Str), many(2, "path", Msg(&[one(1, "key", Str)]))])),
+            one(
+                2,
+                "metadata_key",
+                Msg(&[one(1, "key", Str), many(2, "path", Msg(&[one(1, "key", Str)]))]),
+            ),
             one(3, "default_value", Str),
         ]),
     ),
@@ -210,18 +301,42 @@ const ROUTES: &[Field] = &[
     many(
         2,
         "virtual_hosts",
-        Msg(&[one(1, "name", Str), many(2, "domains", Str), many(3, "routes", Msg(ROUTE))]),
+        Msg(&[
+            one(1, "name", Str),
+            many(2, "domains", Str),
+            many(3, "routes", Msg(ROUTE)),
+        ]),
     ),
     one(7, "validate_clusters", BOOL),
 ];
 const ROUTE: &[Field] = &[
-    one(1, "match", Msg(&[one(1, "prefix", Str), one(2, "path", Str), one(4, "case_sensitive", BOOL)])),
+    one(
+        1,
+        "match",
+        Msg(&[
+            one(1, "prefix", Str),
+            one(2, "path", Str),
+            one(4, "case_sensitive", BOOL),
+        ]),
+    ),
     one(2, "route", Msg(ROUTE_ACTION)),
-    one(7, "direct_response", Msg(&[one(1, "status", Int), one(2, "body", Msg(DATA)), one(3, "body_format", Msg(BODY_FORMAT))])),
+    one(
+        7,
+        "direct_response",
+        Msg(&[
+            one(1, "status", Int),
+            one(2, "body", Msg(DATA)),
+            one(3, "body_format", Msg(BODY_FORMAT)),
+        ]),
+    ),
     one(14, "name", Str),
     one(4, "metadata", Msg(METADATA)),
 ];
-const BODY_FORMAT: &[Field] = &[one(1, "text_format", Str), one(3, "content_type", Str), one(5, "text_format_source", Msg(DATA))];
+const BODY_FORMAT: &[Field] = &[
+    one(1, "text_format", Str),
+    one(4, "content_type", Str),
+    one(5, "text_format_source", Msg(DATA)),
+];
 const ROUTE_ACTION: &[Field] = &[
     one(1, "cluster", Str),
     one(
@@ -233,7 +348,11 @@ const ROUTE_ACTION: &[Field] = &[
     one(
         9,
         "retry_policy",
-        Msg(&[one(1, "retry_on", Str), one(2, "num_retries", U32), one(3, "per_try_timeout", Duration)]),
+        Msg(&[
+            one(1, "retry_on", Str),
+            one(2, "num_retries", U32),
+            one(3, "per_try_timeout", Duration),
+        ]),
     ),
     one(24, "idle_timeout", Duration),
 ];

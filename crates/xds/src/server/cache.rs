@@ -70,7 +70,10 @@ pub struct Cache {
 
 impl Default for Cache {
     fn default() -> Self {
-        Self { state: Arc::default(), changes: Arc::new(watch::channel(0).0) }
+        Self {
+            state: Arc::default(),
+            changes: Arc::new(watch::channel(0).0),
+        }
     }
 }
 
@@ -97,7 +100,12 @@ impl Cache {
     /// The connected nodes, in order of their ids.
     pub fn nodes(&self) -> Vec<NodeInfo> {
         let state = self.lock();
-        state.nodes.values().filter_map(|e| e.clients.values().next_back()).map(|c| c.node.clone()).collect()
+        state
+            .nodes
+            .values()
+            .filter_map(|e| e.clients.values().next_back())
+            .map(|c| c.node.clone())
+            .collect()
     }
 
     /// Gives a connected node its snapshot. Streams send what differs from the one before; an equal snapshot wakes
@@ -145,15 +153,27 @@ impl Cache {
         state.connections += 1;
         let number = state.connections;
         let id = node.id.clone();
-        let entry = state
-            .nodes
-            .entry(id.clone())
-            .or_insert_with(|| Entry { snapshot: watch::channel(None).0, clients: BTreeMap::new() });
-        entry.clients.insert(number, Client { node, protocol, types: BTreeMap::new() });
+        let entry = state.nodes.entry(id.clone()).or_insert_with(|| Entry {
+            snapshot: watch::channel(None).0,
+            clients: BTreeMap::new(),
+        });
+        entry.clients.insert(
+            number,
+            Client {
+                node,
+                protocol,
+                types: BTreeMap::new(),
+            },
+        );
         let snapshots = entry.snapshot.subscribe();
         drop(state);
         self.changed();
-        Connection { cache: self.clone(), id, number, snapshots }
+        Connection {
+            cache: self.clone(),
+            id,
+            number,
+            snapshots,
+        }
     }
 }
 
@@ -171,7 +191,11 @@ impl Connection {
     /// Shows how the client stands now; wakes those who wait for changes when its rejections changed.
     pub(super) fn report(&self, types: BTreeMap<ResourceType, TypeStatus>) {
         let mut state = self.cache.lock();
-        let Some(client) = state.nodes.get_mut(&self.id).and_then(|e| e.clients.get_mut(&self.number)) else {
+        let Some(client) = state
+            .nodes
+            .get_mut(&self.id)
+            .and_then(|e| e.clients.get_mut(&self.number))
+        else {
             return;
         };
         let rejections = |types: &BTreeMap<ResourceType, TypeStatus>| -> Vec<_> {
@@ -205,7 +229,11 @@ mod tests {
     use super::*;
 
     fn node(id: &str) -> NodeInfo {
-        NodeInfo { id: id.into(), engine: "weir".into(), ..Default::default() }
+        NodeInfo {
+            id: id.into(),
+            engine: "weir".into(),
+            ..Default::default()
+        }
     }
 
     #[test]

@@ -118,8 +118,7 @@ impl TypeState {
             .into_iter()
             .filter(|r| self.rejected.get(&r.name) != Some(&r.version))
             .filter(|r| {
-                self.again.contains(&r.name)
-                    || self.known.get(&r.name).is_none_or(|known| known.version != r.version)
+                self.again.contains(&r.name) || self.known.get(&r.name).is_none_or(|known| known.version != r.version)
             })
             .cloned()
             .collect()
@@ -162,7 +161,10 @@ impl TypeState {
     fn sent(&mut self, nonce: String, version: String, resources: Vec<Arc<Resource>>, removed: &[String]) {
         let mut before = BTreeMap::new();
         for resource in &resources {
-            let known = Known { version: resource.version.clone(), resource: Some(Arc::clone(resource)) };
+            let known = Known {
+                version: resource.version.clone(),
+                resource: Some(Arc::clone(resource)),
+            };
             if let Some(old) = self.known.insert(resource.name.clone(), known) {
                 before.insert(resource.name.clone(), old);
             }
@@ -180,7 +182,12 @@ impl TypeState {
         self.first_due = false;
         self.nonce.clone_from(&nonce);
         self.status.sent_version.clone_from(&version);
-        self.in_flight = Some(InFlight { nonce, version, resources, before });
+        self.in_flight = Some(InFlight {
+            nonce,
+            version,
+            resources,
+            before,
+        });
     }
 
     /// The client's answer to the response in flight.
@@ -198,8 +205,16 @@ impl TypeState {
             self.status.acked_version = response.version;
             return Event::Ack(ty);
         };
-        let named: Vec<_> = response.resources.iter().filter(|r| names_resource(&message, &r.name)).collect();
-        let bad = if named.is_empty() { response.resources.iter().collect() } else { named };
+        let named: Vec<_> = response
+            .resources
+            .iter()
+            .filter(|r| names_resource(&message, &r.name))
+            .collect();
+        let bad = if named.is_empty() {
+            response.resources.iter().collect()
+        } else {
+            named
+        };
         let mut before = response.before;
         for resource in &bad {
             self.rejected.insert(resource.name.clone(), resource.version.clone());
@@ -208,7 +223,10 @@ impl TypeState {
                 None => self.known.remove(&resource.name),
             };
         }
-        let nack = Nack { resources: bad.iter().map(|r| r.name.clone()).collect(), message };
+        let nack = Nack {
+            resources: bad.iter().map(|r| r.name.clone()).collect(),
+            message,
+        };
         self.status.nacks += 1;
         self.status.last_nack = Some(nack.clone());
         Event::Nack(ty, nack)
@@ -253,8 +271,8 @@ impl Session {
     fn next_addition(&self, snapshot: &Snapshot) -> Option<Step> {
         for ty in ResourceType::ALL {
             // Routes and listeners may lead to new clusters: not before the client has those.
-            let waits = matches!(ty, ResourceType::Listener | ResourceType::Route)
-                && self.in_flight(ResourceType::Cluster);
+            let waits =
+                matches!(ty, ResourceType::Listener | ResourceType::Route) && self.in_flight(ResourceType::Cluster);
             let Some(state) = self.types.get(&ty) else { continue };
             if !state.subscribed || state.in_flight.is_some() || waits {
                 continue;
@@ -271,19 +289,29 @@ impl Session {
     /// Removals, in reverse order, when the client has taken all additions.
     fn next_removal(&self, snapshot: &Snapshot) -> Option<Step> {
         let settled = |state: &TypeState| state.in_flight.is_none();
-        if !self.types.iter().all(|(ty, state)| *ty == ResourceType::Peer || settled(state)) {
+        if !self
+            .types
+            .iter()
+            .all(|(ty, state)| *ty == ResourceType::Peer || settled(state))
+        {
             return None;
         }
         ResourceType::ALL.into_iter().rev().find_map(|ty| {
             let state = self.types.get(&ty).filter(|s| s.subscribed && settled(s))?;
             let removed = state.gone(ty, snapshot, true);
-            (!removed.is_empty()).then(|| Step { ty, resources: Vec::new(), removed })
+            (!removed.is_empty()).then(|| Step {
+                ty,
+                resources: Vec::new(),
+                removed,
+            })
         })
     }
 
     /// Endpoints of clusters that are being sent must follow, even if they did not change.
     fn resend_endpoints(&mut self, clusters: &[Arc<Resource>]) {
-        let Some(endpoints) = self.types.get_mut(&ResourceType::Endpoint) else { return };
+        let Some(endpoints) = self.types.get_mut(&ResourceType::Endpoint) else {
+            return;
+        };
         for (ty, name) in clusters.iter().flat_map(|c| c.references()) {
             if *ty == ResourceType::Endpoint && endpoints.wants(name) {
                 endpoints.again.insert(name.clone());
@@ -297,7 +325,9 @@ impl Session {
             if state.rejected.is_empty() {
                 continue;
             }
-            state.rejected.retain(|name, v| snapshot.get(*ty, name).is_some_and(|r| r.version == *v));
+            state
+                .rejected
+                .retain(|name, v| snapshot.get(*ty, name).is_some_and(|r| r.version == *v));
             if state.rejected.is_empty() {
                 state.status.last_nack = None;
             }
@@ -312,7 +342,15 @@ impl Session {
     fn status(&self) -> BTreeMap<ResourceType, TypeStatus> {
         self.types
             .iter()
-            .map(|(ty, state)| (*ty, TypeStatus { resources: state.known.len(), ..state.status.clone() }))
+            .map(|(ty, state)| {
+                (
+                    *ty,
+                    TypeStatus {
+                        resources: state.known.len(),
+                        ..state.status.clone()
+                    },
+                )
+            })
             .collect()
     }
 }

@@ -30,7 +30,10 @@ impl DeltaSession {
         let mut events = Vec::new();
         let state = self.session.state(ty);
         if !request.response_nonce.is_empty() {
-            let current = state.in_flight.as_ref().is_some_and(|r| r.nonce == request.response_nonce);
+            let current = state
+                .in_flight
+                .as_ref()
+                .is_some_and(|r| r.nonce == request.response_nonce);
             events.push(if current {
                 state.answered(ty, request.error_detail.map(|status| status.message))
             } else {
@@ -65,7 +68,13 @@ impl DeltaSession {
             // A reconnecting client says what it has; only the rest is sent.
             for (name, version) in request.initial_resource_versions {
                 if state.wants(&name) {
-                    state.known.insert(name, Known { version, resource: None });
+                    state.known.insert(
+                        name,
+                        Known {
+                            version,
+                            resource: None,
+                        },
+                    );
                 }
             }
         }
@@ -78,13 +87,20 @@ impl DeltaSession {
     /// The next response that the client should get now, if any. Call again until `None`.
     pub fn next(&mut self, snapshot: &Snapshot) -> Option<DeltaDiscoveryResponse> {
         self.session.forget_obsolete_rejections(snapshot);
-        let step = self.session.next_addition(snapshot).or_else(|| self.session.next_removal(snapshot))?;
+        let step = self
+            .session
+            .next_addition(snapshot)
+            .or_else(|| self.session.next_removal(snapshot))?;
         if step.ty == ResourceType::Cluster {
             self.session.resend_endpoints(&step.resources);
         }
         let nonce = self.session.next_nonce();
-        let version =
-            version_of_all(snapshot.resources(step.ty).values().map(|r| (r.name.as_str(), r.version.as_str())));
+        let version = version_of_all(
+            snapshot
+                .resources(step.ty)
+                .values()
+                .map(|r| (r.name.as_str(), r.version.as_str())),
+        );
         let response = DeltaDiscoveryResponse {
             system_version_info: version.clone(),
             resources: step
@@ -102,7 +118,9 @@ impl DeltaSession {
             nonce: nonce.clone(),
             ..Default::default()
         };
-        self.session.state(step.ty).sent(nonce, version, step.resources, &step.removed);
+        self.session
+            .state(step.ty)
+            .sent(nonce, version, step.resources, &step.removed);
         Some(response)
     }
 

@@ -34,14 +34,21 @@ impl SotwSession {
         if !request.response_nonce.is_empty() {
             // The latest response was not seen by the client when it wrote this; it will answer that one too.
             if request.response_nonce != state.nonce {
-                return vec![Event::Ignored(format!("{ty}: stale nonce {:?}", request.response_nonce))];
+                return vec![Event::Ignored(format!(
+                    "{ty}: stale nonce {:?}",
+                    request.response_nonce
+                ))];
             }
             if state.in_flight.is_some() {
                 events.push(state.answered(ty, request.error_detail.map(|status| status.message)));
             }
         }
-        let names: BTreeSet<String> =
-            request.resource_names.iter().filter(|n| *n != WILDCARD).cloned().collect();
+        let names: BTreeSet<String> = request
+            .resource_names
+            .iter()
+            .filter(|n| *n != WILDCARD)
+            .cloned()
+            .collect();
         let first = !state.subscribed;
         let wildcard = ty != ResourceType::Peer
             && (request.resource_names.iter().any(|n| n == WILDCARD)
@@ -96,7 +103,9 @@ impl SotwSession {
             nonce: nonce.clone(),
             ..Default::default()
         };
-        self.session.state(step.ty).sent(nonce, version, step.resources, &step.removed);
+        self.session
+            .state(step.ty)
+            .sent(nonce, version, step.resources, &step.removed);
         response
     }
 
@@ -134,7 +143,12 @@ impl SotwSession {
         if step.ty.is_full_state() {
             return version_of_all(step.resources.iter().map(|r| (r.name.as_str(), r.version.as_str())));
         }
-        let wanted = self.session.types.get(&step.ty).map(|s| s.wanted(step.ty, snapshot)).unwrap_or_default();
+        let wanted = self
+            .session
+            .types
+            .get(&step.ty)
+            .map(|s| s.wanted(step.ty, snapshot))
+            .unwrap_or_default();
         version_of_all(wanted.into_iter().map(|r| (r.name.as_str(), r.version.as_str())))
     }
 

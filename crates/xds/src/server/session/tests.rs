@@ -8,9 +8,7 @@ use prost::Message;
 use super::delta::DeltaSession;
 use super::sotw::SotwSession;
 use super::*;
-use crate::discovery::{
-    DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse,
-};
+use crate::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse};
 use crate::snapshot::Resources;
 use ResourceType::{Cluster as C, Endpoint as E, Listener as L, Peer as P, Route as R};
 
@@ -30,9 +28,12 @@ fn snapshot(resources: &[(ResourceType, &str, &str)]) -> Snapshot {
         } else {
             content.as_bytes().to_vec()
         };
-        maps.entry(*ty).or_default().insert((*name).into(), Resource::new(*ty, *name, body));
+        maps.entry(*ty)
+            .or_default()
+            .insert((*name).into(), Resource::new(*ty, *name, body));
     }
-    maps.into_iter().fold(Snapshot::new(), |s, (ty, map)| s.with(ty, Arc::new(map)))
+    maps.into_iter()
+        .fold(Snapshot::new(), |s, (ty, map)| s.with(ty, Arc::new(map)))
 }
 
 fn version(snapshot: &Snapshot, ty: ResourceType, name: &str) -> String {
@@ -57,7 +58,11 @@ fn ack(response: &DeltaDiscoveryResponse) -> DeltaDiscoveryRequest {
 
 fn nack(response: &DeltaDiscoveryResponse, message: &str) -> DeltaDiscoveryRequest {
     DeltaDiscoveryRequest {
-        error_detail: Some(rpc::Status { code: 3, message: message.into(), details: vec![] }),
+        error_detail: Some(rpc::Status {
+            code: 3,
+            message: message.into(),
+            details: vec![],
+        }),
         ..ack(response)
     }
 }
@@ -110,7 +115,10 @@ fn a_new_client_gets_everything_in_order() {
     session.on_request(subscribe(L, &["*"]));
     session.on_request(subscribe(E, &["a"]));
     session.on_request(subscribe(C, &[]));
-    assert_eq!(settle(&mut session, &snapshot), ["cds +a", "eds +a", "lds +l", "rds +a"]);
+    assert_eq!(
+        settle(&mut session, &snapshot),
+        ["cds +a", "eds +a", "lds +l", "rds +a"]
+    );
     assert_eq!(session.status()[&C].sent_version, session.status()[&C].acked_version);
     assert_eq!(session.status()[&C].resources, 1);
 }
@@ -126,7 +134,10 @@ fn listeners_and_routes_wait_until_the_clusters_are_taken_but_endpoints_do_not()
     session.on_request(ack(&first[1]));
     assert!(session.next(&new).is_none());
     session.on_request(ack(&first[0]));
-    assert_eq!(drain(&mut session, &new).iter().map(short).collect::<Vec<_>>(), ["lds +l", "rds +a"]);
+    assert_eq!(
+        drain(&mut session, &new).iter().map(short).collect::<Vec<_>>(),
+        ["lds +l", "rds +a"]
+    );
 }
 
 #[test]
@@ -158,7 +169,14 @@ fn removals_come_last_and_in_reverse() {
     ]);
     let mut session = settled(&both);
     session.on_request(subscribe(E, &["c"]));
-    let new = snapshot(&[(C, "a", "1"), (C, "c", "1"), (E, "a", "1"), (E, "c", "1"), (L, "l", "2"), (R, "a", "1")]);
+    let new = snapshot(&[
+        (C, "a", "1"),
+        (C, "c", "1"),
+        (E, "a", "1"),
+        (E, "c", "1"),
+        (L, "l", "2"),
+        (R, "a", "1"),
+    ]);
     assert_eq!(
         settle(&mut session, &new),
         ["cds +c", "eds +c", "lds +l", "rds -b", "lds -m", "eds -b", "cds -b"]
@@ -193,7 +211,9 @@ fn a_rejected_resource_is_not_sent_again_until_it_changes() {
     let broken = snapshot(&[(L, "good", "2"), (L, "bad", "2")]);
     let response = session.next(&broken).unwrap();
     let events = session.on_request(nack(&response, "Error adding/updating listener(s) bad: no such filter"));
-    let Event::Nack(L, rejection) = &events[0] else { panic!("{events:?}") };
+    let Event::Nack(L, rejection) = &events[0] else {
+        panic!("{events:?}")
+    };
     assert_eq!(rejection.resources, ["bad"]);
     assert!(rejection.message.contains("no such filter"));
     assert_eq!(session.status()[&L].last_nack.as_ref(), Some(rejection));
@@ -216,21 +236,36 @@ fn a_rejection_that_names_nothing_rejects_the_whole_response() {
     session.on_request(subscribe(C, &[]));
     let response = session.next(&snapshot).unwrap();
     let events = session.on_request(nack(&response, "I do not like it"));
-    assert!(matches!(&events[0], Event::Nack(C, n) if n.resources == ["a", "b"]), "{events:?}");
+    assert!(
+        matches!(&events[0], Event::Nack(C, n) if n.resources == ["a", "b"]),
+        "{events:?}"
+    );
     assert!(session.next(&snapshot).is_none());
 }
 
 #[test]
 fn names_are_found_as_whole_words() {
-    assert!(names_resource("bad cluster 80|default|web.outbound: x", "80|default|web.outbound"));
-    assert!(!names_resource("bad cluster 9080|default|web.outbound", "80|default|web.outbound"));
+    assert!(names_resource(
+        "bad cluster 80|default|web.outbound: x",
+        "80|default|web.outbound"
+    ));
+    assert!(!names_resource(
+        "bad cluster 9080|default|web.outbound",
+        "80|default|web.outbound"
+    ));
     assert!(names_resource("listener 'outbound': y", "outbound"));
     assert!(!names_resource("listener 10.0.0.1_80_outbound: y", "outbound"));
 }
 
 #[test]
 fn a_reconnecting_client_gets_the_difference_only() {
-    let snapshot = snapshot(&[(C, "a", "1"), (C, "b", "2"), (E, "a", "1"), (E, "b", "1"), (L, "l", "1")]);
+    let snapshot = snapshot(&[
+        (C, "a", "1"),
+        (C, "b", "2"),
+        (E, "a", "1"),
+        (E, "b", "1"),
+        (L, "l", "1"),
+    ]);
     let mut session = DeltaSession::new();
     let initial = |ty: ResourceType, have: &[(&str, String)], names: &[&str]| DeltaDiscoveryRequest {
         initial_resource_versions: have.iter().map(|(n, v)| ((*n).to_owned(), v.clone())).collect(),
@@ -238,13 +273,24 @@ fn a_reconnecting_client_gets_the_difference_only() {
     };
     session.on_request(initial(
         C,
-        &[("a", version(&snapshot, C, "a")), ("b", "old".into()), ("gone", "old".into())],
+        &[
+            ("a", version(&snapshot, C, "a")),
+            ("b", "old".into()),
+            ("gone", "old".into()),
+        ],
         &[],
     ));
-    session.on_request(initial(E, &[("a", version(&snapshot, E, "a")), ("b", version(&snapshot, E, "b"))], &["a", "b"]));
+    session.on_request(initial(
+        E,
+        &[("a", version(&snapshot, E, "a")), ("b", version(&snapshot, E, "b"))],
+        &["a", "b"],
+    ));
     session.on_request(initial(L, &[("l", version(&snapshot, L, "l"))], &["*"]));
     // The wildcard's first response is due even when it has nothing to say.
-    assert_eq!(settle(&mut session, &snapshot), ["cds +b", "eds +b", "lds", "cds -gone"]);
+    assert_eq!(
+        settle(&mut session, &snapshot),
+        ["cds +b", "eds +b", "lds", "cds -gone"]
+    );
 }
 
 #[test]
@@ -300,10 +346,16 @@ fn stale_nonces_and_strange_types_are_ignored() {
     let mut session = DeltaSession::new();
     session.on_request(subscribe(C, &[]));
     let response = session.next(&snapshot).unwrap();
-    let stale = DeltaDiscoveryRequest { response_nonce: "77".into(), ..ack(&response) };
+    let stale = DeltaDiscoveryRequest {
+        response_nonce: "77".into(),
+        ..ack(&response)
+    };
     assert!(matches!(session.on_request(stale)[..], [Event::Ignored(_)]));
     assert_eq!(session.status()[&C].acked_version, "");
-    let strange = DeltaDiscoveryRequest { type_url: "type.googleapis.com/x".into(), ..Default::default() };
+    let strange = DeltaDiscoveryRequest {
+        type_url: "type.googleapis.com/x".into(),
+        ..Default::default()
+    };
     assert!(matches!(session.on_request(strange)[..], [Event::Ignored(_)]));
     assert_eq!(session.on_request(ack(&response)), [Event::Ack(C)]);
 }
@@ -336,8 +388,7 @@ struct SotwClient {
 
 impl SotwClient {
     fn new(endpoints: &[&'static str], routes: &[&'static str]) -> Self {
-        let names: BTreeMap<_, _> =
-            [(C, vec![]), (L, vec![]), (E, endpoints.to_vec()), (R, routes.to_vec())].into();
+        let names: BTreeMap<_, _> = [(C, vec![]), (L, vec![]), (E, endpoints.to_vec()), (R, routes.to_vec())].into();
         let mut session = SotwSession::new();
         for (ty, names) in &names {
             session.on_request(want(*ty, names));
@@ -360,9 +411,23 @@ impl SotwClient {
 #[test]
 fn sotw_sends_all_in_order_then_only_what_changed() {
     let mut client = SotwClient::new(&["a", "b"], &["a"]);
-    let first = snapshot(&[(C, "a", "1"), (C, "b", "1"), (E, "a", "1"), (E, "b", "1"), (L, "l", "1"), (R, "a", "1")]);
+    let first = snapshot(&[
+        (C, "a", "1"),
+        (C, "b", "1"),
+        (E, "a", "1"),
+        (E, "b", "1"),
+        (L, "l", "1"),
+        (R, "a", "1"),
+    ]);
     assert_eq!(client.settle(&first), ["cds 2", "eds 2", "lds 1", "rds 1"]);
-    let changed = snapshot(&[(C, "a", "1"), (C, "b", "2"), (E, "a", "1"), (E, "b", "1"), (L, "l", "1"), (R, "a", "2")]);
+    let changed = snapshot(&[
+        (C, "a", "1"),
+        (C, "b", "2"),
+        (E, "a", "1"),
+        (E, "b", "1"),
+        (L, "l", "1"),
+        (R, "a", "2"),
+    ]);
     // Clusters are always told in full; only the changed one's endpoints follow.
     assert_eq!(client.settle(&changed), ["cds 2", "eds 1", "rds 1"]);
     assert_eq!(client.settle(&changed), Vec::<String>::new());
@@ -391,7 +456,10 @@ fn sotw_answers_the_last_nonce_only() {
     assert_eq!(session.on_request(answer(&first, &["a", "b"])), [Event::Subscribed(E)]);
     let second = session.next(&snapshot).unwrap();
     assert_eq!(second.resources.len(), 1);
-    assert!(matches!(session.on_request(answer(&first, &["a"]))[..], [Event::Ignored(_)]));
+    assert!(matches!(
+        session.on_request(answer(&first, &["a"]))[..],
+        [Event::Ignored(_)]
+    ));
     assert_eq!(session.on_request(answer(&second, &["a", "b"])), [Event::Ack(E)]);
 }
 
@@ -403,15 +471,24 @@ fn sotw_keeps_the_last_good_one_of_a_rejected_resource() {
     let bad = snapshot(&[(C, "a", "bad"), (C, "b", "1")]);
     let response = client.session.next(&bad).unwrap();
     let mut rejection = answer(&response, &[]);
-    rejection.error_detail =
-        Some(rpc::Status { code: 3, message: "Error adding cluster(s) a: bad".into(), details: vec![] });
+    rejection.error_detail = Some(rpc::Status {
+        code: 3,
+        message: "Error adding cluster(s) a: bad".into(),
+        details: vec![],
+    });
     assert!(matches!(&client.session.on_request(rejection)[..], [Event::Nack(C, n)] if n.resources == ["a"]));
     assert!(client.session.next(&bad).is_none());
     // The next full response carries a's last good version.
     let next = snapshot(&[(C, "a", "bad"), (C, "b", "2")]);
     let response = client.session.next(&next).unwrap();
     let bodies: Vec<_> = response.resources.iter().map(|any| any.value.clone()).collect();
-    assert_eq!(bodies, [good.get(C, "a").unwrap().body.to_vec(), next.get(C, "b").unwrap().body.to_vec()]);
+    assert_eq!(
+        bodies,
+        [
+            good.get(C, "a").unwrap().body.to_vec(),
+            next.get(C, "b").unwrap().body.to_vec()
+        ]
+    );
 }
 
 #[test]
@@ -421,6 +498,10 @@ fn sotw_names_given_up_are_all_given_up() {
     session.on_request(want(C, &["a"]));
     let response = session.next(&snapshot).unwrap();
     session.on_request(answer(&response, &[]));
-    assert_eq!(session.status()[&C].resources, 0, "no names after names means nothing, not everything");
+    assert_eq!(
+        session.status()[&C].resources,
+        0,
+        "no names after names means nothing, not everything"
+    );
     assert!(session.next(&snapshot).is_none());
 }
