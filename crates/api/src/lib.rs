@@ -3,6 +3,7 @@
 //!
 //! Types and pure functions only. It does no I/O and depends on no other crate of the project.
 
+pub mod cri;
 pub mod labels;
 pub mod mesh_status;
 pub mod problem;

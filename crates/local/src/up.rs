@@ -23,14 +23,14 @@ use nix::sys::signal::{SigSet, Signal, kill};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::{Pid, getegid, geteuid};
 
-use crate::node::{Manifest, NodeConfig};
+use crate::node::{Manifest, NodeConfig, Paths};
 
 /// How long the node may take to stop before it is killed.
 const STOP_DEADLINE: Duration = Duration::from_secs(20);
 /// The first descriptor number of the inherited listeners; high, so that nothing else sits there.
 const LISTEN_FD_FIRST: i32 = 100;
 /// What `weir up` makes in its data directory, and therefore may remove from it.
-const OWNED: [&str; 5] = ["node", "apiserver", "pki", "kubeconfig", "internal"];
+const OWNED: [&str; 3] = ["node", "apiserver", "kubeconfig"];
 
 /// What `weir up` needs to know.
 #[derive(Clone, Debug)]
@@ -106,7 +106,7 @@ struct Node {
 }
 
 fn start(config: &UpConfig, data_dir: &DataDir, api: &TcpListener, metrics: &TcpListener) -> Result<Node, UpError> {
-    let file = data_dir.write_node_config(config)?;
+    data_dir.write_node_config(config)?;
     let exe = std::env::current_exe().map_err(UpError::Spawn)?;
     enter_namespaces()?;
     let listeners = [api.as_fd(), metrics.as_fd()];
@@ -120,8 +120,8 @@ fn start(config: &UpConfig, data_dir: &DataDir, api: &TcpListener, metrics: &Tcp
     let (read, write) = io::pipe().map_err(UpError::Spawn)?;
     let child = Command::new(exe)
         .arg("node")
-        .arg("--config")
-        .arg(&file)
+        .arg("--data-dir")
+        .arg(&data_dir.path)
         .env("LISTEN_FDS", listeners.len().to_string())
         .env("LISTEN_FDS_FIRST_FD", LISTEN_FD_FIRST.to_string())
         .env_remove("LISTEN_PID")
@@ -251,7 +251,7 @@ impl DataDir {
     fn clean(&self, keep: bool) {
         for name in OWNED {
             let path = self.path.join(name);
-            let kept = keep && matches!(name, "apiserver" | "pki" | "kubeconfig");
+            let kept = keep && name != "node";
             if kept || path.symlink_metadata().is_err() {
                 continue;
             }
@@ -274,19 +274,17 @@ impl DataDir {
         }
     }
 
-    fn write_node_config(&self, config: &UpConfig) -> Result<PathBuf, UpError> {
+    fn write_node_config(&self, config: &UpConfig) -> Result<(), UpError> {
         let failed = |source| UpError::DataDir { path: self.path.clone(), source };
-        let dir = self.path.join("node");
-        fs::create_dir_all(&dir).map_err(failed)?;
+        let paths = Paths::new(&self.path);
+        fs::create_dir_all(paths.node()).map_err(failed)?;
         let node = NodeConfig {
             data_dir: self.path.clone(),
             api_address: config.api_listen,
             manifests: config.manifests.clone(),
             extra_path: config.extra_path.iter().map(|p| p.canonicalize().unwrap_or(p.clone())).collect(),
         };
-        let file = dir.join("config.json");
         let text = serde_json::to_vec(&node).map_err(io::Error::other).map_err(failed)?;
-        fs::write(&file, text).map_err(failed)?;
-        Ok(file)
+        fs::write(paths.node_config(), text).map_err(failed)
     }
 }

@@ -41,7 +41,7 @@ mod volumes;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -130,19 +130,18 @@ impl Users {
     }
 }
 
-/// `weir node --config FILE`: enters the node's namespaces, then runs it. Must be called before any thread exists.
-pub fn node_main(args: &[String]) -> ExitCode {
-    let [flag, file] = args else { return fail(&"usage: weir node --config FILE (started by weir up)") };
-    if flag != "--config" {
-        return fail(&"usage: weir node --config FILE (started by weir up)");
-    }
-    let config = std::fs::read(file).map_err(|error| error.to_string());
+/// `weir node --data-dir DIR`: enters the node's namespaces, then runs it with the configuration that `weir up` wrote.
+/// Must be called before any thread exists.
+pub fn node_main(data_dir: &Path) -> ExitCode {
+    let paths = Paths::new(data_dir);
+    let file = paths.node_config();
+    let config = std::fs::read(&file).map_err(|error| error.to_string());
     let config = config.and_then(|text| serde_json::from_slice::<NodeConfig>(&text).map_err(|e| e.to_string()));
     let config = match config {
         Ok(config) => config,
-        Err(error) => return fail(&format!("{file}: {error}")),
+        Err(error) => return fail(&format!("{}: {error} (this command is started by weir up)", file.display())),
     };
-    if let Err(error) = isolate::enter(&Paths::new(&config.data_dir)) {
+    if let Err(error) = isolate::enter(&paths) {
         return fail(&error);
     }
     if let Err(error) = reaper::end_with_parent() {

@@ -22,6 +22,11 @@ impl Paths {
         self.data_dir.join("node")
     }
 
+    /// What `weir up` tells the node.
+    pub fn node_config(&self) -> PathBuf {
+        self.node().join("config.json")
+    }
+
     /// The node's own part of the file system.
     pub fn root(&self) -> PathBuf {
         self.node().join("root")
@@ -99,7 +104,7 @@ impl Paths {
     }
 
     pub fn pki(&self) -> PathBuf {
-        self.data_dir.join("pki")
+        self.apiserver().join("pki")
     }
 
     /// The user's kubeconfig.
@@ -107,6 +112,7 @@ impl Paths {
         self.data_dir.join("kubeconfig")
     }
 
+    /// Objects and certificates.
     pub fn apiserver(&self) -> PathBuf {
         self.data_dir.join("apiserver")
     }
