@@ -290,3 +290,5 @@ fn controller_reference<K: Resource<DynamicType = ()>>(owner: &K) -> OwnerRefere
 
 #[cfg(test)]
 mod fixtures;
+#[cfg(test)]
+mod tests;
