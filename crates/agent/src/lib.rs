@@ -15,7 +15,6 @@
 mod agent;
 mod cluster;
 pub mod cni;
-mod cri;
 mod http_unix;
 mod plan;
 mod pods;
@@ -23,6 +22,8 @@ mod redirect;
 mod sandbox;
 mod supervise;
 mod sys;
+#[cfg(test)]
+mod testing;
 mod watch;
 
 pub use agent::{Config, Error, Health, run};

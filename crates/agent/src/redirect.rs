@@ -223,27 +223,4 @@ async fn nft(netns: &Path, arguments: &[&str], script: &str) -> Result<String, E
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn network_as_nft_lists_it() {
-        let shown = |text: &str| {
-            let cidr: crate::plan::Cidr = text.parse().unwrap();
-            network(cidr.address, cidr.prefix)
-        };
-        assert_eq!(shown("10.1.2.3/16"), "10.1.0.0/16");
-        assert_eq!(shown("10.1.2.3"), "10.1.2.3");
-        assert_eq!(shown("0.0.0.0/0"), "0.0.0.0/0");
-        assert_eq!(shown("fd12::1/8"), "fd00::/8");
-        assert_eq!(shown("::/0"), "::/0");
-    }
-
-    #[test]
-    fn foreign_rules_show() {
-        let listing = serde_json::json!({"nftables": [
-            {"chain": {"name": "output", "type": "nat", "hook": "output"}},
-            {"rule": {"chain": "output", "expr": [{"counter": {}}, {"drop": null}]}}]});
-        assert_eq!(shape(&listing), ["chain output nat output", "output ? ?"]);
-    }
-}
+mod tests;

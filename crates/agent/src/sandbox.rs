@@ -12,7 +12,7 @@ use tonic::client::Grpc;
 use tonic::codegen::http::uri::PathAndQuery;
 use tonic::transport::{Channel, Endpoint};
 use tonic_prost::ProstCodec;
-use crate::cri::{
+use weir_api::cri::{
     ListPodSandboxRequest, ListPodSandboxResponse, PodSandboxFilter, PodSandboxState, PodSandboxStateValue,
     PodSandboxStatusRequest, PodSandboxStatusResponse,
 };
@@ -57,13 +57,13 @@ impl Runtime {
             ("io.kubernetes.pod.namespace", &pod.namespace),
         ];
         let filter = PodSandboxFilter {
-            state: Some(PodSandboxStateValue { state: PodSandboxState::SandboxReady as i32 }),
+            state: Some(PodSandboxStateValue { state: PodSandboxState::Ready as i32 }),
             label_selector: labels.into_iter().map(|(k, v)| (k.to_owned(), v.clone())).collect(),
             ..Default::default()
         };
         let request = ListPodSandboxRequest { filter: Some(filter) };
         let list: ListPodSandboxResponse = call(&mut client, "ListPodSandbox", request).await?;
-        let ready = |s: &i32| *s == PodSandboxState::SandboxReady as i32;
+        let ready = |s: &i32| *s == PodSandboxState::Ready as i32;
         // The newest, should an old one still be about to end.
         let Some(newest) = list.items.into_iter().filter(|s| ready(&s.state)).max_by_key(|s| s.created_at) else {
             return Ok(None);
