@@ -21,7 +21,7 @@ use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3::{
 };
 use prost::{Message, Name};
 
-use crate::types::{Resource, ResourceType};
+use crate::types::{Resource, ResourceType, version_of};
 
 /// Resources of one type by name.
 pub type Resources = BTreeMap<String, Arc<Resource>>;
@@ -85,6 +85,11 @@ impl Snapshot {
         &self.maps[ty.index()]
     }
 
+    /// One version for all resources of a type: equal for equal content, on every replica.
+    pub fn version(&self, ty: ResourceType) -> String {
+        version_of_all(self.resources(ty).values())
+    }
+
     /// One resource.
     pub fn get(&self, ty: ResourceType, name: &str) -> Option<&Arc<Resource>> {
         self.maps[ty.index()].get(name)
@@ -125,6 +130,18 @@ impl Snapshot {
         }
         if found.is_empty() { Ok(()) } else { Err(found) }
     }
+}
+
+/// One version for a set of resources in order.
+pub(crate) fn version_of_all<'a>(resources: impl IntoIterator<Item = &'a Arc<Resource>>) -> String {
+    let mut text = String::new();
+    for resource in resources {
+        text.push_str(&resource.name);
+        text.push('\0');
+        text.push_str(&resource.version);
+        text.push('\0');
+    }
+    version_of(text.as_bytes())
 }
 
 /// The resources that an encoded resource refers to by name. What cannot be decoded refers to nothing.

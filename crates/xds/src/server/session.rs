@@ -354,15 +354,3 @@ impl Session {
             .collect()
     }
 }
-
-/// One version for a set of resources: equal for equal sets, on every replica.
-fn version_of_all<'a>(resources: impl Iterator<Item = (&'a str, &'a str)>) -> String {
-    let mut text = String::new();
-    for (name, version) in resources {
-        text.push_str(name);
-        text.push('\0');
-        text.push_str(version);
-        text.push('\0');
-    }
-    crate::types::version_of(text.as_bytes())
-}

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Event, Known, Session, TypeStatus, version_of_all};
+use super::{Event, Known, Session, TypeStatus};
 use crate::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Resource as WireResource};
 use crate::snapshot::Snapshot;
 use crate::types::ResourceType;
@@ -95,12 +95,7 @@ impl DeltaSession {
             self.session.resend_endpoints(&step.resources);
         }
         let nonce = self.session.next_nonce();
-        let version = version_of_all(
-            snapshot
-                .resources(step.ty)
-                .values()
-                .map(|r| (r.name.as_str(), r.version.as_str())),
-        );
+        let version = snapshot.version(step.ty);
         let response = DeltaDiscoveryResponse {
             system_version_info: version.clone(),
             resources: step

@@ -4,9 +4,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::{Event, Session, Step, TypeStatus, version_of_all};
+use super::{Event, Session, Step, TypeStatus};
 use crate::discovery::{DiscoveryRequest, DiscoveryResponse};
-use crate::snapshot::Snapshot;
+use crate::snapshot::{Snapshot, version_of_all};
 use crate::types::{Resource, ResourceType};
 
 /// The name that subscribes to everything.
@@ -141,7 +141,7 @@ impl SotwSession {
 
     fn version(&self, step: &Step, snapshot: &Snapshot) -> String {
         if step.ty.is_full_state() {
-            return version_of_all(step.resources.iter().map(|r| (r.name.as_str(), r.version.as_str())));
+            return version_of_all(&step.resources);
         }
         let wanted = self
             .session
@@ -149,7 +149,7 @@ impl SotwSession {
             .get(&step.ty)
             .map(|s| s.wanted(step.ty, snapshot))
             .unwrap_or_default();
-        version_of_all(wanted.into_iter().map(|r| (r.name.as_str(), r.version.as_str())))
+        version_of_all(wanted)
     }
 
     /// How the client stands, by type.

@@ -1,0 +1,144 @@
+//! Stock Envoy as the judge of what is lowered and of how it is served.
+//!
+//! Each test runs itself again in a network namespace of its own, where a real Envoy has the ports 15001 and 15006, the
+//! control plane's ADS server is on loopback behind TLS, and redirection is as in a pod. A missing Envoy fails the test.
+
+#[path = "envoy/harness.rs"]
+mod harness;
+
+use std::time::Duration;
+
+use harness::{Envoy, Protocol, in_own_namespace, wait_until};
+use weir_api::labels::Engine;
+use weir_control::lower::Lowered;
+use weir_xds::{ResourceType, Snapshot};
+
+const NODE: &str = "productpage-5df889bcff-aaaaa.default";
+
+fn snapshot(objects: &weir_mesh::Objects, lowered: &mut Lowered) -> Snapshot {
+    let (mesh, _) = weir_mesh::build(objects);
+    *lowered = Lowered::new(&mesh, lowered);
+    lowered.check().expect("consistent");
+    let key = mesh.pods.iter().find(|(_, p)| p.enabled).expect("an enabled pod").0;
+    lowered.snapshot(&mesh, key, Engine::Envoy, None).expect("a known pod")
+}
+
+/// Every golden mesh after another, so that each is also reached by additions and removals.
+async fn every_mesh_is_taken(protocol: Protocol) {
+    let envoy = Envoy::start(NODE, protocol).await;
+    let mut lowered = Lowered::default();
+    for (name, objects) in harness::golden_meshes() {
+        let snapshot = snapshot(&objects, &mut lowered);
+        envoy.publish(&snapshot);
+        envoy.has(&snapshot, &name).await;
+        assert_eq!(envoy.rejections(), Vec::<String>::new(), "{name}");
+    }
+    envoy.stop().await;
+}
+
+#[test]
+fn every_golden_mesh_is_taken_by_delta() {
+    in_own_namespace("every_golden_mesh_is_taken_by_delta", || every_mesh_is_taken(Protocol::Delta));
+}
+
+#[test]
+fn every_golden_mesh_is_taken_by_state_of_the_world() {
+    in_own_namespace("every_golden_mesh_is_taken_by_state_of_the_world", || every_mesh_is_taken(Protocol::Sotw));
+}
+
+/// Scenario 4: blocked is 404, labelled is 200, unlabelled again is 404; and what is not HTTP is reset.
+#[test]
+fn a_port_label_opens_and_closes_a_port() {
+    in_own_namespace("a_port_label_opens_and_closes_a_port", || async {
+        harness::pod_network();
+        harness::serve_http("10.244.1.3:9080", "reviews").await;
+        let envoy = Envoy::start(NODE, Protocol::Delta).await;
+        let mut lowered = Lowered::default();
+        let mut publish = |label: Option<&str>| {
+            let mut objects = harness::golden_mesh("simple-http");
+            harness::label_service(&mut objects, "reviews", "traffic.port.9080", label);
+            let snapshot = snapshot(&objects, &mut lowered);
+            envoy.publish(&snapshot);
+            snapshot
+        };
+        envoy.has(&publish(None), "blocked").await;
+        let (status, body) = harness::get("10.96.0.20:9080", "reviews:9080").await;
+        assert_eq!(status, 404, "{body}");
+        assert!(body.contains("10.96.0.20:9080") && body.contains("traffic.port.9080"), "{body}");
+        assert!(harness::is_reset("10.96.0.20:9080", b"\x16\x03\x01 not http\r\n\r\n").await);
+
+        envoy.has(&publish(Some("http")), "http").await;
+        let mut seen = 0;
+        wait_until("a request is answered", Duration::from_secs(10), async || {
+            let (status, body) = harness::get("10.96.0.20:9080", "reviews:9080").await;
+            seen = status;
+            (status == 200).then(|| assert_eq!(body, "reviews"))
+        })
+        .await;
+        assert_eq!(seen, 200);
+
+        envoy.has(&publish(None), "blocked again").await;
+        assert_eq!(harness::get("10.96.0.20:9080", "reviews:9080").await.0, 404);
+        assert_eq!(envoy.rejections(), Vec::<String>::new());
+        envoy.stop().await;
+    });
+}
+
+/// While a mesh changes around it, a destination under load loses no request.
+#[test]
+fn changes_elsewhere_lose_no_request() {
+    in_own_namespace("changes_elsewhere_lose_no_request", || async {
+        harness::pod_network();
+        harness::serve_http("10.244.1.3:9080", "reviews").await;
+        harness::serve_http("10.244.1.4:9080", "reviews").await;
+        let envoy = Envoy::start(NODE, Protocol::Delta).await;
+        let mut lowered = Lowered::default();
+        let base = snapshot(&harness::golden_mesh("simple-http"), &mut lowered);
+        envoy.publish(&base);
+        envoy.has(&base, "base").await;
+        let load = tokio::spawn(harness::load("10.96.0.20:9080", "reviews:9080"));
+        for round in 0..20 {
+            let mut objects = harness::golden_mesh("simple-http");
+            let extra = ["tcp", "direct", "headless"][round % 3];
+            if round % 2 == 0 {
+                harness::add_services(&mut objects, extra);
+            }
+            let next = snapshot(&objects, &mut lowered);
+            envoy.publish(&next);
+            envoy.has(&next, extra).await;
+        }
+        harness::stop_load();
+        let (good, bad) = load.await.expect("load");
+        assert_eq!(bad, Vec::<String>::new());
+        assert!(good > 100, "only {good} requests");
+        envoy.stop().await;
+    });
+}
+
+/// What Envoy rejects is told by name, is not sent again, costs nothing else, and is forgotten when it is right again.
+#[test]
+fn a_rejected_resource_is_named_and_the_last_good_one_stays() {
+    in_own_namespace("a_rejected_resource_is_named_and_the_last_good_one_stays", || async {
+        let envoy = Envoy::start(NODE, Protocol::Delta).await;
+        let good = snapshot(&harness::golden_mesh("simple-http"), &mut Lowered::default());
+        envoy.publish(&good);
+        envoy.has(&good, "good").await;
+
+        let name = "10.96.0.20_9080.outbound";
+        let mut listeners = (**good.resources(ResourceType::Listener)).clone();
+        listeners.insert(name.to_owned(), harness::listener_with_unknown_filter(name));
+        envoy.publish(&good.clone().with(ResourceType::Listener, std::sync::Arc::new(listeners)));
+        wait_until("the rejection", Duration::from_secs(10), async || {
+            (!envoy.rejections().is_empty()).then_some(())
+        })
+        .await;
+        let rejections = envoy.rejections();
+        assert!(rejections.len() == 1 && rejections[0].starts_with("lds 10.96.0.20_9080.outbound: "), "{rejections:?}");
+        envoy.lists(&good).await;
+        assert_eq!(envoy.nacks(), 1, "it is not sent again");
+
+        envoy.publish(&good);
+        wait_until("forgotten", Duration::from_secs(10), async || envoy.rejections().is_empty().then_some(())).await;
+        envoy.stop().await;
+    });
+}
