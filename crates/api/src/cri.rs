@@ -322,11 +322,15 @@ mod tests {
     fn the_wire_form_is_that_of_the_kubernetes_cri() {
         let filter = PodSandboxFilter {
             id: "ab".into(),
-            state: Some(PodSandboxStateValue { state: PodSandboxState::NotReady.into() }),
+            state: Some(PodSandboxStateValue {
+                state: PodSandboxState::NotReady.into(),
+            }),
             label_selector: HashMap::from([("k".to_string(), "v".to_string())]),
         };
         let bytes = ListPodSandboxRequest { filter: Some(filter) }.encode_to_vec();
-        let expected = [0x0a, 0x10, 0x0a, 2, b'a', b'b', 0x12, 2, 0x08, 1, 0x1a, 6, 0x0a, 1, b'k', 0x12, 1, b'v'];
+        let expected = [
+            0x0a, 0x10, 0x0a, 2, b'a', b'b', 0x12, 2, 0x08, 1, 0x1a, 6, 0x0a, 1, b'k', 0x12, 1, b'v',
+        ];
         assert_eq!(bytes, expected);
     }
 }

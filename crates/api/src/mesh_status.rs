@@ -1,6 +1,7 @@
-//! The objects of Weir's own API group `weir.dev/v1alpha1`: how each proxy is doing and which objects are wrong.
+//! The objects of Weir's own API groups: `weir.dev` (how each proxy is doing, which objects are wrong; computed by the
+//! control plane) and `metrics.weir.dev` (how each scraped page is doing; computed by the metrics server).
 //!
-//! Read-only and computed by the control plane; nobody stores them.
+//! Read-only; nobody stores them.
 
 use std::collections::BTreeMap;
 
@@ -11,7 +12,9 @@ use crate::problem::Problem;
 
 /// The API group.
 pub const GROUP: &str = "weir.dev";
-/// The version.
+/// The API group of what the metrics server says about itself.
+pub const SCRAPE_GROUP: &str = "metrics.weir.dev";
+/// The version of both groups.
 pub const VERSION: &str = "v1alpha1";
 
 /// A proxy as the control plane sees it. Its name and namespace are its pod's.
@@ -83,4 +86,24 @@ pub struct ProblemObject {
     pub metadata: ObjectMeta,
     /// What is wrong.
     pub problem: Problem,
+}
+
+/// A page that is scraped. Its name and namespace are its pod's, where it has one.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ScrapeTarget {
+    /// Always `Target`.
+    pub kind: String,
+    /// Group and version.
+    pub api_version: String,
+    /// Name and namespace of the pod.
+    pub metadata: ObjectMeta,
+    /// Where the page is.
+    pub url: String,
+    /// `up`, `down` or `unknown`.
+    pub health: String,
+    /// Why the last scrape failed; "" when it did not.
+    pub error: String,
+    /// What the last scrape left out although it succeeded; "" for nothing.
+    pub warning: String,
 }

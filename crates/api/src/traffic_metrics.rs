@@ -337,15 +337,46 @@ mod tests {
 
     #[test]
     fn texts_for_people() {
-        let figures = Figures { success: 53, failure: 1, p99_s: Some(0.0101), ..Default::default() };
+        let figures = Figures {
+            success: 53,
+            failure: 1,
+            p99_s: Some(0.0101),
+            ..Default::default()
+        };
         assert_eq!(figures.success_text(), "98.14%");
         assert_eq!(figures.rps_text(Duration::from_secs(30)), "1.8rps");
         assert_eq!(Figures::latency_text(figures.p99_s), "11ms");
         assert_eq!(Figures::latency_text(Some(0.001)), "1ms");
-        assert_eq!(Figures { success: 100_000, failure: 1, ..Default::default() }.success_text(), "99.99%");
-        assert_eq!(Figures { success: 3, ..Default::default() }.success_text(), "100.00%");
-        assert_eq!(Figures { success: 29, failure: 71, ..Default::default() }.success_text(), "29.00%");
-        assert_eq!(Figures::default().success_text() + &Figures::default().rps_text(Duration::from_secs(1)), "--");
+        assert_eq!(
+            Figures {
+                success: 100_000,
+                failure: 1,
+                ..Default::default()
+            }
+            .success_text(),
+            "99.99%"
+        );
+        assert_eq!(
+            Figures {
+                success: 3,
+                ..Default::default()
+            }
+            .success_text(),
+            "100.00%"
+        );
+        assert_eq!(
+            Figures {
+                success: 29,
+                failure: 71,
+                ..Default::default()
+            }
+            .success_text(),
+            "29.00%"
+        );
+        assert_eq!(
+            Figures::default().success_text() + &Figures::default().rps_text(Duration::from_secs(1)),
+            "--"
+        );
     }
 
     #[test]

@@ -17,15 +17,23 @@ pub struct StoreAccess {
 impl StoreAccess {
     /// Asks through this client.
     pub fn new(client: Client) -> Self {
-        StoreAccess { authenticator: Authenticator::new(client.clone()), authorizer: Authorizer::new(client) }
+        StoreAccess {
+            authenticator: Authenticator::new(client.clone()),
+            authorizer: Authorizer::new(client),
+        }
     }
 
     /// `Ok` when the value of the `Authorization` header gives access; else what to answer.
     pub async fn check(&self, authorization: Option<&str>) -> Result<(), Status> {
-        let token = authorization.and_then(|a| a.split_once(' ')).filter(|(s, _)| s.eq_ignore_ascii_case("bearer"));
+        let token = authorization
+            .and_then(|a| a.split_once(' '))
+            .filter(|(s, _)| s.eq_ignore_ascii_case("bearer"));
         let (_, token) = token.ok_or_else(Status::unauthorized)?;
         let identity = self.authenticator.token(token.trim()).await?;
-        let attributes = Attributes::Path { verb: "get".into(), path: PATH.into() };
+        let attributes = Attributes::Path {
+            verb: "get".into(),
+            path: PATH.into(),
+        };
         self.authorizer.authorize(&identity, attributes).await
     }
 }

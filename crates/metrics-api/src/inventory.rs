@@ -9,8 +9,8 @@ use futures::StreamExt;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{Namespace, Pod};
 use kube::api::PartialObjectMeta;
-use kube::runtime::watcher::{self, Event};
 use kube::runtime::WatchStreamExt;
+use kube::runtime::watcher::{self, Event};
 use kube::{Api, Client, Resource};
 
 /// Labels of an object.
@@ -37,7 +37,11 @@ struct State {
 impl Objects {
     /// A fixed set, complete from the start.
     pub fn fixed(objects: impl IntoIterator<Item = (Key, ObjectLabels)>) -> Self {
-        let state = State { ready: true, objects: objects.into_iter().collect(), ..Default::default() };
+        let state = State {
+            ready: true,
+            objects: objects.into_iter().collect(),
+            ..Default::default()
+        };
         Objects(Arc::new(RwLock::new(state)))
     }
 
@@ -55,13 +59,21 @@ impl Objects {
     /// The objects for which `keep` says so, in order of namespace and name.
     pub fn select(&self, keep: impl Fn(&Key, &ObjectLabels) -> bool) -> Vec<Key> {
         let state = self.0.read().unwrap_or_else(PoisonError::into_inner);
-        state.objects.iter().filter(|(k, l)| keep(k, l)).map(|(k, _)| k.clone()).collect()
+        state
+            .objects
+            .iter()
+            .filter(|(k, l)| keep(k, l))
+            .map(|(k, _)| k.clone())
+            .collect()
     }
 
     fn apply<K: Resource>(&self, event: Event<PartialObjectMeta<K>>) {
         let entry = |object: PartialObjectMeta<K>| {
             let metadata = object.metadata;
-            let key = (metadata.namespace.unwrap_or_default(), metadata.name.unwrap_or_default());
+            let key = (
+                metadata.namespace.unwrap_or_default(),
+                metadata.name.unwrap_or_default(),
+            );
             (key, metadata.labels.unwrap_or_default())
         };
         let mut state = self.0.write().unwrap_or_else(PoisonError::into_inner);
@@ -119,16 +131,19 @@ impl Inventory {
     pub async fn watch(self, client: Client) {
         futures::join!(
             self.pods.watch::<Pod>(Api::all(client.clone()), "pods"),
-            self.deployments.watch::<Deployment>(Api::all(client.clone()), "deployments"),
+            self.deployments
+                .watch::<Deployment>(Api::all(client.clone()), "deployments"),
             self.namespaces.watch::<Namespace>(Api::all(client), "namespaces"),
         );
     }
 
     /// Whether all kinds are known, or which is not.
     pub fn ready(&self) -> Result<(), String> {
-        for (objects, kind) in
-            [(&self.pods, "pods"), (&self.deployments, "deployments"), (&self.namespaces, "namespaces")]
-        {
+        for (objects, kind) in [
+            (&self.pods, "pods"),
+            (&self.deployments, "deployments"),
+            (&self.namespaces, "namespaces"),
+        ] {
             if !objects.is_ready() {
                 return Err(format!("{kind} are not listed yet"));
             }

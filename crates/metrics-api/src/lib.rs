@@ -4,6 +4,7 @@
 //! aggregated (a generic aggregated API server)
 //!    ├── smi          metrics.smi-spec.io   <── query (PromQL) <── Metrics (the store)
 //!    │                                      <── inventory (which objects exist)
+//!    ├── scrape_status  metrics.weir.dev    <── a closure over the scraper's state
 //!    └── mesh_status  weir.dev              <── closures over the control plane's state
 //! ```
 //!
@@ -15,6 +16,7 @@ pub mod aggregated;
 pub mod inventory;
 pub mod mesh_status;
 pub mod query;
+pub mod scrape_status;
 pub mod smi;
 
 use std::sync::Arc;
@@ -35,18 +37,20 @@ pub struct Config {
 /// Window where a client asks for none, unless configured otherwise.
 pub const WINDOW_DEFAULT: Duration = Duration::from_secs(30);
 
-/// Serves the metric APIs until `shutdown`.
+/// Serves the metric APIs until `shutdown`. `targets` tells how scraping goes.
 pub async fn run(
     config: Config,
     client: Client,
     store: Arc<dyn query::Metrics>,
+    targets: scrape_status::Targets,
     shutdown: CancellationToken,
 ) -> Result<(), aggregated::Error> {
     let inventory = inventory::Inventory::default();
     let watching = tokio::spawn(inventory.clone().watch(client.clone()));
     let smi = smi::Smi::new(store, inventory.clone(), config.window);
+    let groups = vec![smi::group(smi), scrape_status::group(targets)];
     let ready: aggregated::Ready = Arc::new(move || inventory.ready());
-    let result = aggregated::run(config.aggregated, client, vec![smi::group(smi)], ready, shutdown).await;
+    let result = aggregated::run(config.aggregated, client, groups, ready, shutdown).await;
     watching.abort();
     result
 }

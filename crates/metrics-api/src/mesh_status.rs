@@ -44,8 +44,15 @@ pub fn group(status: MeshStatus) -> Group {
         short_names: &[],
         subresources: &[],
     };
-    let versions = vec![Version { name: VERSION, resources: vec![proxies, problems] }];
-    Group { name: GROUP, versions, handler: Arc::new(status) }
+    let versions = vec![Version {
+        name: VERSION,
+        resources: vec![proxies, problems],
+    }];
+    Group {
+        name: GROUP,
+        versions,
+        handler: Arc::new(status),
+    }
 }
 
 impl MeshStatus {
@@ -53,20 +60,32 @@ impl MeshStatus {
         match (request.resource, &request.name, &request.subresource) {
             ("proxies", Some(name), Some(_)) => self.config(request, name),
             ("proxies", Some(name), None) => {
-                let found = self.proxies(request).into_iter().find(|p| p.metadata.name.as_ref() == Some(name));
+                let found = self
+                    .proxies(request)
+                    .into_iter()
+                    .find(|p| p.metadata.name.as_ref() == Some(name));
                 let proxy = found.ok_or_else(|| Status::not_found(GROUP, "proxies", name))?;
                 let table = proxies_table(std::slice::from_ref(&proxy));
-                Ok(Answer { object: json(&proxy)?, table: Some(table) })
+                Ok(Answer {
+                    object: json(&proxy)?,
+                    table: Some(table),
+                })
             }
             ("proxies", None, _) => {
                 let proxies = self.proxies(request);
                 let table = proxies_table(&proxies);
-                Ok(Answer { object: json(&list("ProxyList", proxies))?, table: Some(table) })
+                Ok(Answer {
+                    object: json(&list("ProxyList", proxies))?,
+                    table: Some(table),
+                })
             }
             ("problems", None, _) => {
                 let problems = self.problems(request);
                 let table = problems_table(&problems);
-                Ok(Answer { object: json(&list("ProblemList", problems))?, table: Some(table) })
+                Ok(Answer {
+                    object: json(&list("ProblemList", problems))?,
+                    table: Some(table),
+                })
             }
             _ => Err(Status::unknown_path()),
         }
@@ -79,7 +98,9 @@ impl MeshStatus {
             let name = p.metadata.name.as_deref().unwrap_or_default();
             request.namespace.as_deref().is_none_or(|n| n == namespace)
                 && request.fields.matches(namespace, name)
-                && request.labels.matches(p.metadata.labels.as_ref().unwrap_or(&Default::default()))
+                && request
+                    .labels
+                    .matches(p.metadata.labels.as_ref().unwrap_or(&Default::default()))
         });
         for proxy in &mut proxies {
             proxy.kind = "Proxy".into();
@@ -112,13 +133,23 @@ impl MeshStatus {
             kind: "Problem".into(),
             api_version: format!("{GROUP}/{VERSION}"),
             metadata: ObjectMeta {
-                name: Some(format!("{}-{}-{number}", problem.object.kind.to_lowercase(), problem.object.name)),
+                name: Some(format!(
+                    "{}-{}-{number}",
+                    problem.object.kind.to_lowercase(),
+                    problem.object.name
+                )),
                 ..Default::default()
             },
             problem,
         };
         let objects = problems.into_iter().enumerate().map(object);
-        objects.filter(|p| request.fields.matches("", p.metadata.name.as_deref().unwrap_or_default())).collect()
+        objects
+            .filter(|p| {
+                request
+                    .fields
+                    .matches("", p.metadata.name.as_deref().unwrap_or_default())
+            })
+            .collect()
     }
 }
 
@@ -131,7 +162,12 @@ impl Handler for MeshStatus {
 
 fn list<T>(kind: &str, items: Vec<T>) -> List<T> {
     let api_version = format!("{GROUP}/{VERSION}");
-    List { kind: kind.into(), api_version, metadata: Value::Object(Default::default()), items }
+    List {
+        kind: kind.into(),
+        api_version,
+        metadata: Value::Object(Default::default()),
+        items,
+    }
 }
 
 fn json<T: serde::Serialize>(value: &T) -> Result<Value, Status> {
@@ -167,16 +203,24 @@ fn proxies_table(proxies: &[Proxy]) -> Table {
 
 fn problems_table(problems: &[ProblemObject]) -> Table {
     let columns = vec![
-        Column { format: "name".into(), ..Column::new("Kind", "Kind of the object at fault.") },
+        Column {
+            format: "name".into(),
+            ..Column::new("Kind", "Kind of the object at fault.")
+        },
         Column::new("Namespace", "Its namespace."),
         Column::new("Name", "Its name."),
         Column::new("Field", "The field at fault."),
         Column::new("Message", "What is wrong and what would be right."),
     ];
     let row = |p: &ProblemObject| {
-        let Problem { object, field, message, .. } = &p.problem;
+        let Problem {
+            object, field, message, ..
+        } = &p.problem;
         let cells = [&object.kind, &object.namespace, &object.name, field, message];
-        Row::new(cells.into_iter().map(|c| Value::from(c.as_str())).collect(), &p.metadata)
+        Row::new(
+            cells.into_iter().map(|c| Value::from(c.as_str())).collect(),
+            &p.metadata,
+        )
     };
     Table::new(columns, problems.iter().map(row).collect())
 }

@@ -107,7 +107,10 @@ impl End {
         let prefix = self.prefix();
         match kind {
             Kind::Namespace => vec![format!("{prefix}{}", names::NAMESPACE)],
-            _ => vec![format!("{prefix}{}", names::NAMESPACE), format!("{prefix}{}", kind.label())],
+            _ => vec![
+                format!("{prefix}{}", names::NAMESPACE),
+                format!("{prefix}{}", kind.label()),
+            ],
         }
     }
 
@@ -115,7 +118,11 @@ impl End {
     fn key(self, kind: Kind, sample: &InstantSample) -> Option<Key> {
         let labels = self.labels(kind);
         let get = |i: usize| labels.get(i).map_or("", |l: &String| sample.labels.get(l)).to_owned();
-        let key = if kind == Kind::Namespace { (String::new(), get(0)) } else { (get(0), get(1)) };
+        let key = if kind == Kind::Namespace {
+            (String::new(), get(0))
+        } else {
+            (get(0), get(1))
+        };
         (!key.1.is_empty()).then_some(key)
     }
 
@@ -133,19 +140,29 @@ impl End {
             Some(name) => equal(kind.label(), name),
             None => format!("{prefix}{}!=\"\"", kind.label()),
         });
+        // An aggregate is what its pods did: a reply that a proxy made for lack of a destination reached none of them.
+        if kind != Kind::Pod {
+            matchers.push(format!("{prefix}{}!=\"\"", names::POD));
+        }
         matchers
     }
 }
 
 fn quote(value: &str) -> String {
-    format!("\"{}\"", value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n"))
+    format!(
+        "\"{}\"",
+        value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
+    )
 }
 
 /// How much each series of a counter grew in the window.
 fn growth(selector: &str, window: Duration) -> String {
     let w = format!("{}ms", window.as_millis());
     let last = format!("last_over_time({selector}[{w}])");
-    let (min, max) = (format!("min_over_time({selector}[{w}])"), format!("max_over_time({selector}[{w}])"));
+    let (min, max) = (
+        format!("min_over_time({selector}[{w}])"),
+        format!("max_over_time({selector}[{w}])"),
+    );
     let base = format!("({selector} offset {w} or {min})");
     format!(
         "({last} - {base} and {min} >= {base} and {max} <= {last} \
@@ -241,9 +258,14 @@ impl Traffic {
         at_ms: i64,
     ) -> Result<BTreeMap<Key, Figures>, QueryError> {
         let own = End::Own;
-        let tally = self.tally("inbound", own.matchers(kind, scope), own.labels(kind), window, at_ms, |sample| {
-            own.key(kind, sample)
-        });
+        let tally = self.tally(
+            "inbound",
+            own.matchers(kind, scope),
+            own.labels(kind),
+            window,
+            at_ms,
+            |sample| own.key(kind, sample),
+        );
         Ok(figures(tally.await?))
     }
 
@@ -256,25 +278,66 @@ impl Traffic {
         at_ms: i64,
     ) -> Result<BTreeMap<Key, Figures>, QueryError> {
         let dst = End::Dst;
-        let tally = self.tally("outbound", dst.matchers(kind, scope), dst.labels(kind), window, at_ms, |sample| {
-            dst.key(kind, sample)
-        });
+        let tally = self.tally(
+            "outbound",
+            dst.matchers(kind, scope),
+            dst.labels(kind),
+            window,
+            at_ms,
+            |sample| dst.key(kind, sample),
+        );
         Ok(figures(tally.await?))
     }
 
     /// Traffic from the resources of a scope to any other, as the senders' proxies saw it.
     pub async fn sent(&self, kind: Kind, from: &Scope, window: Duration, at_ms: i64) -> Result<Vec<Flow>, QueryError> {
-        self.flows("outbound", kind, (End::Own, from), (End::Dst, &Scope::default()), window, at_ms).await
+        self.flows(
+            "outbound",
+            kind,
+            (End::Own, from),
+            (End::Dst, &Scope::default()),
+            window,
+            at_ms,
+        )
+        .await
     }
 
     /// Traffic from any resource to those of a scope, as the senders' proxies saw it.
-    pub async fn received(&self, kind: Kind, to: &Scope, window: Duration, at_ms: i64) -> Result<Vec<Flow>, QueryError> {
-        self.flows("outbound", kind, (End::Own, &Scope::default()), (End::Dst, to), window, at_ms).await
+    pub async fn received(
+        &self,
+        kind: Kind,
+        to: &Scope,
+        window: Duration,
+        at_ms: i64,
+    ) -> Result<Vec<Flow>, QueryError> {
+        self.flows(
+            "outbound",
+            kind,
+            (End::Own, &Scope::default()),
+            (End::Dst, to),
+            window,
+            at_ms,
+        )
+        .await
     }
 
     /// Traffic from any known resource to those of a scope, as the receivers' proxies saw it.
-    pub async fn answered(&self, kind: Kind, to: &Scope, window: Duration, at_ms: i64) -> Result<Vec<Flow>, QueryError> {
-        self.flows("inbound", kind, (End::Src, &Scope::default()), (End::Own, to), window, at_ms).await
+    pub async fn answered(
+        &self,
+        kind: Kind,
+        to: &Scope,
+        window: Duration,
+        at_ms: i64,
+    ) -> Result<Vec<Flow>, QueryError> {
+        self.flows(
+            "inbound",
+            kind,
+            (End::Src, &Scope::default()),
+            (End::Own, to),
+            window,
+            at_ms,
+        )
+        .await
     }
 
     async fn flows(
@@ -311,8 +374,10 @@ impl Traffic {
         };
         let counts = grouped(names::RESPONSE_TOTAL, names::CLASSIFICATION);
         let buckets = grouped(names::RESPONSE_LATENCY_MS_BUCKET, names::LE);
-        let (counts, buckets) =
-            futures::try_join!(self.metrics.instant(&counts, at_ms), self.metrics.instant(&buckets, at_ms))?;
+        let (counts, buckets) = futures::try_join!(
+            self.metrics.instant(&counts, at_ms),
+            self.metrics.instant(&buckets, at_ms)
+        )?;
         let mut tally: BTreeMap<K, Tally> = BTreeMap::new();
         for sample in counts.iter().filter(|s| s.value.is_finite()) {
             let Some(key) = key(sample) else { continue };
@@ -324,7 +389,9 @@ impl Traffic {
             }
         }
         for sample in buckets.iter().filter(|s| s.value.is_finite()) {
-            let (Some(key), Ok(bound)) = (key(sample), sample.labels.get(names::LE).parse()) else { continue };
+            let (Some(key), Ok(bound)) = (key(sample), sample.labels.get(names::LE).parse()) else {
+                continue;
+            };
             // Buckets alone, without a counted response, are no traffic.
             if let Some(entry) = tally.get_mut(&key) {
                 entry.buckets.push((bound, sample.value));
@@ -335,7 +402,10 @@ impl Traffic {
 }
 
 fn figures<K: Ord>(tally: BTreeMap<K, Tally>) -> BTreeMap<K, Figures> {
-    tally.into_iter().filter_map(|(key, tally)| Some((key, tally.figures()?))).collect()
+    tally
+        .into_iter()
+        .filter_map(|(key, tally)| Some((key, tally.figures()?)))
+        .collect()
 }
 
 #[cfg(test)]

@@ -45,8 +45,15 @@ pub fn group(smi: Smi) -> Group {
         resource("namespaces", "namespace", false),
         resource("pods", "pod", true),
     ];
-    let version = |name| Version { name, resources: resources.clone() };
-    Group { name: GROUP, versions: vec![version(V1ALPHA1), version(V1ALPHA2)], handler: Arc::new(smi) }
+    let version = |name| Version {
+        name,
+        resources: resources.clone(),
+    };
+    Group {
+        name: GROUP,
+        versions: vec![version(V1ALPHA1), version(V1ALPHA2)],
+        handler: Arc::new(smi),
+    }
 }
 
 /// Answers the group's requests.
@@ -69,7 +76,12 @@ struct Question<'a> {
 impl Smi {
     /// Figures from `metrics`, names from `inventory`, over `window` unless a client asks for another.
     pub fn new(metrics: Arc<dyn Metrics>, inventory: Inventory, window: Duration) -> Self {
-        Smi { traffic: Traffic::new(metrics), inventory, window, now: jiff::Timestamp::now }
+        Smi {
+            traffic: Traffic::new(metrics),
+            inventory,
+            window,
+            now: jiff::Timestamp::now,
+        }
     }
 
     /// The same with another clock.
@@ -85,13 +97,22 @@ impl Smi {
             _ => return Err(Status::unknown_path()),
         };
         if !objects.is_ready() {
-            return Err(Status::service_unavailable(format!("the {} are not listed yet", request.resource)));
+            return Err(Status::service_unavailable(format!(
+                "the {} are not listed yet",
+                request.resource
+            )));
         }
         let window = match request.parameter("t").or_else(|| request.parameter("window")) {
             Some(text) => parse_window(text).map_err(Status::bad_request)?,
             None => self.window,
         };
-        let question = Question { request: &request, kind, objects, window, now: (self.now)() };
+        let question = Question {
+            request: &request,
+            kind,
+            objects,
+            window,
+            now: (self.now)(),
+        };
         let single = request.name.as_deref().filter(|n| *n != ALL);
         if let Some(name) = single
             && objects.get(question.namespace(), name).is_none()
@@ -107,20 +128,35 @@ impl Smi {
     }
 
     async fn get(&self, question: &Question<'_>) -> Result<Answer, Status> {
-        let key = (question.namespace().to_owned(), question.request.name.clone().unwrap_or_default());
-        let item = self.items(question, &[key]).await?.pop().ok_or_else(|| Status::internal("no item"))?;
+        let key = (
+            question.namespace().to_owned(),
+            question.request.name.clone().unwrap_or_default(),
+        );
+        let item = self
+            .items(question, &[key])
+            .await?
+            .pop()
+            .ok_or_else(|| Status::internal("no item"))?;
         let table = received_table(std::slice::from_ref(&item), question.window);
-        Ok(Answer { object: json(&item)?, table: Some(table) })
+        Ok(Answer {
+            object: json(&item)?,
+            table: Some(table),
+        })
     }
 
     async fn list(&self, question: &Question<'_>) -> Result<Answer, Status> {
         let request = question.request;
         let keys = question.objects.select(|(namespace, name), labels| {
-            question.in_namespace(namespace) && request.fields.matches(namespace, name) && request.labels.matches(labels)
+            question.in_namespace(namespace)
+                && request.fields.matches(namespace, name)
+                && request.labels.matches(labels)
         });
         let items = self.items(question, &keys).await?;
         let table = received_table(&items, question.window);
-        Ok(Answer { object: json(&question.list(items))?, table: Some(table) })
+        Ok(Answer {
+            object: json(&question.list(items))?,
+            table: Some(table),
+        })
     }
 
     /// All traffic the resources received: as their own proxies saw it, or, without one, as the senders' did.
@@ -137,7 +173,11 @@ impl Smi {
                 (None, Some(figures)) => (Side::Client, *figures),
                 (None, None) => (Side::Server, Figures::default()),
             };
-            let edge = Edge { direction: EdgeDirection::From, side, resource: ResourceRef::default() };
+            let edge = Edge {
+                direction: EdgeDirection::From,
+                side,
+                resource: ResourceRef::default(),
+            };
             question.item(key, edge, &figures)
         };
         Ok(keys.iter().map(item).collect())
@@ -145,8 +185,12 @@ impl Smi {
 
     /// The pairs that a resource (or, with name `*`, any resource) was part of.
     async fn edges(&self, question: &Question<'_>) -> Result<Answer, Status> {
-        let (scope, kind, window, at) =
-            (question.scope(), question.kind, question.window, question.now.as_millisecond());
+        let (scope, kind, window, at) = (
+            question.scope(),
+            question.kind,
+            question.window,
+            question.now.as_millisecond(),
+        );
         let (sent, received, answered) = futures::try_join!(
             self.traffic.sent(kind, &scope, window, at),
             self.traffic.received(kind, &scope, window, at),
@@ -155,27 +199,47 @@ impl Smi {
         .map_err(unavailable)?;
         let items = edge_items(question, sent, received, answered);
         let table = edges_table(&items, question.window);
-        Ok(Answer { object: json(&question.list(items))?, table: Some(table) })
+        Ok(Answer {
+            object: json(&question.list(items))?,
+            table: Some(table),
+        })
     }
 }
 
-fn edge_items(question: &Question<'_>, sent: Vec<Flow>, received: Vec<Flow>, answered: Vec<Flow>) -> Vec<TrafficMetrics> {
+fn edge_items(
+    question: &Question<'_>,
+    sent: Vec<Flow>,
+    received: Vec<Flow>,
+    answered: Vec<Flow>,
+) -> Vec<TrafficMetrics> {
     let (request, all) = (question.request, question.request.name.as_deref() == Some(ALL));
     // Of all resources at once, the selectors choose; of one that is named they have nothing to choose.
     let chosen = |(namespace, name): &Key| {
         !all || question.objects.get(namespace, name).is_some_and(|labels| {
-            question.in_namespace(namespace) && request.fields.matches(namespace, name) && request.labels.matches(&labels)
+            question.in_namespace(namespace)
+                && request.fields.matches(namespace, name)
+                && request.labels.matches(&labels)
         })
     };
     let item = |direction, side, own: &Key, peer: &Key, figures: &Figures| {
-        let edge = Edge { direction, side, resource: question.reference(peer) };
+        let edge = Edge {
+            direction,
+            side,
+            resource: question.reference(peer),
+        };
         chosen(own).then(|| question.item(own, edge, figures))
     };
     // What the sender's proxy saw is told once; the receiver's view fills in for senders without a proxy.
     let measured: BTreeSet<(Key, Key)> = received.iter().map(|f| (f.from.clone(), f.to.clone())).collect();
-    let to = sent.iter().filter_map(|f| item(EdgeDirection::To, Side::Client, &f.from, &f.to, &f.figures));
-    let from = received.iter().filter_map(|f| item(EdgeDirection::From, Side::Client, &f.to, &f.from, &f.figures));
-    let others = answered.iter().filter(|f| !measured.contains(&(f.from.clone(), f.to.clone())));
+    let to = sent
+        .iter()
+        .filter_map(|f| item(EdgeDirection::To, Side::Client, &f.from, &f.to, &f.figures));
+    let from = received
+        .iter()
+        .filter_map(|f| item(EdgeDirection::From, Side::Client, &f.to, &f.from, &f.figures));
+    let others = answered
+        .iter()
+        .filter(|f| !measured.contains(&(f.from.clone(), f.to.clone())));
     let from_others = others.filter_map(|f| item(EdgeDirection::From, Side::Server, &f.to, &f.from, &f.figures));
     let mut items: Vec<TrafficMetrics> = to.chain(from).chain(from_others).collect();
     items.sort_by(|a, b| {
@@ -188,7 +252,11 @@ fn edge_items(question: &Question<'_>, sent: Vec<Flow>, received: Vec<Flow>, ans
 impl Question<'_> {
     /// Namespace of the objects; a namespace itself has none.
     fn namespace(&self) -> &str {
-        if self.kind == Kind::Namespace { "" } else { self.request.namespace.as_deref().unwrap_or_default() }
+        if self.kind == Kind::Namespace {
+            ""
+        } else {
+            self.request.namespace.as_deref().unwrap_or_default()
+        }
     }
 
     fn in_namespace(&self, namespace: &str) -> bool {
@@ -197,7 +265,10 @@ impl Question<'_> {
 
     fn scope(&self) -> Scope {
         let name = self.request.name.clone().filter(|n| n != ALL);
-        Scope { namespace: self.request.namespace.clone(), name }
+        Scope {
+            namespace: self.request.namespace.clone(),
+            name,
+        }
     }
 
     fn reference(&self, (namespace, name): &Key) -> ResourceRef {
@@ -206,7 +277,11 @@ impl Question<'_> {
             Kind::Deployment => "Deployment",
             Kind::Namespace => "Namespace",
         };
-        ResourceRef { kind: kind.into(), namespace: namespace.clone(), name: name.clone() }
+        ResourceRef {
+            kind: kind.into(),
+            namespace: namespace.clone(),
+            name: name.clone(),
+        }
     }
 
     fn item(&self, key: &Key, edge: Edge, figures: &Figures) -> TrafficMetrics {
@@ -286,7 +361,12 @@ fn received_table(items: &[TrafficMetrics], window: Duration) -> Table {
     let columns = std::iter::once(Column::name()).chain(figure_columns()).collect();
     let row = |item: &TrafficMetrics| {
         let name = Value::from(item.resource.name.clone());
-        Row::new(std::iter::once(name).chain(figure_cells(&item.figures(), window)).collect(), &item.metadata)
+        Row::new(
+            std::iter::once(name)
+                .chain(figure_cells(&item.figures(), window))
+                .collect(),
+            &item.metadata,
+        )
     };
     Table::new(columns, items.iter().map(row).collect())
 }
@@ -299,17 +379,36 @@ fn edges_table(items: &[TrafficMetrics], window: Duration) -> Table {
         Column::new("Side", "Who measured.").wide(),
     ];
     let row = |item: &TrafficMetrics| {
-        let direction = if item.edge.direction == EdgeDirection::To { "to" } else { "from" };
-        let side = if item.edge.side == Side::Client { "client" } else { "server" };
+        let direction = if item.edge.direction == EdgeDirection::To {
+            "to"
+        } else {
+            "from"
+        };
+        let side = if item.edge.side == Side::Client {
+            "client"
+        } else {
+            "server"
+        };
         let peer = &item.edge.resource;
         let peer = match peer.namespace.as_str() {
             "" => peer.name.clone(),
             namespace => format!("{namespace}/{}", peer.name),
         };
-        let lead = [item.resource.name.clone().into(), direction.into(), peer.into(), side.into()];
-        Row::new(lead.into_iter().chain(figure_cells(&item.figures(), window)).collect(), &item.metadata)
+        let lead = [
+            item.resource.name.clone().into(),
+            direction.into(),
+            peer.into(),
+            side.into(),
+        ];
+        Row::new(
+            lead.into_iter().chain(figure_cells(&item.figures(), window)).collect(),
+            &item.metadata,
+        )
     };
-    Table::new(lead.into_iter().chain(figure_columns()).collect(), items.iter().map(row).collect())
+    Table::new(
+        lead.into_iter().chain(figure_columns()).collect(),
+        items.iter().map(row).collect(),
+    )
 }
 
 /// Parses `30s`, `1m30s`, `500ms` within the limits; the error says what would be right.
@@ -342,7 +441,11 @@ fn duration(text: &str) -> Option<Duration> {
 /// As Kubernetes writes a duration: `30s`, `1m30s`, `1h0m0s`.
 fn format_window(window: Duration) -> String {
     let (s, ms) = (window.as_secs(), window.subsec_millis());
-    let seconds = if ms == 0 { format!("{}s", s % 60) } else { format!("{}.{ms:03}s", s % 60) };
+    let seconds = if ms == 0 {
+        format!("{}s", s % 60)
+    } else {
+        format!("{}.{ms:03}s", s % 60)
+    };
     match (s / 3600, s / 60 % 60) {
         (0, 0) => seconds,
         (0, m) => format!("{m}m{seconds}"),

@@ -106,8 +106,15 @@ impl Trust {
         };
         let front_proxy = verifier("requestheader-client-ca-file").filter(|_| names_known);
         let client = verifier("client-ca-file");
-        let trust =
-            Trust { front_proxy, client, allowed_names, user_headers, uid_headers, group_headers, extra_prefixes };
+        let trust = Trust {
+            front_proxy,
+            client,
+            allowed_names,
+            user_headers,
+            uid_headers,
+            group_headers,
+            extra_prefixes,
+        };
         (trust, problems)
     }
 
@@ -116,49 +123,93 @@ impl Trust {
         verify(self.front_proxy.as_ref()?, chain)?;
         let (common_name, _) = subject(chain.first()?)?;
         if !self.allowed_names.is_empty() && !self.allowed_names.contains(&common_name) {
-            tracing::warn!(common_name, "certificate of the front proxy's authority, but not an allowed name");
+            tracing::warn!(
+                common_name,
+                "certificate of the front proxy's authority, but not an allowed name"
+            );
             return None;
         }
         let first = |names: &[String]| {
-            names.iter().find_map(|n| headers.get(n.as_str())).and_then(|v| v.to_str().ok()).map(str::to_owned)
+            names
+                .iter()
+                .find_map(|n| headers.get(n.as_str()))
+                .and_then(|v| v.to_str().ok())
+                .map(str::to_owned)
         };
         let user = first(&self.user_headers).filter(|u| !u.is_empty())?;
         let all = |name: &String| -> Vec<String> {
-            headers.get_all(name.as_str()).iter().filter_map(|v| v.to_str().ok()).map(str::to_owned).collect()
+            headers
+                .get_all(name.as_str())
+                .iter()
+                .filter_map(|v| v.to_str().ok())
+                .map(str::to_owned)
+                .collect()
         };
         let mut extra: BTreeMap<String, Vec<String>> = BTreeMap::new();
         for (name, value) in headers {
-            let key = self.extra_prefixes.iter().find_map(|p| name.as_str().strip_prefix(p.to_lowercase().as_str()));
+            let key = self
+                .extra_prefixes
+                .iter()
+                .find_map(|p| name.as_str().strip_prefix(p.to_lowercase().as_str()));
             if let (Some(key), Ok(value)) = (key, value.to_str()) {
-                let key = percent_encoding::percent_decode_str(key).decode_utf8_lossy().into_owned();
+                let key = percent_encoding::percent_decode_str(key)
+                    .decode_utf8_lossy()
+                    .into_owned();
                 extra.entry(key).or_default().push(value.to_owned());
             }
         }
         let groups = self.group_headers.iter().flat_map(all).collect();
-        let identity = Identity { user, uid: first(&self.uid_headers).unwrap_or_default(), groups, extra };
+        let identity = Identity {
+            user,
+            uid: first(&self.uid_headers).unwrap_or_default(),
+            groups,
+            extra,
+        };
         // The front proxy passes anonymous requests on as such.
-        Some(if identity.user == "system:anonymous" { identity } else { identity.authenticated() })
+        Some(if identity.user == "system:anonymous" {
+            identity
+        } else {
+            identity.authenticated()
+        })
     }
 
     /// The user of a client certificate: common name and organizations.
     fn client(&self, chain: &[CertificateDer<'_>]) -> Option<Identity> {
         verify(self.client.as_ref()?, chain)?;
         let (user, groups) = subject(chain.first()?)?;
-        (!user.is_empty()).then(|| Identity { user, groups, ..Default::default() }.authenticated())
+        (!user.is_empty()).then(|| {
+            Identity {
+                user,
+                groups,
+                ..Default::default()
+            }
+            .authenticated()
+        })
     }
 }
 
 fn verify(verifier: &Arc<dyn ClientCertVerifier>, chain: &[CertificateDer<'_>]) -> Option<()> {
     let (end_entity, intermediates) = chain.split_first()?;
-    verifier.verify_client_cert(end_entity, intermediates, UnixTime::now()).ok().map(|_| ())
+    verifier
+        .verify_client_cert(end_entity, intermediates, UnixTime::now())
+        .ok()
+        .map(|_| ())
 }
 
 /// Common name and organizations.
 fn subject(certificate: &CertificateDer<'_>) -> Option<(String, Vec<String>)> {
     let (_, parsed) = x509_parser::parse_x509_certificate(certificate).ok()?;
     let subject = parsed.subject();
-    let common_name = subject.iter_common_name().next().and_then(|n| n.as_str().ok()).unwrap_or_default();
-    let organizations = subject.iter_organization().filter_map(|o| o.as_str().ok()).map(str::to_owned).collect();
+    let common_name = subject
+        .iter_common_name()
+        .next()
+        .and_then(|n| n.as_str().ok())
+        .unwrap_or_default();
+    let organizations = subject
+        .iter_organization()
+        .filter_map(|o| o.as_str().ok())
+        .map(str::to_owned)
+        .collect();
     Some((common_name.to_owned(), organizations))
 }
 
@@ -172,7 +223,11 @@ pub struct Authenticator {
 impl Authenticator {
     /// Trusts no certificate until [`Authenticator::watch`] has read the ConfigMap.
     pub fn new(client: Client) -> Self {
-        Authenticator { client, trust: ArcSwap::from_pointee(Trust::default()), tokens: Cache::new(TOKEN_TTL) }
+        Authenticator {
+            client,
+            trust: ArcSwap::from_pointee(Trust::default()),
+            tokens: Cache::new(TOKEN_TTL),
+        }
     }
 
     /// Whose certificates count from now on.
@@ -212,7 +267,10 @@ impl Authenticator {
 
     async fn review(&self, token: &str) -> Result<Option<Identity>, Status> {
         let review = TokenReview {
-            spec: TokenReviewSpec { token: token.to_owned(), audiences: None },
+            spec: TokenReviewSpec {
+                token: token.to_owned(),
+                audiences: None,
+            },
             ..Default::default()
         };
         let api: Api<TokenReview> = Api::all(self.client.clone());

@@ -50,9 +50,20 @@ impl Attributes {
     fn refusal(&self, user: &str) -> Status {
         match self {
             Attributes::Path { verb, path } => Status::forbidden_path(user, verb, path),
-            Attributes::Resource { verb, group, resource, subresource, namespace, name, .. } => {
-                let resource =
-                    if subresource.is_empty() { resource.clone() } else { format!("{resource}/{subresource}") };
+            Attributes::Resource {
+                verb,
+                group,
+                resource,
+                subresource,
+                namespace,
+                name,
+                ..
+            } => {
+                let resource = if subresource.is_empty() {
+                    resource.clone()
+                } else {
+                    format!("{resource}/{subresource}")
+                };
                 Status::forbidden(user, verb, group, &resource, namespace, name)
             }
         }
@@ -68,7 +79,10 @@ pub struct Authorizer {
 impl Authorizer {
     /// Asks through this client.
     pub fn new(client: Client) -> Self {
-        Authorizer { client, answers: Cache::new(ANSWER_TTL) }
+        Authorizer {
+            client,
+            answers: Cache::new(ANSWER_TTL),
+        }
     }
 
     /// `Ok` when allowed, else the error to answer with.
@@ -85,7 +99,11 @@ impl Authorizer {
                 allowed
             }
         };
-        if allowed { Ok(()) } else { Err(key.1.refusal(&identity.user)) }
+        if allowed {
+            Ok(())
+        } else {
+            Err(key.1.refusal(&identity.user))
+        }
     }
 
     async fn review(&self, identity: &Identity, attributes: &Attributes) -> Result<bool, Status> {
@@ -99,10 +117,21 @@ impl Authorizer {
         };
         match attributes {
             Attributes::Path { verb, path } => {
-                let attributes = NonResourceAttributes { path: some(path), verb: some(verb) };
+                let attributes = NonResourceAttributes {
+                    path: some(path),
+                    verb: some(verb),
+                };
                 spec.non_resource_attributes = Some(attributes);
             }
-            Attributes::Resource { verb, group, version, resource, subresource, namespace, name } => {
+            Attributes::Resource {
+                verb,
+                group,
+                version,
+                resource,
+                subresource,
+                namespace,
+                name,
+            } => {
                 spec.resource_attributes = Some(ResourceAttributes {
                     verb: some(verb),
                     group: some(group),
@@ -115,7 +144,10 @@ impl Authorizer {
                 });
             }
         }
-        let review = SubjectAccessReview { spec, ..Default::default() };
+        let review = SubjectAccessReview {
+            spec,
+            ..Default::default()
+        };
         let api: Api<SubjectAccessReview> = Api::all(self.client.clone());
         match tokio::time::timeout(ANSWER_TIMEOUT, api.create(&PostParams::default(), &review)).await {
             Ok(Ok(review)) => {

@@ -17,7 +17,10 @@ pub struct Cache<K, V> {
 impl<K: Hash + Eq, V: Clone> Cache<K, V> {
     /// Answers count for `ttl`.
     pub fn new(ttl: Duration) -> Self {
-        Cache { ttl, entries: Mutex::new(HashMap::new()) }
+        Cache {
+            ttl,
+            entries: Mutex::new(HashMap::new()),
+        }
     }
 
     /// The answer, if it is fresh.

@@ -104,7 +104,10 @@ pub fn openapi_v3_index(groups: &[Group]) -> Value {
         for v in &g.versions {
             let path = format!("apis/{}/{}", g.name, v.name);
             let hash = env!("CARGO_PKG_VERSION");
-            paths.insert(path.clone(), json!({"serverRelativeURL": format!("/openapi/v3/{path}?hash={hash}")}));
+            paths.insert(
+                path.clone(),
+                json!({"serverRelativeURL": format!("/openapi/v3/{path}?hash={hash}")}),
+            );
         }
     }
     json!({"paths": paths})

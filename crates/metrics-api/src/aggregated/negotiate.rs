@@ -50,13 +50,11 @@ fn form(clause: &str, offer: Offer) -> Option<Form> {
             Some("v1beta1") => Some(Form::Table("v1beta1")),
             _ => None,
         },
-        Some("APIGroupDiscoveryList") if offer.discovery && get("g") == Some("apidiscovery.k8s.io") => {
-            match get("v") {
-                Some("v2") => Some(Form::Discovery("v2")),
-                Some("v2beta1") => Some(Form::Discovery("v2beta1")),
-                _ => None,
-            }
-        }
+        Some("APIGroupDiscoveryList") if offer.discovery && get("g") == Some("apidiscovery.k8s.io") => match get("v") {
+            Some("v2") => Some(Form::Discovery("v2")),
+            Some("v2beta1") => Some(Form::Discovery("v2beta1")),
+            _ => None,
+        },
         Some(_) => None,
     }
 }
@@ -65,16 +63,21 @@ fn form(clause: &str, offer: Offer) -> Option<Form> {
 mod tests {
     use super::*;
 
-    const KUBECTL: &str =
-        "application/json;as=Table;v=v1;g=meta.k8s.io,application/json;as=Table;v=v1beta1;g=meta.k8s.io,application/json";
+    const KUBECTL: &str = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json;as=Table;v=v1beta1;g=meta.k8s.io,application/json";
 
     #[test]
     fn clauses_in_order() {
-        let table = Offer { table: true, discovery: false };
+        let table = Offer {
+            table: true,
+            discovery: false,
+        };
         assert_eq!(negotiate(Some(KUBECTL), table).unwrap(), Form::Table("v1"));
         assert_eq!(negotiate(Some(KUBECTL), Offer::default()).unwrap(), Form::Json);
         assert_eq!(negotiate(None, table).unwrap(), Form::Json);
-        assert_eq!(negotiate(Some("application/vnd.kubernetes.protobuf, */*"), table).unwrap(), Form::Json);
+        assert_eq!(
+            negotiate(Some("application/vnd.kubernetes.protobuf, */*"), table).unwrap(),
+            Form::Json
+        );
         assert_eq!(negotiate(Some("application/yaml"), table).unwrap(), Form::Yaml);
         let refused = negotiate(Some("application/vnd.kubernetes.protobuf"), table).unwrap_err();
         assert_eq!((refused.code, refused.reason.as_str()), (406, "NotAcceptable"));
@@ -83,7 +86,10 @@ mod tests {
     #[test]
     fn aggregated_discovery() {
         let accept = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList,application/json";
-        let offer = Offer { discovery: true, table: false };
+        let offer = Offer {
+            discovery: true,
+            table: false,
+        };
         assert_eq!(negotiate(Some(accept), offer).unwrap(), Form::Discovery("v2"));
         assert_eq!(negotiate(Some(accept), Offer::default()).unwrap(), Form::Json);
     }

@@ -38,16 +38,27 @@ pub async fn keep_registered(client: Client, names: Arc<[String]>, ca_pem: Strin
 }
 
 async fn register(api: &Api<APIService>, name: &str, ca_pem: &str) -> Result<(), String> {
-    let service = api.get_opt(name).await.map_err(|e| e.to_string())?.ok_or("does not exist (yet)")?;
+    let service = api
+        .get_opt(name)
+        .await
+        .map_err(|e| e.to_string())?
+        .ok_or("does not exist (yet)")?;
     let spec = service.spec.unwrap_or_default();
-    let bundle = spec.ca_bundle.map(|b| String::from_utf8_lossy(&b.0).into_owned()).unwrap_or_default();
-    let Some(bundle) = with_certificate(&bundle, ca_pem) else { return Ok(()) };
+    let bundle = spec
+        .ca_bundle
+        .map(|b| String::from_utf8_lossy(&b.0).into_owned())
+        .unwrap_or_default();
+    let Some(bundle) = with_certificate(&bundle, ca_pem) else {
+        return Ok(());
+    };
     let patch = serde_json::json!({
         // Together with the bundle: a bundle that changed since makes the API server refuse, and we look again.
         "metadata": {"resourceVersion": service.metadata.resource_version},
         "spec": {"caBundle": k8s_openapi::ByteString(bundle.into_bytes()), "insecureSkipTLSVerify": null},
     });
-    api.patch(name, &PatchParams::default(), &Patch::Merge(patch)).await.map_err(|e| e.to_string())?;
+    api.patch(name, &PatchParams::default(), &Patch::Merge(patch))
+        .await
+        .map_err(|e| e.to_string())?;
     tracing::info!("APIService {name} trusts our certificate");
     Ok(())
 }

@@ -81,11 +81,15 @@ impl Target {
             ["openapi", "v3", "apis", group, version] => Target::OpenApiV3(Some((own(group), own(version)))),
             ["apis", group, version, rest @ ..] => {
                 let has_subresource = |resource: &str, sub: &str| {
-                    groups.iter().filter(|g| g.name == *group).flat_map(|g| &g.versions).any(|v| {
-                        v.resources
-                            .iter()
-                            .any(|r| r.name == resource && r.subresources.iter().any(|(name, _)| *name == sub))
-                    })
+                    groups
+                        .iter()
+                        .filter(|g| g.name == *group)
+                        .flat_map(|g| &g.versions)
+                        .any(|v| {
+                            v.resources
+                                .iter()
+                                .any(|r| r.name == resource && r.subresources.iter().any(|(name, _)| *name == sub))
+                        })
                 };
                 match resource_path(rest, has_subresource) {
                     Some((namespace, resource, name, subresource)) => Target::Resource(ResourcePath {
@@ -126,7 +130,11 @@ fn resource_path<'a>(parts: &[&'a str], has_subresource: impl Fn(&str, &str) -> 
 
 /// Query parameters, decoded, in order.
 pub fn parameters(query: Option<&str>) -> Vec<(String, String)> {
-    let decode = |s: &str| percent_decode_str(&s.replace('+', " ")).decode_utf8_lossy().into_owned();
+    let decode = |s: &str| {
+        percent_decode_str(&s.replace('+', " "))
+            .decode_utf8_lossy()
+            .into_owned()
+    };
     query
         .unwrap_or("")
         .split('&')
@@ -140,7 +148,11 @@ pub fn parameters(query: Option<&str>) -> Vec<(String, String)> {
 
 /// The verb of a request on a resource.
 pub fn verb(method: &http::Method, named: bool, parameters: &[(String, String)]) -> Verb {
-    let flag = |name: &str| parameters.iter().any(|(n, v)| n == name && matches!(v.as_str(), "true" | "1"));
+    let flag = |name: &str| {
+        parameters
+            .iter()
+            .any(|(n, v)| n == name && matches!(v.as_str(), "true" | "1"))
+    };
     match *method {
         http::Method::GET | http::Method::HEAD if flag("watch") => Verb::Watch,
         http::Method::GET | http::Method::HEAD if named => Verb::Get,

@@ -31,7 +31,11 @@ enum Test {
 impl LabelSelector {
     /// Parses the text of a `labelSelector` parameter.
     pub fn parse(text: &str) -> Result<Self, InvalidSelector> {
-        split_requirements(text).into_iter().map(parse_requirement).collect::<Result<_, _>>().map(LabelSelector)
+        split_requirements(text)
+            .into_iter()
+            .map(parse_requirement)
+            .collect::<Result<_, _>>()
+            .map(LabelSelector)
     }
 
     /// Whether an object with these labels is meant.
@@ -110,7 +114,9 @@ fn parse_requirement(text: &str) -> Result<Requirement, InvalidSelector> {
     let done = |k: &str, test| Ok(Requirement { key: key(k)?, test });
 
     if let Some(open) = text.find('(') {
-        let inner = text[open + 1..].strip_suffix(')').ok_or_else(|| invalid("the parenthesis does not end"))?;
+        let inner = text[open + 1..]
+            .strip_suffix(')')
+            .ok_or_else(|| invalid("the parenthesis does not end"))?;
         let values = inner.split(',').map(value).collect::<Result<Vec<_>, _>>()?;
         let mut words = text[..open].split_whitespace();
         return match (words.next(), words.next(), words.next()) {
@@ -125,7 +131,11 @@ fn parse_requirement(text: &str) -> Result<Requirement, InvalidSelector> {
     if let Some((k, v)) = text.split_once("==").or_else(|| text.split_once('=')) {
         return done(k, Test::In(vec![value(v)?]));
     }
-    let number = |v: &str| v.trim().parse().map_err(|_| invalid("only whole numbers can be compared"));
+    let number = |v: &str| {
+        v.trim()
+            .parse()
+            .map_err(|_| invalid("only whole numbers can be compared"))
+    };
     if let Some((k, v)) = text.split_once('>') {
         return done(k, Test::GreaterThan(number(v)?));
     }
@@ -164,16 +174,31 @@ impl FieldSelector {
             let on_name = match field.trim() {
                 "metadata.name" => true,
                 "metadata.namespace" => false,
-                _ => return Err(invalid(part, "only metadata.name and metadata.namespace can be selected")),
+                _ => {
+                    return Err(invalid(
+                        part,
+                        "only metadata.name and metadata.namespace can be selected",
+                    ));
+                }
             };
-            Ok(FieldRequirement { on_name, equal, value: value.trim().to_owned() })
+            Ok(FieldRequirement {
+                on_name,
+                equal,
+                value: value.trim().to_owned(),
+            })
         };
-        text.split(',').filter(|p| !p.trim().is_empty()).map(requirement).collect::<Result<_, _>>().map(FieldSelector)
+        text.split(',')
+            .filter(|p| !p.trim().is_empty())
+            .map(requirement)
+            .collect::<Result<_, _>>()
+            .map(FieldSelector)
     }
 
     /// Whether the object of that name is meant.
     pub fn matches(&self, namespace: &str, name: &str) -> bool {
-        self.0.iter().all(|r| (r.value == if r.on_name { name } else { namespace }) == r.equal)
+        self.0
+            .iter()
+            .all(|r| (r.value == if r.on_name { name } else { namespace }) == r.equal)
     }
 
     /// The one name that can match, as far as authorization is concerned.
@@ -216,7 +241,17 @@ mod tests {
 
     #[test]
     fn nonsense_is_refused() {
-        for text in ["a=b,", "in (a)", "a in b", "a in (b", "a b", "=x", "a>b", "a=b=c", "a in (b),,c"] {
+        for text in [
+            "a=b,",
+            "in (a)",
+            "a in b",
+            "a in (b",
+            "a b",
+            "=x",
+            "a>b",
+            "a=b=c",
+            "a in (b),,c",
+        ] {
             assert!(LabelSelector::parse(text).is_err(), "{text}");
         }
         assert!(FieldSelector::parse("status.phase=Running").is_err());

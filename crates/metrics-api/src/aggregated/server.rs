@@ -93,7 +93,10 @@ pub async fn run(
 ) -> Result<(), Error> {
     let listener = TcpListener::bind(config.address)
         .await
-        .map_err(|source| Error::Listen { address: config.address, source })?;
+        .map_err(|source| Error::Listen {
+            address: config.address,
+            source,
+        })?;
     let certificate = Arc::new(ServingCertificate::new(&config.serving)?);
     let server = Arc::new(Server {
         groups,
@@ -107,7 +110,11 @@ pub async fn run(
     background.spawn(async move { watching.authenticator.watch().await });
     match &certificate.ca_pem {
         Some(ca_pem) if !config.api_services.is_empty() => {
-            background.spawn(register::keep_registered(client, config.api_services.into(), ca_pem.clone()));
+            background.spawn(register::keep_registered(
+                client,
+                config.api_services.into(),
+                ca_pem.clone(),
+            ));
         }
         Some(_) => {}
         None => {
@@ -139,7 +146,9 @@ pub(super) async fn serve(
     let mut connections = JoinSet::new();
     loop {
         while connections.try_join_next().is_some() {}
-        let Ok(permit) = permits.clone().acquire_owned().await else { break };
+        let Ok(permit) = permits.clone().acquire_owned().await else {
+            break;
+        };
         let stream = tokio::select! {
             () = shutdown.cancelled() => break,
             accepted = listener.accept() => match accepted {
@@ -175,14 +184,23 @@ async fn connection(
         .await
         .map_err(|_| "no TLS handshake in time".to_owned())?
         .map_err(|e| e.to_string())?;
-    let chain: Arc<[CertificateDer<'static>]> =
-        stream.get_ref().1.peer_certificates().unwrap_or_default().iter().map(|c| c.clone().into_owned()).collect();
+    let chain: Arc<[CertificateDer<'static>]> = stream
+        .get_ref()
+        .1
+        .peer_certificates()
+        .unwrap_or_default()
+        .iter()
+        .map(|c| c.clone().into_owned())
+        .collect();
     let service = service_fn(move |request: Request<Incoming>| {
         let (server, chain) = (server.clone(), chain.clone());
         async move { Ok::<_, Infallible>(server.respond(request, &chain).await) }
     });
     let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIMEOUT);
     builder.http2().timer(TokioTimer::new());
     let connection = builder.serve_connection(TokioIo::new(stream), service);
     let mut connection = std::pin::pin!(connection);
@@ -204,7 +222,9 @@ impl Server {
             Ok(Err(status)) => status_response(&status),
             Err(_) => status_response(&Status::timeout("the answer took too long")),
         };
-        response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache, private"));
+        response
+            .headers_mut()
+            .insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache, private"));
         if head {
             *response.body_mut() = Body::default();
         }
@@ -222,21 +242,45 @@ impl Server {
             return self.resource(request, parts, &identity).await;
         }
         let verb = request.method().as_str().to_lowercase();
-        self.authorizer.authorize(&identity, Attributes::Path { verb, path: path.to_owned() }).await?;
+        self.authorizer
+            .authorize(
+                &identity,
+                Attributes::Path {
+                    verb,
+                    path: path.to_owned(),
+                },
+            )
+            .await?;
         if !matches!(*request.method(), Method::GET | Method::HEAD) {
-            return Err(Status::failure(405, "MethodNotAllowed", "the server does not allow this method on the requested resource"));
+            return Err(Status::failure(
+                405,
+                "MethodNotAllowed",
+                "the server does not allow this method on the requested resource",
+            ));
         }
         self.describe(request, target)
     }
 
     /// Paths that describe the server.
     fn describe<B>(&self, request: &Request<B>, target: Target) -> Result<Response<Body>, Status> {
-        let offer = Offer { table: false, discovery: target == Target::Groups };
+        let offer = Offer {
+            table: false,
+            discovery: target == Target::Groups,
+        };
         let form = negotiate(accept(request), offer)?;
-        let group = |name: &str| self.groups.iter().find(|g| g.name == name).ok_or_else(Status::unknown_path);
+        let group = |name: &str| {
+            self.groups
+                .iter()
+                .find(|g| g.name == name)
+                .ok_or_else(Status::unknown_path)
+        };
         let version = |name: &str, version: &str| {
             let group = group(name)?;
-            let version = group.versions.iter().find(|v| v.name == version).ok_or_else(Status::unknown_path)?;
+            let version = group
+                .versions
+                .iter()
+                .find(|v| v.name == version)
+                .ok_or_else(Status::unknown_path)?;
             Ok::<_, Status>((group, version))
         };
         let value = match (target, form) {
@@ -275,7 +319,12 @@ impl Server {
     ) -> Result<Response<Body>, Status> {
         let parameters = parameters(request.uri().query());
         let verb = verb(request.method(), path.name.is_some(), &parameters);
-        let get = |name: &str| parameters.iter().find(|(n, _)| n == name).map_or("", |(_, v)| v.as_str());
+        let get = |name: &str| {
+            parameters
+                .iter()
+                .find(|(n, _)| n == name)
+                .map_or("", |(_, v)| v.as_str())
+        };
         let fields = FieldSelector::parse(get("fieldSelector"));
         let selected = fields.as_ref().ok().and_then(|f| f.name()).unwrap_or_default();
         let attributes = Attributes::Resource {
@@ -289,12 +338,25 @@ impl Server {
         };
         self.authorizer.authorize(identity, attributes).await?;
 
-        let group = self.groups.iter().find(|g| g.name == path.group).ok_or_else(Status::unknown_path)?;
-        let version = group.versions.iter().find(|v| v.name == path.version).ok_or_else(Status::unknown_path)?;
-        let resource =
-            version.resources.iter().find(|r| r.name == path.resource).ok_or_else(Status::unknown_path)?;
+        let group = self
+            .groups
+            .iter()
+            .find(|g| g.name == path.group)
+            .ok_or_else(Status::unknown_path)?;
+        let version = group
+            .versions
+            .iter()
+            .find(|v| v.name == path.version)
+            .ok_or_else(Status::unknown_path)?;
+        let resource = version
+            .resources
+            .iter()
+            .find(|r| r.name == path.resource)
+            .ok_or_else(Status::unknown_path)?;
         let sub_known = |sub: &String| resource.subresources.iter().any(|(name, _)| name == sub);
-        if !path.subresource.as_ref().is_none_or(sub_known) || (path.namespace.is_some() && !resource.namespaced && resource.name != "namespaces") {
+        if !path.subresource.as_ref().is_none_or(sub_known)
+            || (path.namespace.is_some() && !resource.namespaced && resource.name != "namespaces")
+        {
             return Err(Status::unknown_path());
         }
         let served = path.subresource.is_some() || resource.verbs.contains(&verb.as_str());
@@ -309,7 +371,13 @@ impl Server {
         let labels = LabelSelector::parse(get("labelSelector")).map_err(|e| bad(&e))?;
         let fields = fields.map_err(|e| bad(&e))?;
         // Refuse what cannot be written before the work is done.
-        negotiate(accept(request), Offer { table: true, discovery: false })?;
+        negotiate(
+            accept(request),
+            Offer {
+                table: true,
+                discovery: false,
+            },
+        )?;
         let answer = group
             .handler
             .handle(ResourceRequest {
@@ -329,14 +397,21 @@ impl Server {
 
     fn health(&self, path: &str) -> Response<Body> {
         // Alive is who answers; ready is who has data to answer with.
-        let state = if path.starts_with("/readyz") { (self.ready)() } else { Ok(()) };
+        let state = if path.starts_with("/readyz") {
+            (self.ready)()
+        } else {
+            Ok(())
+        };
         let (code, text) = match state {
             Ok(()) => (StatusCode::OK, "ok".to_owned()),
             Err(reason) => (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {reason}\n")),
         };
         let mut response = Response::new(Body::from(text));
         *response.status_mut() = code;
-        response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+        response.headers_mut().insert(
+            header::CONTENT_TYPE,
+            HeaderValue::from_static("text/plain; charset=utf-8"),
+        );
         response
     }
 }
@@ -346,7 +421,10 @@ fn accept<B>(request: &Request<B>) -> Option<&str> {
 }
 
 fn write_answer<B>(answer: Answer, request: &Request<B>) -> Result<Response<Body>, Status> {
-    let offer = Offer { table: answer.table.is_some(), discovery: false };
+    let offer = Offer {
+        table: answer.table.is_some(),
+        discovery: false,
+    };
     match (negotiate(accept(request), offer)?, answer.table) {
         (form @ Form::Table(version), Some(mut table)) => {
             table.api_version = format!("meta.k8s.io/{version}");
@@ -367,9 +445,10 @@ fn write(value: &Value, form: Form) -> Result<Response<Body>, Status> {
             format!("application/json;g=apidiscovery.k8s.io;v={v};as=APIGroupDiscoveryList"),
             serde_json::to_vec(value).map_err(Status::internal)?,
         ),
-        Form::Json | Form::Table(_) => {
-            ("application/json".to_owned(), serde_json::to_vec(value).map_err(Status::internal)?)
-        }
+        Form::Json | Form::Table(_) => (
+            "application/json".to_owned(),
+            serde_json::to_vec(value).map_err(Status::internal)?,
+        ),
     };
     let mut response = Response::new(Body::from(body));
     let content_type = HeaderValue::from_str(&content_type).map_err(Status::internal)?;
@@ -381,9 +460,13 @@ fn status_response(status: &Status) -> Response<Body> {
     let body = serde_json::to_vec(status).unwrap_or_default();
     let mut response = Response::new(Body::from(body));
     *response.status_mut() = StatusCode::from_u16(status.code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+        .headers_mut()
+        .insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     if status.code == 503 {
-        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        response
+            .headers_mut()
+            .insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
     }
     response
 }

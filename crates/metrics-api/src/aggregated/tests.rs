@@ -35,7 +35,12 @@ fn fake_kubernetes() -> (kube::Client, Arc<AtomicUsize>, Arc<Mutex<Vec<Value>>>)
         async move {
             counter.fetch_add(1, Ordering::Relaxed);
             let path = request.uri().path().to_owned();
-            let body = request.into_body().collect().await.map(|b| b.to_bytes()).unwrap_or_default();
+            let body = request
+                .into_body()
+                .collect()
+                .await
+                .map(|b| b.to_bytes())
+                .unwrap_or_default();
             let mut review: Value = serde_json::from_slice(&body).unwrap_or_default();
             if path.ends_with("/tokenreviews") {
                 let known = review["spec"]["token"] == "good";
@@ -100,7 +105,10 @@ impl Handler for Echo {
                 "t": r.parameter("t"), "labels": r.labels.match_labels(),
             });
             let row = Row::new(vec!["a".into()], &Default::default());
-            Ok(Answer { object, table: Some(Table::new(vec![Column::name()], vec![row])) })
+            Ok(Answer {
+                object,
+                table: Some(Table::new(vec![Column::name()], vec![row])),
+            })
         })
     }
 }
@@ -118,7 +126,10 @@ impl Authority {
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
         let pem = params.self_signed(&key).unwrap().pem();
-        Authority { issuer: Issuer::new(params, key), pem }
+        Authority {
+            issuer: Issuer::new(params, key),
+            pem,
+        }
     }
 
     fn client(&self, common_name: &str, organization: &str) -> ClientCertificate {
@@ -176,9 +187,18 @@ async fn start() -> Running {
         resource("namespaces", "namespace", false, &["get", "list"]),
     ];
     let versions = vec![Version { name: "v1", resources }];
-    let groups = vec![Group { name: "g.test", versions, handler: Arc::new(Echo) }];
+    let groups = vec![Group {
+        name: "g.test",
+        versions,
+        handler: Arc::new(Echo),
+    }];
     let ready: Ready = Arc::new(|| Err("no data yet".into()));
-    let server = Arc::new(Server { groups, authenticator, authorizer: Authorizer::new(client), ready });
+    let server = Arc::new(Server {
+        groups,
+        authenticator,
+        authorizer: Authorizer::new(client),
+        ready,
+    });
     let names = vec!["weir-metrics.weir-system.svc".to_owned()];
     let certificate = Arc::new(ServingCertificate::new(&Serving::SelfSigned { names }).unwrap());
     let ca_pem = certificate.ca_pem.clone().unwrap();
@@ -186,7 +206,15 @@ async fn start() -> Running {
     let address = listener.local_addr().unwrap();
     let stop = CancellationToken::new();
     tokio::spawn(serve(listener, certificate, server, stop.clone()));
-    Running { address, ca_pem, calls, reviews, front_proxy, clients, _stop: stop.drop_guard() }
+    Running {
+        address,
+        ca_pem,
+        calls,
+        reviews,
+        front_proxy,
+        clients,
+        _stop: stop.drop_guard(),
+    }
 }
 
 struct Reply {
@@ -205,7 +233,9 @@ impl Reply {
 impl Running {
     async fn send(&self, certificate: Option<ClientCertificate>, request: http::request::Builder) -> Reply {
         let mut roots = rustls::RootCertStore::empty();
-        roots.add(CertificateDer::from_pem_slice(self.ca_pem.as_bytes()).unwrap()).unwrap();
+        roots
+            .add(CertificateDer::from_pem_slice(self.ca_pem.as_bytes()).unwrap())
+            .unwrap();
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let builder = rustls::ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
@@ -220,17 +250,32 @@ impl Running {
         };
         let stream = TcpStream::connect(self.address).await.unwrap();
         let name = ServerName::try_from("weir-metrics.weir-system.svc").unwrap();
-        let stream = tokio_rustls::TlsConnector::from(Arc::new(config)).connect(name, stream).await.unwrap();
-        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
+        let stream = tokio_rustls::TlsConnector::from(Arc::new(config))
+            .connect(name, stream)
+            .await
+            .unwrap();
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+            .await
+            .unwrap();
         tokio::spawn(connection);
         let request = request.header("host", "weir").body(Empty::<Bytes>::new()).unwrap();
         let response = sender.send_request(request).await.unwrap();
         let header = |name: &str| {
-            response.headers().get(name).and_then(|v| v.to_str().ok()).unwrap_or_default().to_owned()
+            response
+                .headers()
+                .get(name)
+                .and_then(|v| v.to_str().ok())
+                .unwrap_or_default()
+                .to_owned()
         };
         let (content_type, etag, code) = (header("content-type"), header("etag"), response.status().as_u16());
         let body = response.into_body().collect().await.unwrap().to_bytes();
-        Reply { code, content_type, etag, text: String::from_utf8_lossy(&body).into_owned() }
+        Reply {
+            code,
+            content_type,
+            etag,
+            text: String::from_utf8_lossy(&body).into_owned(),
+        }
     }
 
     /// As the front proxy would, on behalf of a user.
@@ -250,7 +295,9 @@ fn get(path: &str) -> http::request::Builder {
 #[tokio::test]
 async fn the_front_proxy_speaks_for_users() {
     let server = start().await;
-    let reply = server.as_user("alice", "dev", get(PODS).header("x-remote-extra-a%2fb", "1")).await;
+    let reply = server
+        .as_user("alice", "dev", get(PODS).header("x-remote-extra-a%2fb", "1"))
+        .await;
     assert_eq!(reply.code, 200, "{}", reply.text);
     let spec = server.reviews.lock().unwrap()[0].clone();
     assert_eq!(spec["groups"], json!(["dev", "system:authenticated"]));
@@ -277,7 +324,11 @@ async fn the_front_proxy_speaks_for_users() {
 #[tokio::test]
 async fn headers_count_only_with_the_front_proxys_certificate() {
     let server = start().await;
-    let masters = || get(PODS).header("x-remote-user", "root").header("x-remote-group", "system:masters");
+    let masters = || {
+        get(PODS)
+            .header("x-remote-user", "root")
+            .header("x-remote-group", "system:masters")
+    };
     // No certificate: anonymous, and the headers mean nothing.
     let reply = server.send(None, masters()).await;
     assert_eq!(reply.code, 403);
@@ -304,20 +355,33 @@ async fn tokens_are_reviewed_once_in_ten_seconds() {
     let calls = server.calls.load(Ordering::Relaxed);
     assert_eq!(calls, 2, "one TokenReview and one SubjectAccessReview");
     assert_eq!(server.send(None, with("good")).await.code, 200);
-    assert_eq!(server.calls.load(Ordering::Relaxed), calls, "both answers are remembered");
+    assert_eq!(
+        server.calls.load(Ordering::Relaxed),
+        calls,
+        "both answers are remembered"
+    );
     let reply = server.send(None, with("bad")).await;
-    assert_eq!((reply.code, reply.json()["reason"].as_str()), (401, Some("Unauthorized")));
+    assert_eq!(
+        (reply.code, reply.json()["reason"].as_str()),
+        (401, Some("Unauthorized"))
+    );
 }
 
 #[tokio::test]
 async fn paths_verbs_and_forms() {
     let server = start().await;
     let send = |request| server.as_user("root", "system:masters", request);
-    let reply = send(get(&format!("{PODS}/a/edges?t=10s&labelSelector=app%3Dfoo%2Cv+in+(a,b)"))).await;
+    let reply = send(get(&format!(
+        "{PODS}/a/edges?t=10s&labelSelector=app%3Dfoo%2Cv+in+(a,b)"
+    )))
+    .await;
     let expected =
         json!({"resource": "pods", "sub": "edges", "ns": "default", "name": "a", "t": "10s", "labels": {"app": "foo"}});
     assert_eq!(reply.json(), expected);
-    assert_eq!(send(get("/apis/g.test/v1/namespaces/x/edges")).await.json()["resource"], "namespaces");
+    assert_eq!(
+        send(get("/apis/g.test/v1/namespaces/x/edges")).await.json()["resource"],
+        "namespaces"
+    );
     assert_eq!(send(get("/apis/g.test/v1/namespaces/x")).await.json()["name"], "x");
     assert_eq!(send(get("/apis/g.test/v1/pods/%2A/edges")).await.json()["name"], "*");
 
@@ -336,35 +400,68 @@ async fn paths_verbs_and_forms() {
 
     let table = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json";
     let reply = send(get(PODS).header("accept", table)).await.json();
-    assert_eq!((reply["kind"].as_str(), reply["apiVersion"].as_str()), (Some("Table"), Some("meta.k8s.io/v1")));
+    assert_eq!(
+        (reply["kind"].as_str(), reply["apiVersion"].as_str()),
+        (Some("Table"), Some("meta.k8s.io/v1"))
+    );
     let yaml = send(get(PODS).header("accept", "application/yaml")).await;
-    assert!(yaml.content_type == "application/yaml" && yaml.text.contains("resource: pods"), "{}", yaml.text);
+    assert!(
+        yaml.content_type == "application/yaml" && yaml.text.contains("resource: pods"),
+        "{}",
+        yaml.text
+    );
     let reply = send(get(PODS).header("accept", "application/vnd.kubernetes.protobuf")).await;
-    assert_eq!((reply.code, reply.json()["reason"].as_str()), (406, Some("NotAcceptable")));
+    assert_eq!(
+        (reply.code, reply.json()["reason"].as_str()),
+        (406, Some("NotAcceptable"))
+    );
 }
 
 #[tokio::test]
 async fn discovery_and_health() {
     let server = start().await;
     let send = |request| server.as_user("root", "system:masters", request);
-    assert_eq!(send(get("/apis")).await.json()["groups"][0]["preferredVersion"]["groupVersion"], "g.test/v1");
+    assert_eq!(
+        send(get("/apis")).await.json()["groups"][0]["preferredVersion"]["groupVersion"],
+        "g.test/v1"
+    );
     assert_eq!(send(get("/apis/g.test")).await.json()["kind"], "APIGroup");
     let resources = send(get("/apis/g.test/v1")).await.json();
-    let names: Vec<_> = resources["resources"].as_array().unwrap().iter().map(|r| r["name"].clone()).collect();
+    let names: Vec<_> = resources["resources"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|r| r["name"].clone())
+        .collect();
     assert_eq!(names, ["pods", "pods/edges", "namespaces", "namespaces/edges"]);
 
     let accept = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList,application/json";
     let reply = send(get("/apis").header("accept", accept)).await;
-    assert!(reply.content_type.ends_with("as=APIGroupDiscoveryList"), "{}", reply.content_type);
+    assert!(
+        reply.content_type.ends_with("as=APIGroupDiscoveryList"),
+        "{}",
+        reply.content_type
+    );
     let list = reply.json();
     assert_eq!(list["apiVersion"], "apidiscovery.k8s.io/v2");
     let pods = &list["items"][0]["versions"][0]["resources"][0];
-    assert_eq!((pods["scope"].as_str(), pods["subresources"][0]["subresource"].as_str()), (Some("Namespaced"), Some("edges")));
-    let again = send(get("/apis").header("accept", accept).header("if-none-match", &reply.etag)).await;
+    assert_eq!(
+        (pods["scope"].as_str(), pods["subresources"][0]["subresource"].as_str()),
+        (Some("Namespaced"), Some("edges"))
+    );
+    let again = send(
+        get("/apis")
+            .header("accept", accept)
+            .header("if-none-match", &reply.etag),
+    )
+    .await;
     assert_eq!((again.code, again.text.as_str()), (304, ""));
     assert_eq!(send(get("/openapi/v2")).await.json()["swagger"], "2.0");
     let index = send(get("/openapi/v3")).await.json();
-    let url = index["paths"]["apis/g.test/v1"]["serverRelativeURL"].as_str().unwrap().to_owned();
+    let url = index["paths"]["apis/g.test/v1"]["serverRelativeURL"]
+        .as_str()
+        .unwrap()
+        .to_owned();
     assert_eq!(send(get(&url)).await.json()["openapi"], "3.0.0");
 
     // Health needs no user.

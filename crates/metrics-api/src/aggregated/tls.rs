@@ -4,7 +4,9 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose};
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
+};
 use rustls::client::danger::HandshakeSignatureValid;
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject;
@@ -70,11 +72,19 @@ impl ServingCertificate {
             Serving::SelfSigned { names } => {
                 let (chain, key, ca_pem) = generate(names)?;
                 let current = arc_swap::ArcSwap::from_pointee(CertifiedKey::from_der(chain, key, &provider())?);
-                Ok(ServingCertificate { current, files: None, ca_pem: Some(ca_pem) })
+                Ok(ServingCertificate {
+                    current,
+                    files: None,
+                    ca_pem: Some(ca_pem),
+                })
             }
             Serving::Files { certificate, key } => {
                 let current = arc_swap::ArcSwap::from_pointee(read(certificate, key)?);
-                Ok(ServingCertificate { current, files: Some((certificate.clone(), key.clone())), ca_pem: None })
+                Ok(ServingCertificate {
+                    current,
+                    files: Some((certificate.clone(), key.clone())),
+                    ca_pem: None,
+                })
             }
         }
     }
@@ -101,7 +111,10 @@ impl ResolvesServerCert for ServingCertificate {
 fn read(certificate: &PathBuf, key: &PathBuf) -> Result<CertifiedKey, TlsError> {
     let error = |path: &PathBuf| {
         let path = path.clone();
-        move |e: rustls::pki_types::pem::Error| TlsError::Read { path, reason: e.to_string() }
+        move |e: rustls::pki_types::pem::Error| TlsError::Read {
+            path,
+            reason: e.to_string(),
+        }
     };
     let chain = CertificateDer::pem_file_iter(certificate)
         .and_then(|certs| certs.collect::<Result<Vec<_>, _>>())
@@ -117,7 +130,8 @@ fn generate(names: &[String]) -> Result<Generated, TlsError> {
     let mut ca = CertificateParams::default();
     // Two generations of authorities may stand in one bundle: their names must differ.
     let started = jiff::Timestamp::now().as_nanosecond();
-    ca.distinguished_name.push(DnType::CommonName, format!("weir-serving-ca@{started}"));
+    ca.distinguished_name
+        .push(DnType::CommonName, format!("weir-serving-ca@{started}"));
     ca.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     ca.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::DigitalSignature];
     let ca_pem = ca.self_signed(&ca_key)?.pem();
@@ -125,7 +139,8 @@ fn generate(names: &[String]) -> Result<Generated, TlsError> {
 
     let key = KeyPair::generate()?;
     let mut leaf = CertificateParams::new(names.to_vec())?;
-    leaf.distinguished_name.push(DnType::CommonName, names.first().map_or("weir", String::as_str));
+    leaf.distinguished_name
+        .push(DnType::CommonName, names.first().map_or("weir", String::as_str));
     leaf.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
     leaf.use_authority_key_identifier_extension = true;
     let certificate = leaf.signed_by(&key, &issuer)?;
@@ -197,7 +212,9 @@ impl ClientCertVerifier for ProofOnly {
 pub fn chain_verifier(ca_pem: &str) -> Result<Option<Arc<dyn ClientCertVerifier>>, String> {
     let mut roots = rustls::RootCertStore::empty();
     for certificate in CertificateDer::pem_slice_iter(ca_pem.as_bytes()) {
-        roots.add(certificate.map_err(|e| e.to_string())?).map_err(|e| e.to_string())?;
+        roots
+            .add(certificate.map_err(|e| e.to_string())?)
+            .map_err(|e| e.to_string())?;
     }
     if roots.is_empty() {
         return Ok(None);

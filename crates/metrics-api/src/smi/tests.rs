@@ -18,8 +18,14 @@ impl Memory {
     /// A series with samples at seconds relative to the end of the window.
     fn add(&mut self, name: &str, labels: &[(&str, &str)], samples: &[(i64, f64)]) {
         let labels = Labels::new(labels.iter().copied().chain([(names::METRIC_NAME, name)]));
-        let sample = |&(at_s, value): &(i64, f64)| Sample { ts_ms: (NOW_S + at_s) * 1000, value };
-        self.0.push(SeriesData { labels, samples: samples.iter().map(sample).collect() });
+        let sample = |&(at_s, value): &(i64, f64)| Sample {
+            ts_ms: (NOW_S + at_s) * 1000,
+            value,
+        };
+        self.0.push(SeriesData {
+            labels,
+            samples: samples.iter().map(sample).collect(),
+        });
     }
 
     /// `n` responses of 1.5 ms each, counted between the start and the end of the window.
@@ -46,16 +52,27 @@ impl Select for Memory {
         _: usize,
     ) -> Result<Vec<SeriesData>, SelectError> {
         let cut = |s: &SeriesData| {
-            let samples: Vec<Sample> =
-                s.samples.iter().filter(|x| (start_ms..=end_ms).contains(&x.ts_ms)).copied().collect();
-            (!samples.is_empty()).then(|| SeriesData { labels: s.labels.clone(), samples })
+            let samples: Vec<Sample> = s
+                .samples
+                .iter()
+                .filter(|x| (start_ms..=end_ms).contains(&x.ts_ms))
+                .copied()
+                .collect();
+            (!samples.is_empty()).then(|| SeriesData {
+                labels: s.labels.clone(),
+                samples,
+            })
         };
         let matching = |s: &&SeriesData| matchers.iter().all(|m| m.matches_labels(&s.labels));
         Ok(self.0.iter().filter(matching).filter_map(cut).collect())
     }
 
     fn series(&self, matchers: &[Matcher], start_ms: i64, end_ms: i64) -> Result<Vec<Labels>, SelectError> {
-        Ok(self.select(matchers, start_ms, end_ms, usize::MAX)?.into_iter().map(|s| s.labels).collect())
+        Ok(self
+            .select(matchers, start_ms, end_ms, usize::MAX)?
+            .into_iter()
+            .map(|s| s.labels)
+            .collect())
     }
 
     fn label_names(&self, _: &[Matcher], _: i64, _: i64) -> Result<Vec<String>, SelectError> {
@@ -72,7 +89,8 @@ const NS: &str = "default";
 fn inventory() -> Inventory {
     let objects = |namespace: &str, names: &[&str]| {
         Objects::fixed(names.iter().map(|n| {
-            let labels: BTreeMap<String, String> = [("app".to_owned(), n.split('-').next().unwrap_or("").to_owned())].into();
+            let labels: BTreeMap<String, String> =
+                [("app".to_owned(), n.split('-').next().unwrap_or("").to_owned())].into();
             ((namespace.to_owned(), (*n).to_owned()), labels)
         }))
     };
@@ -104,7 +122,10 @@ fn request(resource: &'static str, namespace: Option<&str>, name: Option<&str>) 
 }
 
 fn edges(resource: &'static str, namespace: Option<&str>, name: &str) -> ResourceRequest {
-    ResourceRequest { subresource: Some("edges".into()), ..request(resource, namespace, Some(name)) }
+    ResourceRequest {
+        subresource: Some("edges".into()),
+        ..request(resource, namespace, Some(name))
+    }
 }
 
 async fn list(smi: &Smi, request: ResourceRequest) -> TrafficMetricsList {
@@ -116,7 +137,12 @@ async fn get(smi: &Smi, request: ResourceRequest) -> TrafficMetrics {
 }
 
 fn inbound<'a>(pod: &'a str, deployment: &'a str) -> Vec<(&'a str, &'a str)> {
-    vec![("direction", "inbound"), ("namespace", NS), ("pod", pod), ("deployment", deployment)]
+    vec![
+        ("direction", "inbound"),
+        ("namespace", NS),
+        ("pod", pod),
+        ("deployment", deployment),
+    ]
 }
 
 fn outbound<'a>(from: (&'a str, &'a str), to: (&'a str, &'a str)) -> Vec<(&'a str, &'a str)> {
@@ -152,15 +178,32 @@ async fn pods_show_exact_differences_and_aggregates_add_up() {
     let smi = smi(memory);
 
     let pods = list(&smi, request("pods", Some(NS), None)).await;
-    let shown: Vec<_> = pods.items.iter().map(|i| (i.resource.name.as_str(), counts(i))).collect();
-    let expected = [("idle-1", (0, 0)), ("productpage-1", (0, 0)), ("reviews-1", (9_000, 1_000)), ("reviews-2", (50, 0))];
+    let shown: Vec<_> = pods
+        .items
+        .iter()
+        .map(|i| (i.resource.name.as_str(), counts(i)))
+        .collect();
+    let expected = [
+        ("idle-1", (0, 0)),
+        ("productpage-1", (0, 0)),
+        ("reviews-1", (9_000, 1_000)),
+        ("reviews-2", (50, 0)),
+    ];
     assert_eq!(shown, expected);
     let reviews = &pods.items[2];
     assert_eq!(reviews.edge.side, Side::Server);
     assert_eq!(reviews.edge.resource, ResourceRef::default());
-    let names: Vec<_> = reviews.metrics.iter().map(|m| (m.name.as_str(), m.value.as_str())).collect();
+    let names: Vec<_> = reviews
+        .metrics
+        .iter()
+        .map(|m| (m.name.as_str(), m.value.as_str()))
+        .collect();
     // 1.99 ms and 1.9 ms, rounded up.
-    let latencies = [("p99_response_latency", "2m"), ("p90_response_latency", "2m"), ("p50_response_latency", "2m")];
+    let latencies = [
+        ("p99_response_latency", "2m"),
+        ("p90_response_latency", "2m"),
+        ("p50_response_latency", "2m"),
+    ];
     assert_eq!(names[..3], latencies);
     assert_eq!(pods.items[0].metrics.len(), 2, "no latency without traffic");
 
@@ -169,7 +212,10 @@ async fn pods_show_exact_differences_and_aggregates_add_up() {
     let namespace = get(&smi, request("namespaces", Some(NS), Some(NS))).await;
     assert_eq!(counts(&namespace), (9_050, 1_000));
     let namespaces = list(&smi, request("namespaces", None, None)).await;
-    assert_eq!(namespaces.items.iter().map(counts).collect::<Vec<_>>(), [(9_050, 1_000), (0, 0)]);
+    assert_eq!(
+        namespaces.items.iter().map(counts).collect::<Vec<_>>(),
+        [(9_050, 1_000), (0, 0)]
+    );
     assert_eq!(namespaces.items[1].metadata.namespace, None);
 }
 
@@ -194,15 +240,39 @@ async fn resets_and_new_counters_are_exact() {
     let reset = [(-40, 100.0), (-31, 100.0), (-20, 150.0), (-10, 0.0), (-1, 20.0)];
     memory.add(names::RESPONSE_TOTAL, &series("reviews-1"), &reset);
     // Younger than the window; the scraper put a zero before its first sample.
-    memory.add(names::RESPONSE_TOTAL, &series("reviews-2"), &[(-10, 0.0), (-5, 12.0), (-1, 30.0)]);
+    memory.add(
+        names::RESPONSE_TOTAL,
+        &series("reviews-2"),
+        &[(-10, 0.0), (-5, 12.0), (-1, 30.0)],
+    );
     // Restarted and beyond the former value: the second life counts.
-    memory.add(names::RESPONSE_TOTAL, &series("idle-1"), &[(-31, 10.0), (-10, 2.0), (-1, 40.0)]);
+    memory.add(
+        names::RESPONSE_TOTAL,
+        &series("idle-1"),
+        &[(-31, 10.0), (-10, 2.0), (-1, 40.0)],
+    );
     // Gone in the middle of the window, but its requests were served.
-    memory.add(names::RESPONSE_TOTAL, &series("productpage-1"), &[(-31, 1.0), (-20, 9.0), (-15, weir_series::stale_nan())]);
+    memory.add(
+        names::RESPONSE_TOTAL,
+        &series("productpage-1"),
+        &[(-31, 1.0), (-20, 9.0), (-15, weir_series::stale_nan())],
+    );
     let smi = smi(memory);
     let pods = list(&smi, request("pods", Some(NS), None)).await;
-    let shown: Vec<_> = pods.items.iter().map(|i| (i.resource.name.as_str(), counts(i).0)).collect();
-    assert_eq!(shown, [("idle-1", 40), ("productpage-1", 8), ("reviews-1", 70), ("reviews-2", 30)]);
+    let shown: Vec<_> = pods
+        .items
+        .iter()
+        .map(|i| (i.resource.name.as_str(), counts(i).0))
+        .collect();
+    assert_eq!(
+        shown,
+        [
+            ("idle-1", 40),
+            ("productpage-1", 8),
+            ("reviews-1", 70),
+            ("reviews-2", 30)
+        ]
+    );
 }
 
 #[tokio::test]
@@ -218,7 +288,12 @@ async fn edges_are_the_pairs_that_talked_in_both_directions() {
 
     let edges_of = |list: &TrafficMetricsList| -> Vec<(EdgeDirection, String, u64, u64)> {
         let edge = |i: &TrafficMetrics| {
-            (i.edge.direction, i.edge.resource.name.clone(), i.figures().success, i.figures().failure)
+            (
+                i.edge.direction,
+                i.edge.resource.name.clone(),
+                i.figures().success,
+                i.figures().failure,
+            )
         };
         list.items.iter().map(edge).collect()
     };
@@ -226,14 +301,33 @@ async fn edges_are_the_pairs_that_talked_in_both_directions() {
     let pod = list(&smi, edges("pods", Some(NS), "productpage-1")).await;
     assert_eq!(
         edges_of(&pod),
-        [(to, "reviews-1".into(), 10, 0), (to, "reviews-2".into(), 0, 4), (from, "reviews-1".into(), 3, 0)]
+        [
+            (to, "reviews-1".into(), 10, 0),
+            (to, "reviews-2".into(), 0, 4),
+            (from, "reviews-1".into(), 3, 0)
+        ]
     );
-    assert_eq!(pod.resource, ResourceRef { kind: "Pod".into(), namespace: NS.into(), name: "productpage-1".into() });
+    assert_eq!(
+        pod.resource,
+        ResourceRef {
+            kind: "Pod".into(),
+            namespace: NS.into(),
+            name: "productpage-1".into()
+        }
+    );
     let deployment = list(&smi, edges("deployments", Some(NS), "reviews")).await;
-    assert_eq!(edges_of(&deployment), [(to, "productpage".into(), 3, 0), (from, "productpage".into(), 10, 4)]);
+    assert_eq!(
+        edges_of(&deployment),
+        [(to, "productpage".into(), 3, 0), (from, "productpage".into(), 10, 4)]
+    );
     let namespace = list(&smi, edges("namespaces", Some(NS), NS)).await;
     assert_eq!(edges_of(&namespace), [(to, NS.into(), 13, 4), (from, NS.into(), 13, 4)]);
-    assert!(list(&smi, edges("deployments", Some(NS), "idle")).await.items.is_empty());
+    assert!(
+        list(&smi, edges("deployments", Some(NS), "idle"))
+            .await
+            .items
+            .is_empty()
+    );
     let everybody = list(&smi, edges("deployments", None, "*")).await;
     assert_eq!(everybody.items.len(), 4);
 }
@@ -248,7 +342,10 @@ async fn senders_without_a_proxy_are_seen_by_the_receiver() {
     let found = list(&smi, edges("pods", Some(NS), "reviews-1")).await;
     assert_eq!(found.items.len(), 1);
     let edge = &found.items[0].edge;
-    assert_eq!((edge.direction, edge.side, edge.resource.name.as_str()), (EdgeDirection::From, Side::Server, "idle-1"));
+    assert_eq!(
+        (edge.direction, edge.side, edge.resource.name.as_str()),
+        (EdgeDirection::From, Side::Server, "idle-1")
+    );
 }
 
 #[tokio::test]
@@ -265,9 +362,17 @@ async fn selectors_choose_items_and_the_window_is_the_clients() {
     assert_eq!(found.items.iter().map(|i| counts(i).0).collect::<Vec<_>>(), [5, 0]);
     assert_eq!(found.items[0].window, "10s");
     assert_eq!(found.selector.unwrap().match_labels["app"], "reviews");
-    assert!(list(&smi, request("pods", Some("elsewhere"), None)).await.items.is_empty());
+    assert!(
+        list(&smi, request("pods", Some("elsewhere"), None))
+            .await
+            .items
+            .is_empty()
+    );
 
-    let bad = ResourceRequest { parameters: vec![("t".into(), "2d".into())], ..request("pods", None, None) };
+    let bad = ResourceRequest {
+        parameters: vec![("t".into(), "2d".into())],
+        ..request("pods", None, None)
+    };
     let status = smi.answer(bad).await.unwrap_err();
     assert_eq!(status.code, 400);
     assert!(status.message.contains("30s or 5m"), "{status}");
@@ -277,10 +382,16 @@ async fn selectors_choose_items_and_the_window_is_the_clients() {
 async fn unknown_objects_and_unlisted_kinds() {
     let store = smi(Memory::default());
     let status = store.answer(request("pods", Some(NS), Some("x"))).await.unwrap_err();
-    assert_eq!((status.code, status.message.as_str()), (404, "pods.metrics.smi-spec.io \"x\" not found"));
+    assert_eq!(
+        (status.code, status.message.as_str()),
+        (404, "pods.metrics.smi-spec.io \"x\" not found")
+    );
     let engine = Engine::new(Arc::new(Memory::default()), Options::default());
     let starting = Smi::new(Arc::new(engine), Inventory::default(), Duration::from_secs(30));
-    assert_eq!(starting.answer(request("pods", None, None)).await.unwrap_err().code, 503);
+    assert_eq!(
+        starting.answer(request("pods", None, None)).await.unwrap_err().code,
+        503
+    );
 }
 
 #[tokio::test]
@@ -288,12 +399,27 @@ async fn the_table_reads_like_the_specifications() {
     let mut memory = Memory::default();
     memory.responses(&inbound("reviews-1", "reviews"), "success", 54.0);
     memory.latencies(&inbound("reviews-1", "reviews"), 54.0);
-    let table = smi(memory).answer(request("pods", Some(NS), None)).await.unwrap().table.unwrap();
-    let columns: Vec<_> = table.column_definitions.iter().map(|c| (c.name.as_str(), c.priority)).collect();
-    assert_eq!(columns[..4], [("Name", 0), ("Success", 0), ("RPS", 0), ("Latency_P99", 0)]);
+    let table = smi(memory)
+        .answer(request("pods", Some(NS), None))
+        .await
+        .unwrap()
+        .table
+        .unwrap();
+    let columns: Vec<_> = table
+        .column_definitions
+        .iter()
+        .map(|c| (c.name.as_str(), c.priority))
+        .collect();
+    assert_eq!(
+        columns[..4],
+        [("Name", 0), ("Success", 0), ("RPS", 0), ("Latency_P99", 0)]
+    );
     let cells = |row: usize| serde_json::to_string(&table.rows[row].cells).unwrap();
     assert_eq!(cells(0), r#"["idle-1","-","-","-","-","-","0","0"]"#);
-    assert_eq!(cells(2), r#"["reviews-1","100.00%","1.8rps","2ms","2ms","2ms","54","0"]"#);
+    assert_eq!(
+        cells(2),
+        r#"["reviews-1","100.00%","1.8rps","2ms","2ms","2ms","54","0"]"#
+    );
     assert_eq!(table.rows[2].object["metadata"]["namespace"], NS);
 }
 
