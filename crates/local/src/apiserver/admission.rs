@@ -59,10 +59,16 @@ fn require_namespace(api: &Api, resource: &Resource, value: &Value) -> Result<()
 pub fn update(api: &Api, resource: &Resource, old: &Value, new: &mut Value) -> Result<()> {
     if resource.is("", "services") {
         let same_type = str_at(new, "/spec/type") != "ExternalName";
-        let kept: Vec<(&str, Value)> = ["clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy", "healthCheckNodePort"]
-            .into_iter()
-            .filter_map(|f| Some((f, old["spec"].get(f)?.clone())))
-            .collect();
+        let kept: Vec<(&str, Value)> = [
+            "clusterIP",
+            "clusterIPs",
+            "ipFamilies",
+            "ipFamilyPolicy",
+            "healthCheckNodePort",
+        ]
+        .into_iter()
+        .filter_map(|f| Some((f, old["spec"].get(f)?.clone())))
+        .collect();
         let spec = map_at(new, "spec");
         if same_type {
             for (field, v) in kept {
@@ -87,7 +93,9 @@ fn keep_node_ports(old: &Value, new: &mut Value) {
         return;
     }
     for port in items_mut(new, "/spec/ports") {
-        let before = old_ports.iter().find(|o| o["port"] == port["port"] && o["protocol"] == port["protocol"]);
+        let before = old_ports
+            .iter()
+            .find(|o| o["port"] == port["port"] && o["protocol"] == port["protocol"]);
         if let Some(n) = before.and_then(|b| b.get("nodePort"))
             && port.get("nodePort").is_none()
         {
@@ -113,7 +121,11 @@ fn allocate(api: &Api, resource: &Resource, value: &mut Value) -> Result<()> {
         if let Ok(ip) = str_at(&service, "/spec/clusterIP").parse::<Ipv4Addr>() {
             addresses.insert(ip);
         }
-        ports.extend(items(&service, "/spec/ports").iter().filter_map(|p| p["nodePort"].as_i64()));
+        ports.extend(
+            items(&service, "/spec/ports")
+                .iter()
+                .filter_map(|p| p["nodePort"].as_i64()),
+        );
     }
     let refuse = |cause: Cause| Err(ApiError::invalid(resource, &own.1, &[cause]));
     let given = str_at(value, "/spec/clusterIP").to_owned();
@@ -125,7 +137,10 @@ fn allocate(api: &Api, resource: &Resource, value: &mut Value) -> Result<()> {
         },
         text => match text.parse::<Ipv4Addr>() {
             Ok(ip) if !api.service_cidr.contains(ip) => {
-                let hint = format!("failed to allocate IP {ip}: the provided IP is not in the valid range. The range of valid IPs is {}", api.service_cidr);
+                let hint = format!(
+                    "failed to allocate IP {ip}: the provided IP is not in the valid range. The range of valid IPs is {}",
+                    api.service_cidr
+                );
                 return refuse(Cause::invalid("spec.clusterIPs", &json!([text]), hint));
             }
             Ok(ip) if addresses.contains(&ip) => {
@@ -256,7 +271,9 @@ fn mount_token(spec: &mut Map<String, Value>) {
     let mut used = false;
     for list in ["initContainers", "containers"] {
         for container in spec.get_mut(list).and_then(Value::as_array_mut).into_iter().flatten() {
-            let taken = items(container, "/volumeMounts").iter().any(|m| str_at(m, "/mountPath") == TOKEN_PATH);
+            let taken = items(container, "/volumeMounts")
+                .iter()
+                .any(|m| str_at(m, "/mountPath") == TOKEN_PATH);
             if taken {
                 continue;
             }
@@ -300,11 +317,10 @@ fn quality(spec: &Map<String, Value>) -> &'static str {
 
 /// Every namespace has a default service account and the cluster's CA.
 pub fn furnish_namespace(api: &Api, namespace: &str) {
-    let meta = |name: &str| {
-        json!({"name": name, "namespace": namespace, "uid": object::new_uid(), "creationTimestamp": object::now()})
-    };
+    let meta = |name: &str| json!({"name": name, "namespace": namespace, "uid": object::new_uid(), "creationTimestamp": object::now()});
     let account = json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": meta("default")});
-    let mut ca = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": meta(ROOT_CA), "data": {"ca.crt": api.ca_pem}});
+    let mut ca =
+        json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": meta(ROOT_CA), "data": {"ca.crt": api.ca_pem}});
     ca["metadata"]["annotations"] = json!({"kubernetes.io/description": "Contains a CA bundle that can be used to verify the kube-apiserver when using internal endpoints such as the internal service IP or kubernetes.default.svc. No other usage is guaranteed across distributions of Kubernetes clusters."});
     for (resource, name, value) in [("serviceaccounts", "default", account), ("configmaps", ROOT_CA, ca)] {
         if api.store.get(resource, namespace, name).is_some() {
@@ -332,7 +348,10 @@ mod tests {
         }
         assert!(!cidr.contains(Ipv4Addr::new(10, 97, 0, 0)));
         let tiny = Cidr::new(Ipv4Addr::new(10, 0, 0, 0), 30);
-        let taken = tiny.free(&BTreeSet::new()).into_iter().chain(tiny.free(&BTreeSet::new()));
+        let taken = tiny
+            .free(&BTreeSet::new())
+            .into_iter()
+            .chain(tiny.free(&BTreeSet::new()));
         assert!(tiny.free(&taken.collect()).is_none_or(|ip| tiny.contains(ip)));
     }
 }

@@ -100,7 +100,10 @@ impl Aggregator {
                 version: str_at(spec, "/version").to_owned(),
                 available: false,
                 resources: Vec::new(),
-                service: (str_at(spec, "/service/namespace").to_owned(), str_at(spec, "/service/name").to_owned()),
+                service: (
+                    str_at(spec, "/service/namespace").to_owned(),
+                    str_at(spec, "/service/name").to_owned(),
+                ),
                 port: spec["service"]["port"].clone(),
                 tls,
                 spec: spec.clone(),
@@ -138,10 +141,18 @@ fn client(api: &Api, spec: &Value) -> std::result::Result<Arc<ClientConfig>, Tls
 struct Unreachable(&'static str, String);
 
 /// A ready endpoint of a service's port. `port`: number or name in the service.
-pub fn resolve(store: &Store, namespace: &str, name: &str, port: &Value) -> std::result::Result<SocketAddr, (&'static str, String)> {
+pub fn resolve(
+    store: &Store,
+    namespace: &str,
+    name: &str,
+    port: &Value,
+) -> std::result::Result<SocketAddr, (&'static str, String)> {
     let at = format!("{namespace:?}/{name:?}");
     let Some(service) = store.get("services", namespace, name) else {
-        return Err(("ServiceNotFound", format!("service/{name} in {namespace:?} is not present")));
+        return Err((
+            "ServiceNotFound",
+            format!("service/{name} in {namespace:?} is not present"),
+        ));
     };
     let service = service.value();
     let ports = items(&service, "/spec/ports");
@@ -151,7 +162,10 @@ pub fn resolve(store: &Store, namespace: &str, name: &str, port: &Value) -> std:
         n => &p["port"] == n,
     };
     let Some(port) = ports.iter().find(matches) else {
-        return Err(("ServicePortError", format!("service/{name} in {namespace:?} is not listening on port {port}")));
+        return Err((
+            "ServicePortError",
+            format!("service/{name} in {namespace:?} is not listening on port {port}"),
+        ));
     };
     let port_name = str_at(port, "/name");
     let mut found = Vec::new();
@@ -177,15 +191,20 @@ pub fn resolve(store: &Store, namespace: &str, name: &str, port: &Value) -> std:
     let mut seed = [0u8; 1];
     object::random(&mut seed);
     let pick = usize::from(seed[0]).checked_rem(found.len());
-    pick.map(|i| found[i])
-        .ok_or(("MissingEndpoints", format!("endpoints for service/{name} in {namespace:?} have no addresses with port name {port_name:?} ({at})")))
+    pick.map(|i| found[i]).ok_or((
+        "MissingEndpoints",
+        format!("endpoints for service/{name} in {namespace:?} have no addresses with port name {port_name:?} ({at})"),
+    ))
 }
 
 fn destination(api: &Api, remote: &Remote) -> std::result::Result<Destination, Unreachable> {
     let (namespace, name) = &remote.service;
     let address = resolve(&api.store, namespace, name, &remote.port).map_err(|(r, m)| Unreachable(r, m))?;
     let Some(tls) = remote.tls.clone() else {
-        return Err(Unreachable("FailedDiscoveryCheck", "spec.caBundle holds no usable certificate".to_owned()));
+        return Err(Unreachable(
+            "FailedDiscoveryCheck",
+            "spec.caBundle holds no usable certificate".to_owned(),
+        ));
     };
     let host = format!("{name}.{namespace}.svc");
     Ok(Destination {
@@ -249,9 +268,9 @@ pub async fn run(api: Arc<Api>) {
         let services = api.aggregator.services();
         next.retain(|name, _| services.iter().any(|s| s.object_name == *name));
         for remote in services {
-            let due = next.get(&remote.object_name).is_none_or(|(at, seen)| {
-                Instant::now() >= *at || (*seen != mark && !remote.available)
-            });
+            let due = next
+                .get(&remote.object_name)
+                .is_none_or(|(at, seen)| Instant::now() >= *at || (*seen != mark && !remote.available));
             if !due {
                 continue;
             }
@@ -306,7 +325,10 @@ async fn discover(api: &Api, remote: &Remote) -> std::result::Result<Vec<Value>,
         .map_err(|e| failed(format!("failing or missing response from {url}: {e}")))?;
     let (status, body) = answer;
     if !status.is_success() {
-        return Err(failed(format!("failing or missing response from {url}: bad status from {url}: {}", status.as_u16())));
+        return Err(failed(format!(
+            "failing or missing response from {url}: bad status from {url}: {}",
+            status.as_u16()
+        )));
     }
     let list: Value = serde_json::from_slice(&body)
         .map_err(|e| failed(format!("failing or missing response from {url}: not JSON: {e}")))?;

@@ -142,7 +142,10 @@ pub fn impersonated(headers: &HeaderMap) -> Result<Option<(User, Vec<Impersonati
             "requested impersonation of groups, uid or extra without impersonating a user; set Impersonate-User",
         ));
     };
-    let mut checks = vec![match name.strip_prefix("system:serviceaccount:").and_then(|s| s.split_once(':')) {
+    let mut checks = vec![match name
+        .strip_prefix("system:serviceaccount:")
+        .and_then(|s| s.split_once(':'))
+    {
         Some((ns, account)) => Impersonation::new("serviceaccounts", "", ns, account),
         None => Impersonation::new("users", "", "", &name),
     }];
@@ -153,15 +156,27 @@ pub fn impersonated(headers: &HeaderMap) -> Result<Option<(User, Vec<Impersonati
             ..Impersonation::new("userextras", key, "", v)
         }));
     }
-    let mut user = User { name, uid, groups, extra };
-    if let Some((ns, _)) = user.name.strip_prefix("system:serviceaccount:").and_then(|s| s.split_once(':'))
+    let mut user = User {
+        name,
+        uid,
+        groups,
+        extra,
+    };
+    if let Some((ns, _)) = user
+        .name
+        .strip_prefix("system:serviceaccount:")
+        .and_then(|s| s.split_once(':'))
         && user.groups.is_empty()
     {
         let own = format!("system:serviceaccounts:{ns}");
         user.groups = vec!["system:serviceaccounts".to_owned(), own];
     }
     let anonymous = user.is_anonymous();
-    let group = if anonymous { "system:unauthenticated" } else { "system:authenticated" };
+    let group = if anonymous {
+        "system:unauthenticated"
+    } else {
+        "system:authenticated"
+    };
     if !user.groups.iter().any(|g| g == group) {
         user.groups.push(group.to_owned());
     }

@@ -80,32 +80,53 @@ fn authentication(api: &Api) {
         tracing::error!("the front-proxy CA: {e}");
         String::new()
     });
-    ensure_data(api, "kube-system", "extension-apiserver-authentication", json!({
-        "client-ca-file": api.ca_pem,
-        "requestheader-client-ca-file": front,
-        "requestheader-allowed-names": "[\"front-proxy-client\"]",
-        "requestheader-username-headers": "[\"X-Remote-User\"]",
-        "requestheader-uid-headers": "[\"X-Remote-Uid\"]",
-        "requestheader-group-headers": "[\"X-Remote-Group\"]",
-        "requestheader-extra-headers-prefix": "[\"X-Remote-Extra-\"]",
-    }));
+    ensure_data(
+        api,
+        "kube-system",
+        "extension-apiserver-authentication",
+        json!({
+            "client-ca-file": api.ca_pem,
+            "requestheader-client-ca-file": front,
+            "requestheader-allowed-names": "[\"front-proxy-client\"]",
+            "requestheader-username-headers": "[\"X-Remote-User\"]",
+            "requestheader-uid-headers": "[\"X-Remote-Uid\"]",
+            "requestheader-group-headers": "[\"X-Remote-Group\"]",
+            "requestheader-extra-headers-prefix": "[\"X-Remote-Extra-\"]",
+        }),
+    );
     for ns in api.store.list("namespaces", None).1 {
         ensure_data(api, &ns.name, admission::ROOT_CA, json!({"ca.crt": api.ca_pem}));
     }
 }
 
 /// `kubernetes.default` with the address at which pods reach this server.
-fn kubernetes_service(api: &Api) {
-    ensure(api, "", "services", "default", json!({
+pub fn kubernetes_service(api: &Api) {
+    ensure(
+        api,
+        "",
+        "services",
+        "default",
+        json!({
         "metadata": {"name": "kubernetes", "labels": {"component": "apiserver", "provider": "kubernetes"}},
         "spec": {"clusterIP": api.kubernetes_ip.to_string(), "ports": [
-            {"name": "https", "port": 443, "protocol": "TCP", "targetPort": api.advertise.port()}]}}));
-    let kind = if matches!(api.advertise.ip(), IpAddr::V4(_)) { "IPv4" } else { "IPv6" };
+            {"name": "https", "port": 443, "protocol": "TCP", "targetPort": api.advertise.port()}]}}),
+    );
+    let kind = if matches!(api.advertise.ip(), IpAddr::V4(_)) {
+        "IPv4"
+    } else {
+        "IPv6"
+    };
     let endpoints = json!([{"addresses": [api.advertise.ip().to_string()], "conditions": {"ready": true}}]);
     let ports = json!([{"name": "https", "port": api.advertise.port(), "protocol": "TCP"}]);
-    ensure(api, "discovery.k8s.io", "endpointslices", "default", json!({
+    ensure(
+        api,
+        "discovery.k8s.io",
+        "endpointslices",
+        "default",
+        json!({
         "metadata": {"name": "kubernetes", "labels": {"kubernetes.io/service-name": "kubernetes"}},
-        "addressType": kind, "endpoints": endpoints, "ports": ports}));
+        "addressType": kind, "endpoints": endpoints, "ports": ports}),
+    );
     // The address may differ from that of the last start.
     let storage = "endpointslices.discovery.k8s.io";
     if let Some(stored) = api.store.get(storage, "default", "kubernetes") {
@@ -125,7 +146,12 @@ fn local_api_services(api: &Api) {
     let registry = api.registry.load();
     let mut all = vec![(String::new(), "v1".to_owned())];
     for group in registry.groups() {
-        all.extend(registry.versions(group).iter().map(|v| (group.to_owned(), (*v).to_owned())));
+        all.extend(
+            registry
+                .versions(group)
+                .iter()
+                .map(|v| (group.to_owned(), (*v).to_owned())),
+        );
     }
     for (group, version) in all {
         let name = format!("{version}.{group}");
@@ -163,55 +189,153 @@ fn cluster_roles() -> Vec<(&'static str, Value)> {
     const READ: &[&str] = &["get", "list", "watch"];
     const WRITE: &[&str] = &["create", "delete", "deletecollection", "patch", "update"];
     const CORE: &[&str] = &[
-        "configmaps", "endpoints", "events", "persistentvolumeclaims", "pods", "pods/log", "pods/status",
-        "serviceaccounts", "services", "services/status", "namespaces", "namespaces/status",
+        "configmaps",
+        "endpoints",
+        "events",
+        "persistentvolumeclaims",
+        "pods",
+        "pods/log",
+        "pods/status",
+        "serviceaccounts",
+        "services",
+        "services/status",
+        "namespaces",
+        "namespaces/status",
     ];
     const APPS: &[&str] = &[
-        "daemonsets", "daemonsets/status", "deployments", "deployments/scale", "deployments/status", "replicasets",
-        "replicasets/scale", "replicasets/status", "statefulsets", "statefulsets/scale", "statefulsets/status",
+        "daemonsets",
+        "daemonsets/status",
+        "deployments",
+        "deployments/scale",
+        "deployments/status",
+        "replicasets",
+        "replicasets/scale",
+        "replicasets/status",
+        "statefulsets",
+        "statefulsets/scale",
+        "statefulsets/status",
     ];
     let view = vec![
         rule(&[""], CORE, READ),
         rule(&["apps"], APPS, READ),
         rule(&["batch"], &["jobs", "jobs/status"], READ),
-        rule(&["networking.k8s.io"], &["ingresses", "ingresses/status", "networkpolicies"], READ),
+        rule(
+            &["networking.k8s.io"],
+            &["ingresses", "ingresses/status", "networkpolicies"],
+            READ,
+        ),
         rule(&["discovery.k8s.io"], &["endpointslices"], READ),
     ];
     let mut edit = view.clone();
     edit.extend([
-        rule(&[""], &["pods", "pods/attach", "pods/exec", "pods/portforward", "pods/proxy", "pods/eviction", "services", "services/proxy",
-            "configmaps", "endpoints", "events", "persistentvolumeclaims", "secrets", "serviceaccounts"], WRITE),
-        rule(&[""], &["secrets", "pods/attach", "pods/exec", "pods/portforward", "pods/proxy", "services/proxy"], READ),
+        rule(
+            &[""],
+            &[
+                "pods",
+                "pods/attach",
+                "pods/exec",
+                "pods/portforward",
+                "pods/proxy",
+                "pods/eviction",
+                "services",
+                "services/proxy",
+                "configmaps",
+                "endpoints",
+                "events",
+                "persistentvolumeclaims",
+                "secrets",
+                "serviceaccounts",
+            ],
+            WRITE,
+        ),
+        rule(
+            &[""],
+            &[
+                "secrets",
+                "pods/attach",
+                "pods/exec",
+                "pods/portforward",
+                "pods/proxy",
+                "services/proxy",
+            ],
+            READ,
+        ),
         rule(&[""], &["serviceaccounts/token"], &["create"]),
         rule(&["apps"], APPS, WRITE),
         rule(&["batch"], &["jobs"], WRITE),
         rule(&["networking.k8s.io"], &["ingresses", "networkpolicies"], WRITE),
-        rule(&["coordination.k8s.io"], &["leases"], &["get", "list", "watch", "create", "delete", "patch", "update"]),
+        rule(
+            &["coordination.k8s.io"],
+            &["leases"],
+            &["get", "list", "watch", "create", "delete", "patch", "update"],
+        ),
     ]);
     let mut admin = edit.clone();
     admin.extend([
-        rule(&[RBAC], &["roles", "rolebindings"], &["get", "list", "watch", "create", "delete", "deletecollection", "patch", "update"]),
+        rule(
+            &[RBAC],
+            &["roles", "rolebindings"],
+            &[
+                "get",
+                "list",
+                "watch",
+                "create",
+                "delete",
+                "deletecollection",
+                "patch",
+                "update",
+            ],
+        ),
         rule(&["authorization.k8s.io"], &["localsubjectaccessreviews"], &["create"]),
     ]);
     let discovery = json!([{"nonResourceURLs": ["/api", "/api/*", "/apis", "/apis/*", "/healthz", "/livez",
         "/openapi", "/openapi/*", "/readyz", "/version", "/version/"], "verbs": ["get"]}]);
     vec![
-        ("cluster-admin", json!([rule(&["*"], &["*"], &["*"]), {"nonResourceURLs": ["*"], "verbs": ["*"]}])),
+        (
+            "cluster-admin",
+            json!([rule(&["*"], &["*"], &["*"]), {"nonResourceURLs": ["*"], "verbs": ["*"]}]),
+        ),
         ("admin", admin.into()),
         ("edit", edit.into()),
         ("view", view.into()),
         ("system:discovery", discovery),
-        ("system:public-info-viewer", json!([{"nonResourceURLs": ["/healthz", "/livez", "/readyz", "/version", "/version/"], "verbs": ["get"]}])),
-        ("system:monitoring", json!([{"nonResourceURLs": ["/healthz", "/healthz/*", "/livez", "/livez/*", "/metrics", "/metrics/*", "/readyz", "/readyz/*"], "verbs": ["get"]}])),
-        ("system:basic-user", json!([
-            rule(&["authorization.k8s.io"], &["selfsubjectaccessreviews", "selfsubjectrulesreviews"], &["create"]),
-            rule(&["authentication.k8s.io"], &["selfsubjectreviews"], &["create"])])),
-        ("system:auth-delegator", json!([
-            rule(&["authentication.k8s.io"], &["tokenreviews"], &["create"]),
-            rule(&["authorization.k8s.io"], &["subjectaccessreviews"], &["create"])])),
-        ("system:kube-dns", json!([rule(&[""], &["endpoints", "services"], &["list", "watch"]),
-            rule(&["discovery.k8s.io"], &["endpointslices"], &["list", "watch"])])),
-        ("system:service-account-issuer-discovery", json!([{"nonResourceURLs": ["/.well-known/openid-configuration", "/openid/v1/jwks"], "verbs": ["get"]}])),
+        (
+            "system:public-info-viewer",
+            json!([{"nonResourceURLs": ["/healthz", "/livez", "/readyz", "/version", "/version/"], "verbs": ["get"]}]),
+        ),
+        (
+            "system:monitoring",
+            json!([{"nonResourceURLs": ["/healthz", "/healthz/*", "/livez", "/livez/*", "/metrics", "/metrics/*", "/readyz", "/readyz/*"], "verbs": ["get"]}]),
+        ),
+        (
+            "system:basic-user",
+            json!([
+                rule(
+                    &["authorization.k8s.io"],
+                    &["selfsubjectaccessreviews", "selfsubjectrulesreviews"],
+                    &["create"]
+                ),
+                rule(&["authentication.k8s.io"], &["selfsubjectreviews"], &["create"])
+            ]),
+        ),
+        (
+            "system:auth-delegator",
+            json!([
+                rule(&["authentication.k8s.io"], &["tokenreviews"], &["create"]),
+                rule(&["authorization.k8s.io"], &["subjectaccessreviews"], &["create"])
+            ]),
+        ),
+        (
+            "system:kube-dns",
+            json!([
+                rule(&[""], &["endpoints", "services"], &["list", "watch"]),
+                rule(&["discovery.k8s.io"], &["endpointslices"], &["list", "watch"])
+            ]),
+        ),
+        (
+            "system:service-account-issuer-discovery",
+            json!([{"nonResourceURLs": ["/.well-known/openid-configuration", "/openid/v1/jwks"], "verbs": ["get"]}]),
+        ),
     ]
 }
 
@@ -223,10 +347,26 @@ fn cluster_bindings() -> Vec<(&'static str, &'static str, Value)> {
         ("cluster-admin", "cluster-admin", json!([group("system:masters")])),
         ("system:discovery", "system:discovery", authenticated.clone()),
         ("system:basic-user", "system:basic-user", authenticated.clone()),
-        ("system:public-info-viewer", "system:public-info-viewer", json!([group("system:authenticated"), group("system:unauthenticated")])),
-        ("system:monitoring", "system:monitoring", json!([group("system:monitoring")])),
-        ("system:service-account-issuer-discovery", "system:service-account-issuer-discovery", json!([group("system:serviceaccounts")])),
+        (
+            "system:public-info-viewer",
+            "system:public-info-viewer",
+            json!([group("system:authenticated"), group("system:unauthenticated")]),
+        ),
+        (
+            "system:monitoring",
+            "system:monitoring",
+            json!([group("system:monitoring")]),
+        ),
+        (
+            "system:service-account-issuer-discovery",
+            "system:service-account-issuer-discovery",
+            json!([group("system:serviceaccounts")]),
+        ),
         // The node and the controllers of this one machine are parts of the same program.
-        ("weir:local-components", "cluster-admin", json!([group("system:nodes"), user("system:kube-controller-manager")])),
+        (
+            "weir:local-components",
+            "cluster-admin",
+            json!([group("system:nodes"), user("system:kube-controller-manager")]),
+        ),
     ]
 }

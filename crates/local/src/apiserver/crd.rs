@@ -61,11 +61,7 @@ fn resource(definition: &Value, group: &str, stored: &str, version: &Value) -> R
     let plural = str_at(names, "/plural");
     let kind = str_at(names, "/kind");
     let or = |given: &str, default: String| {
-        if given.is_empty() {
-            default
-        } else {
-            given.to_owned()
-        }
+        if given.is_empty() { default } else { given.to_owned() }
     };
     let scale = version.pointer("/subresources/scale").map(|s| ScalePaths {
         spec_replicas: pointer(str_at(s, "/specReplicasPath")),
@@ -131,12 +127,8 @@ pub fn establish(definition: &mut Value) {
     let names = &mut definition["spec"]["names"];
     let kind = str_at(names, "/kind").to_owned();
     let names = super::object::as_map(names);
-    names
-        .entry("singular")
-        .or_insert_with(|| kind.to_lowercase().into());
-    names
-        .entry("listKind")
-        .or_insert_with(|| format!("{kind}List").into());
+    names.entry("singular").or_insert_with(|| kind.to_lowercase().into());
+    names.entry("listKind").or_insert_with(|| format!("{kind}List").into());
     let accepted = Value::Object(names.clone());
     super::object::map_at(definition, "spec")
         .entry("conversion")
@@ -146,13 +138,15 @@ pub fn establish(definition: &mut Value) {
         .filter(|v| v["storage"] == json!(true))
         .map(|v| v["name"].clone())
         .collect();
-    let condition = |kind: &str, reason: &str, message: &str| {
-        json!({"type": kind, "status": "True", "reason": reason, "message": message, "lastTransitionTime": now})
-    };
+    let condition = |kind: &str, reason: &str, message: &str| json!({"type": kind, "status": "True", "reason": reason, "message": message, "lastTransitionTime": now});
     let mut conditions = items(definition, "/status/conditions").to_vec();
     for (kind, reason, message) in [
         ("NamesAccepted", "NoConflicts", "no conflicts found"),
-        ("Established", "InitialNamesAccepted", "the initial names have been accepted"),
+        (
+            "Established",
+            "InitialNamesAccepted",
+            "the initial names have been accepted",
+        ),
     ] {
         if !conditions.iter().any(|c| str_at(c, "/type") == kind) {
             conditions.push(condition(kind, reason, message));
@@ -184,7 +178,11 @@ pub fn check_definition(definition: &Value) -> Vec<Cause> {
     }
     let scope = str_at(definition, "/spec/scope");
     if !matches!(scope, "Namespaced" | "Cluster") {
-        causes.push(Cause::unsupported("spec.scope", &scope.into(), &["Cluster", "Namespaced"]));
+        causes.push(Cause::unsupported(
+            "spec.scope",
+            &scope.into(),
+            &["Cluster", "Namespaced"],
+        ));
     }
     let versions = items(definition, "/spec/versions");
     let stored = versions.iter().filter(|v| v["storage"] == json!(true)).count();
@@ -244,8 +242,7 @@ fn prune(schema: &Value, value: &mut Value, path: &str, depth: usize, removed: &
         Value::Object(map) => {
             let properties = schema["properties"].as_object();
             let additional = &schema["additionalProperties"];
-            let open = schema["x-kubernetes-preserve-unknown-fields"] == json!(true)
-                || additional == &json!(true);
+            let open = schema["x-kubernetes-preserve-unknown-fields"] == json!(true) || additional == &json!(true);
             for (name, property) in properties.into_iter().flatten() {
                 if let Some(default) = property.get("default")
                     && !map.contains_key(name)
@@ -342,7 +339,17 @@ fn check(schema: &Value, value: &Value, path: &str, depth: usize, causes: &mut V
     match value {
         Value::Object(map) => check_map(schema, map, value, path, depth, causes),
         Value::Array(list) => {
-            bounds(schema, "minItems", "maxItems", list.len() as f64, "have", "items", value, path, causes);
+            bounds(
+                schema,
+                "minItems",
+                "maxItems",
+                list.len() as f64,
+                "have",
+                "items",
+                value,
+                path,
+                causes,
+            );
             for (i, v) in list.iter().enumerate() {
                 check(&schema["items"], v, &format!("{path}[{i}]"), depth + 1, causes);
             }
@@ -367,7 +374,11 @@ fn check(schema: &Value, value: &Value, path: &str, depth: usize, causes: &mut V
             if all {
                 causes.extend(failed.into_iter().flatten());
             } else if !failed.is_empty() && failed.iter().all(|f| !f.is_empty()) {
-                causes.push(Cause::invalid(path, value, format!("{path} in body must validate at least one schema (anyOf)")));
+                causes.push(Cause::invalid(
+                    path,
+                    value,
+                    format!("{path} in body must validate at least one schema (anyOf)"),
+                ));
             }
         }
     }
@@ -397,7 +408,17 @@ fn check_map(
             causes.push(Cause::required(format!("{path}.{required}"), ""));
         }
     }
-    bounds(schema, "minProperties", "maxProperties", map.len() as f64, "have", "properties", value, path, causes);
+    bounds(
+        schema,
+        "minProperties",
+        "maxProperties",
+        map.len() as f64,
+        "have",
+        "properties",
+        value,
+        path,
+        causes,
+    );
     let properties = schema["properties"].as_object();
     for (key, child) in map {
         let property = properties
@@ -410,7 +431,17 @@ fn check_map(
 fn check_string(schema: &Value, text: &str, path: &str, causes: &mut Vec<Cause>) {
     let value = Value::from(text);
     let length = text.chars().count() as f64;
-    bounds(schema, "minLength", "maxLength", length, "be", "chars long", &value, path, causes);
+    bounds(
+        schema,
+        "minLength",
+        "maxLength",
+        length,
+        "be",
+        "chars long",
+        &value,
+        path,
+        causes,
+    );
     if let Some(pattern) = schema["pattern"].as_str() {
         match regex::Regex::new(pattern) {
             Ok(re) if !re.is_match(text) => causes.push(Cause::invalid(
@@ -430,7 +461,11 @@ fn check_string(schema: &Value, text: &str, path: &str, causes: &mut Vec<Cause>)
     };
     if !ok {
         let format = schema["format"].as_str().unwrap_or("");
-        causes.push(Cause::invalid(path, &value, format!("{path} in body must be of type {format}")));
+        causes.push(Cause::invalid(
+            path,
+            &value,
+            format!("{path} in body must be of type {format}"),
+        ));
     }
 }
 
@@ -446,11 +481,19 @@ fn bounds(
     path: &str,
     causes: &mut Vec<Cause>,
 ) {
-    let unit = if unit.is_empty() { String::new() } else { format!(" {unit}") };
+    let unit = if unit.is_empty() {
+        String::new()
+    } else {
+        format!(" {unit}")
+    };
     if let Some(min) = schema[low].as_f64() {
         let open = schema["exclusiveMinimum"] == json!(true) && low == "minimum";
         if actual < min || (open && actual == min) {
-            let than = if open { "greater than" } else { "greater than or equal to" };
+            let than = if open {
+                "greater than"
+            } else {
+                "greater than or equal to"
+            };
             let hint = format!("{path} in body should {verb} {than} {min}{unit}");
             causes.push(Cause::invalid(path, value, hint));
         }

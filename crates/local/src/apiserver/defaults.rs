@@ -149,14 +149,24 @@ fn container(container: &mut Map<String, Value>, host_network: bool) {
     let latest = !image.contains('@') && tag.is_none_or(|(_, t)| t == "latest");
     let policy = if latest { "Always" } else { "IfNotPresent" };
     default(container, "imagePullPolicy", json!(policy));
-    for port in container.get_mut("ports").and_then(Value::as_array_mut).into_iter().flatten() {
+    for port in container
+        .get_mut("ports")
+        .and_then(Value::as_array_mut)
+        .into_iter()
+        .flatten()
+    {
         let port = as_map(port);
         default(port, "protocol", json!("TCP"));
         if host_network && let Some(number) = port.get("containerPort").cloned() {
             default(port, "hostPort", number);
         }
     }
-    for env in container.get_mut("env").and_then(Value::as_array_mut).into_iter().flatten() {
+    for env in container
+        .get_mut("env")
+        .and_then(Value::as_array_mut)
+        .into_iter()
+        .flatten()
+    {
         if let Some(Value::Object(field)) = env.pointer_mut("/valueFrom/fieldRef") {
             default(field, "apiVersion", json!("v1"));
         }
@@ -247,11 +257,19 @@ fn service(spec: &mut Map<String, Value>) {
             default(spec, "allocateLoadBalancerNodePorts", json!(true));
         }
     }
-    for port in spec.get_mut("ports").and_then(Value::as_array_mut).into_iter().flatten() {
+    for port in spec
+        .get_mut("ports")
+        .and_then(Value::as_array_mut)
+        .into_iter()
+        .flatten()
+    {
         let port = as_map(port);
         default(port, "protocol", json!("TCP"));
         let number = port.get("port").cloned().unwrap_or(Value::Null);
-        if port.get("targetPort").is_none_or(|t| t.is_null() || t == &json!(0) || t == "") {
+        if port
+            .get("targetPort")
+            .is_none_or(|t| t.is_null() || t == &json!(0) || t == "")
+        {
             port.insert("targetPort".into(), number);
         }
     }
@@ -305,8 +323,12 @@ mod tests {
 
     #[test]
     fn a_bare_deployment_gets_what_kubernetes_gives_it() {
-        let d = defaulted("apps", "deployments", json!({"spec": {"template": {"spec": {"containers": [
-            {"name": "c", "image": "weir", "readinessProbe": {"httpGet": {"port": 80}}, "ports": [{"containerPort": 80}]}]}}}}));
+        let d = defaulted(
+            "apps",
+            "deployments",
+            json!({"spec": {"template": {"spec": {"containers": [
+            {"name": "c", "image": "weir", "readinessProbe": {"httpGet": {"port": 80}}, "ports": [{"containerPort": 80}]}]}}}}),
+        );
         assert_eq!(d["spec"]["replicas"], 1);
         assert_eq!(d["spec"]["strategy"]["rollingUpdate"]["maxSurge"], "25%");
         let pod = &d["spec"]["template"]["spec"];
@@ -318,7 +340,11 @@ mod tests {
 
     #[test]
     fn services_and_secrets() {
-        let s = defaulted("", "services", json!({"spec": {"ports": [{"port": 80}, {"port": 81, "targetPort": "http"}]}}));
+        let s = defaulted(
+            "",
+            "services",
+            json!({"spec": {"ports": [{"port": 80}, {"port": 81, "targetPort": "http"}]}}),
+        );
         assert_eq!(s["spec"]["ports"][0]["targetPort"], 80);
         assert_eq!(s["spec"]["ports"][1]["targetPort"], "http");
         assert_eq!(s["spec"]["type"], "ClusterIP");

@@ -26,7 +26,10 @@ pub fn serve(api: &Api, path: &str, headers: &HeaderMap) -> Option<Result<Respon
             merge_remote(&mut groups, api);
             Ok(aggregated_reply(groups))
         }
-        ["apis"] => Ok(reply_json(200, &json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": groups(api, &registry)}))),
+        ["apis"] => Ok(reply_json(
+            200,
+            &json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": groups(api, &registry)}),
+        )),
         ["apis", group] => groups(api, &registry)
             .into_iter()
             .find(|g| g["name"] == *group)
@@ -67,7 +70,12 @@ fn groups(api: &Api, registry: &Registry) -> Vec<Value> {
     let mut all: Vec<(String, Vec<String>)> = registry
         .groups()
         .iter()
-        .map(|g| ((*g).to_owned(), registry.versions(g).iter().map(|v| (*v).to_owned()).collect()))
+        .map(|g| {
+            (
+                (*g).to_owned(),
+                registry.versions(g).iter().map(|v| (*v).to_owned()).collect(),
+            )
+        })
         .collect();
     for remote in api.aggregator.services() {
         match all.iter_mut().find(|(g, _)| *g == remote.group) {
@@ -89,7 +97,11 @@ fn groups(api: &Api, registry: &Registry) -> Vec<Value> {
 
 fn resource_list(registry: &Registry, group: &str, version: &str) -> Value {
     let mut all = Vec::new();
-    for r in registry.resources.iter().filter(|r| r.group == group && r.version == version) {
+    for r in registry
+        .resources
+        .iter()
+        .filter(|r| r.group == group && r.version == version)
+    {
         let mut entry = json!({"name": r.plural, "singularName": r.singular, "namespaced": r.namespaced,
             "kind": r.kind, "verbs": r.verbs()});
         if !r.short_names.is_empty() {
@@ -147,7 +159,11 @@ fn resource_v2(r: &Resource) -> Value {
         .subresources()
         .iter()
         .map(|s| {
-            let (g, v) = if s.version.is_empty() { (r.group.as_str(), r.version.as_str()) } else { (s.group, s.version) };
+            let (g, v) = if s.version.is_empty() {
+                (r.group.as_str(), r.version.as_str())
+            } else {
+                (s.group, s.version)
+            };
             json!({"subresource": s.name, "responseKind": kind(g, v, &s.kind), "verbs": s.verbs})
         })
         .collect();
@@ -170,7 +186,8 @@ fn merge_remote(groups: &mut Vec<Value>, api: &Api) {
                     versions.push(version);
                 }
             }
-            None => groups.push(json!({"metadata": {"name": remote.group, "creationTimestamp": null}, "versions": [version]})),
+            None => groups
+                .push(json!({"metadata": {"name": remote.group, "creationTimestamp": null}, "versions": [version]})),
         }
     }
 }
@@ -203,9 +220,11 @@ fn v2_from_list(remote: &super::aggregate::Remote) -> Vec<Value> {
                     Some(i) => &mut found[i],
                     None => {
                         // A subresource of a resource that is not itself listed still shows up, as in Kubernetes.
-                        found.push(json!({"resource": parent, "responseKind": {"group": "", "version": "", "kind": ""},
+                        found.push(
+                            json!({"resource": parent, "responseKind": {"group": "", "version": "", "kind": ""},
                             "scope": if r["namespaced"] == json!(true) { "Namespaced" } else { "Cluster" },
-                            "singularResource": "", "verbs": []}));
+                            "singularResource": "", "verbs": []}),
+                        );
                         let last = found.len() - 1;
                         &mut found[last]
                     }

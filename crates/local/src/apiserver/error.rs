@@ -52,10 +52,7 @@ impl Cause {
         Self {
             field: field.into(),
             reason: "FieldValueNotSupported",
-            message: format!(
-                "Unsupported value: {value}: supported values: {}",
-                allowed.join(", ")
-            ),
+            message: format!("Unsupported value: {value}: supported values: {}", allowed.join(", ")),
         }
     }
 
@@ -101,11 +98,7 @@ impl ApiError {
     pub fn no_such_path() -> Self {
         Self {
             details: Some(json!({})),
-            ..Self::new(
-                404,
-                "NotFound",
-                "the server could not find the requested resource",
-            )
+            ..Self::new(404, "NotFound", "the server could not find the requested resource")
         }
     }
 
@@ -143,10 +136,7 @@ impl ApiError {
     }
 
     pub fn invalid(resource: &Resource, name: &str, causes: &[Cause]) -> Self {
-        let shown: Vec<String> = causes
-            .iter()
-            .map(|c| format!("{}: {}", c.field, c.message))
-            .collect();
+        let shown: Vec<String> = causes.iter().map(|c| format!("{}: {}", c.field, c.message)).collect();
         let list = match shown.as_slice() {
             [one] => one.clone(),
             many => format!("[{}]", many.join(", ")),
@@ -178,11 +168,7 @@ impl ApiError {
             ..Self::new(
                 403,
                 "Forbidden",
-                format!(
-                    "{}{shown} is forbidden: {}",
-                    resource.group_resource(),
-                    why.as_ref()
-                ),
+                format!("{}{shown} is forbidden: {}", resource.group_resource(), why.as_ref()),
             )
         }
     }
@@ -211,11 +197,7 @@ impl ApiError {
     }
 
     pub fn internal(message: impl std::fmt::Display) -> Self {
-        Self::new(
-            500,
-            "InternalError",
-            format!("Internal error occurred: {message}"),
-        )
+        Self::new(500, "InternalError", format!("Internal error occurred: {message}"))
     }
 
     pub fn unavailable(message: impl Into<String>) -> Self {

@@ -13,7 +13,7 @@ use super::registry::Resource;
 use super::request::Target;
 use super::store::Object;
 use super::write::{self, CRD_CLEANUP, DeleteOptions, FOREGROUND, ORPHAN};
-use super::{Api, admission};
+use super::{Api, admission, bootstrap};
 
 /// Changes are collected for this long.
 const DEBOUNCE: Duration = Duration::from_millis(50);
@@ -27,6 +27,7 @@ pub async fn run(api: Arc<Api>) {
     loop {
         changes.borrow_and_update();
         sweep(&api);
+        bootstrap::kubernetes_service(&api);
         tokio::select! {
             () = api.shutdown.cancelled() => return,
             changed = changes.changed() => {
@@ -96,7 +97,10 @@ fn delete(api: &Api, resource: &Resource, object: &Object, options: &DeleteOptio
 /// Works on what an object that is being deleted waits for, as far as that is ours to do.
 fn finish(api: &Api, resource: &Resource, object: &Object, all: &[(Arc<str>, Arc<Object>)], resources: &Resources) {
     let value = object.value();
-    let finalizers: Vec<&str> = items(&value, "/metadata/finalizers").iter().filter_map(Value::as_str).collect();
+    let finalizers: Vec<&str> = items(&value, "/metadata/finalizers")
+        .iter()
+        .filter_map(Value::as_str)
+        .collect();
     if resource.is("", "namespaces") {
         finish_namespace(api, resource, object, all, resources);
         return;
@@ -106,7 +110,10 @@ fn finish(api: &Api, resource: &Resource, object: &Object, all: &[(Arc<str>, Arc
         .filter(|(_, o)| o.owners.iter().any(|u| **u == *object.uid))
         .collect();
     if finalizers.contains(&FOREGROUND) {
-        let foreground = DeleteOptions { propagation: "Foreground".to_owned(), ..DeleteOptions::default() };
+        let foreground = DeleteOptions {
+            propagation: "Foreground".to_owned(),
+            ..DeleteOptions::default()
+        };
         for (storage, dependent) in &dependents {
             if let (Some(r), false) = (resources.get(storage), dependent.deleting) {
                 delete(api, r, dependent, &foreground);
@@ -150,7 +157,9 @@ fn finish(api: &Api, resource: &Resource, object: &Object, all: &[(Arc<str>, Arc
 
 fn drop_finalizer(api: &Api, resource: &Resource, object: &Object, finalizer: &str) {
     let mut value = object.value();
-    let list = object::meta(&mut value).entry("finalizers").or_insert_with(|| json!([]));
+    let list = object::meta(&mut value)
+        .entry("finalizers")
+        .or_insert_with(|| json!([]));
     let Value::Array(list) = list else { return };
     list.retain(|f| f != finalizer);
     let done = if list.is_empty() {
@@ -166,7 +175,13 @@ fn drop_finalizer(api: &Api, resource: &Resource, object: &Object, finalizer: &s
 }
 
 /// Deletes the content of a namespace; when none is left, the namespace.
-fn finish_namespace(api: &Api, resource: &Resource, namespace: &Object, all: &[(Arc<str>, Arc<Object>)], resources: &Resources) {
+fn finish_namespace(
+    api: &Api,
+    resource: &Resource,
+    namespace: &Object,
+    all: &[(Arc<str>, Arc<Object>)],
+    resources: &Resources,
+) {
     let mut left = 0;
     for (storage, object) in all.iter().filter(|(_, o)| *o.namespace == *namespace.name) {
         left += 1;
@@ -190,7 +205,10 @@ fn finish_namespace(api: &Api, resource: &Resource, namespace: &Object, all: &[(
     if !items(&value, "/metadata/finalizers").is_empty() {
         return;
     }
-    match api.store.delete(&resource.storage, "", &namespace.name, Some(namespace.version)) {
+    match api
+        .store
+        .delete(&resource.storage, "", &namespace.name, Some(namespace.version))
+    {
         Ok(_) => {}
         Err(e) => tracing::debug!(name = &*namespace.name, "namespace: {e}"),
     }
@@ -201,9 +219,14 @@ fn expire_events(api: &Api) {
     let now = jiff::Timestamp::now().as_second();
     for event in api.store.list("events", None).1 {
         let value = event.value();
-        let last = ["/series/lastObservedTime", "/lastTimestamp", "/eventTime", "/metadata/creationTimestamp"]
-            .iter()
-            .find_map(|p| str_at(&value, p).parse::<jiff::Timestamp>().ok());
+        let last = [
+            "/series/lastObservedTime",
+            "/lastTimestamp",
+            "/eventTime",
+            "/metadata/creationTimestamp",
+        ]
+        .iter()
+        .find_map(|p| str_at(&value, p).parse::<jiff::Timestamp>().ok());
         let old = last.is_none_or(|t| now - t.as_second() > EVENTS_KEPT.as_secs().cast_signed());
         if old && let Err(e) = api.store.delete("events", &event.namespace, &event.name, None) {
             tracing::debug!(name = &*event.name, "event: {e}");

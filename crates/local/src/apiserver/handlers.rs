@@ -38,7 +38,11 @@ async fn dispatch(api: &Api, certificate: Option<&User>, request: Request<Incomi
     let query = Query::parse(request.uri().query().unwrap_or(""));
     let user = who(api, certificate, &request)?;
     let target = request::target(&path);
-    authorize(api, &user, &request::attributes(request.method(), &path, target.as_ref(), &query))?;
+    authorize(
+        api,
+        &user,
+        &request::attributes(request.method(), &path, target.as_ref(), &query),
+    )?;
     if let Some(t) = &target
         && let Some(remote) = api.aggregator.find(&t.group, &t.version)
     {
@@ -57,15 +61,19 @@ fn who(api: &Api, certificate: Option<&User>, request: &Request<Incoming>) -> Re
         return Ok(user);
     };
     for check in checks {
-        authorize(api, &user, &Attributes {
-            verb: "impersonate".to_owned(),
-            group: check.group.to_owned(),
-            resource: check.resource.to_owned(),
-            subresource: check.subresource,
-            namespace: check.namespace,
-            name: check.name,
-            path: None,
-        })?;
+        authorize(
+            api,
+            &user,
+            &Attributes {
+                verb: "impersonate".to_owned(),
+                group: check.group.to_owned(),
+                resource: check.resource.to_owned(),
+                subresource: check.subresource,
+                namespace: check.namespace,
+                name: check.name,
+                path: None,
+            },
+        )?;
     }
     Ok(other)
 }
@@ -87,7 +95,11 @@ fn authorize(api: &Api, user: &User, attributes: &Attributes) -> Result<()> {
     } else {
         format!("{}.{group}", attributes.resource)
     };
-    let shown = if name.is_empty() { String::new() } else { format!(" {name:?}") };
+    let shown = if name.is_empty() {
+        String::new()
+    } else {
+        format!(" {name:?}")
+    };
     let mut details = json!({"kind": attributes.resource});
     for (key, value) in [("name", name), ("group", group)] {
         if !value.is_empty() {
@@ -108,14 +120,20 @@ fn other(api: &Api, path: &str, request: Request<Incoming>) -> Result<Response<B
     match path.trim_end_matches('/') {
         "/healthz" | "/livez" | "/readyz" => return Ok(answer::text(200, "ok")),
         "/version" => {
-            return Ok(answer::json(200, &json!({
-                "major": "1", "minor": "37", "gitVersion": VERSION, "gitCommit": "weir", "gitTreeState": "clean",
-                "buildDate": "1970-01-01T00:00:00Z", "goVersion": "none", "compiler": "rustc",
-                "platform": format!("{}/{}", std::env::consts::OS, platform()),
-            })));
+            return Ok(answer::json(
+                200,
+                &json!({
+                    "major": "1", "minor": "37", "gitVersion": VERSION, "gitCommit": "weir", "gitTreeState": "clean",
+                    "buildDate": "1970-01-01T00:00:00Z", "goVersion": "none", "compiler": "rustc",
+                    "platform": format!("{}/{}", std::env::consts::OS, platform()),
+                }),
+            ));
         }
         "" => {
-            return Ok(answer::json(200, &json!({"paths": ["/api", "/api/v1", "/apis", "/healthz", "/livez", "/openapi/v3", "/readyz", "/version"]})));
+            return Ok(answer::json(
+                200,
+                &json!({"paths": ["/api", "/api/v1", "/apis", "/healthz", "/livez", "/openapi/v3", "/readyz", "/version"]}),
+            ));
         }
         _ => {}
     }
@@ -150,7 +168,13 @@ fn optional(headers: &::http::HeaderMap, bytes: &[u8]) -> Result<Value> {
     answer::parse(headers, bytes)
 }
 
-async fn resource(api: &Api, user: &User, target: &Target, query: &Query, request: Request<Incoming>) -> Result<Response<Body>> {
+async fn resource(
+    api: &Api,
+    user: &User,
+    target: &Target,
+    query: &Query,
+    request: Request<Incoming>,
+) -> Result<Response<Body>> {
     let registry = api.registry.load_full();
     let resource = registry
         .find(&target.group, &target.version, &target.resource)
@@ -171,7 +195,9 @@ async fn resource(api: &Api, user: &User, target: &Target, query: &Query, reques
         return sub(api, resource, target, query, request).await;
     }
     let all_namespaces = resource.namespaced && target.namespace.is_empty();
-    if all_namespaces && !target.name.is_empty() || (!resource.namespaced && !target.namespace.is_empty() && !resource.is("", "namespaces")) {
+    if all_namespaces && !target.name.is_empty()
+        || (!resource.namespaced && !target.namespace.is_empty() && !resource.is("", "namespaces"))
+    {
         return Err(ApiError::no_such_path());
     }
     let verb = request::verb(request.method(), target, query);
@@ -213,7 +239,13 @@ fn patch_body(headers: &::http::HeaderMap, bytes: &[u8]) -> Result<(patch::Kind,
     Ok((kind, answer::parse(headers, bytes)?))
 }
 
-async fn sub(api: &Api, resource: &Resource, target: &Target, query: &Query, request: Request<Incoming>) -> Result<Response<Body>> {
+async fn sub(
+    api: &Api,
+    resource: &Resource,
+    target: &Target,
+    query: &Query,
+    request: Request<Incoming>,
+) -> Result<Response<Body>> {
     let known = resource.subresources().iter().any(|s| s.name == target.subresource);
     if !known {
         return Err(ApiError::no_such_path());

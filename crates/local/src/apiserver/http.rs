@@ -11,6 +11,7 @@ use hyper::body::Incoming;
 use serde_json::Value;
 
 use super::error::{ApiError, Result};
+use super::protobuf::DecodeError;
 
 pub type Body = UnsyncBoxBody<Bytes, io::Error>;
 
@@ -19,15 +20,12 @@ const REQUEST_BYTES_MAX: usize = 3 << 20;
 const REQUEST_BODY_TIMEOUT: Duration = Duration::from_secs(60);
 
 pub fn full(bytes: impl Into<Bytes>) -> Body {
-    Full::new(bytes.into())
-        .map_err(|never| match never {})
-        .boxed_unsync()
+    Full::new(bytes.into()).map_err(|never| match never {}).boxed_unsync()
 }
 
 pub fn reply(code: u16, content_type: &str, bytes: impl Into<Bytes>) -> Response<Body> {
     let mut response = Response::new(full(bytes));
-    *response.status_mut() =
-        StatusCode::from_u16(code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    *response.status_mut() = StatusCode::from_u16(code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     if let Ok(value) = HeaderValue::from_str(content_type) {
         response.headers_mut().insert(header::CONTENT_TYPE, value);
     }
@@ -88,6 +86,12 @@ pub async fn read(body: Incoming) -> Result<Bytes> {
 pub fn parse(headers: &HeaderMap, bytes: &[u8]) -> Result<Value> {
     let kind = header_text(headers, header::CONTENT_TYPE);
     let kind = kind.split(';').next().unwrap_or("").trim();
+    if kind == "application/vnd.kubernetes.protobuf" {
+        return super::protobuf::decode(bytes).map_err(|e| match e {
+            DecodeError::Damaged => ApiError::bad_request(e.to_string()),
+            e => ApiError::new(415, "UnsupportedMediaType", e.to_string()),
+        });
+    }
     if kind.contains("protobuf") || kind.contains("cbor") {
         return Err(ApiError::new(
             415,
@@ -98,10 +102,9 @@ pub fn parse(headers: &HeaderMap, bytes: &[u8]) -> Result<Value> {
         ));
     }
     if kind.contains("yaml") && !bytes.trim_ascii_start().starts_with(b"{") {
-        let text = std::str::from_utf8(bytes)
-            .map_err(|e| ApiError::bad_request(format!("the body is not UTF-8: {e}")))?;
-        return serde_saphyr::from_str(text)
-            .map_err(|e| ApiError::bad_request(format!("error parsing YAML: {e}")));
+        let text =
+            std::str::from_utf8(bytes).map_err(|e| ApiError::bad_request(format!("the body is not UTF-8: {e}")))?;
+        return serde_saphyr::from_str(text).map_err(|e| ApiError::bad_request(format!("error parsing YAML: {e}")));
     }
     serde_json::from_slice(bytes).map_err(|e| {
         ApiError::bad_request(format!(

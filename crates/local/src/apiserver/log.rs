@@ -132,11 +132,7 @@ impl Log {
     }
 
     /// Replaces the log by a snapshot of the given objects at `version`.
-    pub fn compact<'a>(
-        &mut self,
-        objects: impl Iterator<Item = (&'a str, &'a [u8])>,
-        version: u64,
-    ) -> io::Result<()> {
+    pub fn compact<'a>(&mut self, objects: impl Iterator<Item = (&'a str, &'a [u8])>, version: u64) -> io::Result<()> {
         let fresh = self.path.with_extension("compact");
         let mut out = BufWriter::new(File::create(&fresh)?);
         for (resource, object) in objects {
@@ -148,10 +144,7 @@ impl Log {
         out.get_ref().sync_all()?;
         drop(out);
         fs::rename(&fresh, &self.path)?;
-        self.file = OpenOptions::new()
-            .read(true)
-            .append(true)
-            .open(&self.path)?;
+        self.file = OpenOptions::new().read(true).append(true).open(&self.path)?;
         self.bytes = self.file.metadata()?.len();
         Ok(())
     }

@@ -21,8 +21,10 @@ pub fn record(object: &mut Value, applied: &Value, manager: &str, api_version: &
         }
         list.remove(i);
     }
-    list.push(json!({"manager": manager, "operation": "Apply", "apiVersion": api_version,
-        "time": time, "fieldsType": "FieldsV1", "fieldsV1": fields}));
+    list.push(
+        json!({"manager": manager, "operation": "Apply", "apiVersion": api_version,
+        "time": time, "fieldsType": "FieldsV1", "fieldsV1": fields}),
+    );
 }
 
 fn is_own(entry: &Value, manager: &str) -> bool {
@@ -78,7 +80,14 @@ fn fields_of(applied: &Value) -> Value {
         map.remove("f:apiVersion");
         map.remove("f:kind");
         if let Some(Value::Object(meta)) = map.get_mut("f:metadata") {
-            for own in ["f:name", "f:namespace", "f:uid", "f:resourceVersion", "f:managedFields", "f:creationTimestamp"] {
+            for own in [
+                "f:name",
+                "f:namespace",
+                "f:uid",
+                "f:resourceVersion",
+                "f:managedFields",
+                "f:creationTimestamp",
+            ] {
                 meta.remove(own);
             }
             if meta.is_empty() {

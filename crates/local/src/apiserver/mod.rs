@@ -29,6 +29,7 @@ mod openapi;
 mod patch;
 pub mod pki;
 mod printers;
+mod protobuf;
 mod rbac;
 mod read;
 mod registry;
@@ -114,10 +115,7 @@ pub enum Error {
     #[error("{path}: {source}")]
     File { path: PathBuf, source: std::io::Error },
     #[error("listening on {address}: {source}")]
-    Listen {
-        address: String,
-        source: std::io::Error,
-    },
+    Listen { address: String, source: std::io::Error },
 }
 
 /// Everything that requests share.
@@ -169,7 +167,11 @@ impl Api {
 
     /// The stored object that a URL names.
     fn find(&self, resource: &Resource, target: &Target) -> Result<Arc<Object>> {
-        let namespace = if resource.namespaced { target.namespace.as_str() } else { "" };
+        let namespace = if resource.namespaced {
+            target.namespace.as_str()
+        } else {
+            ""
+        };
         self.store
             .get(&resource.storage, namespace, &target.name)
             .ok_or_else(|| ApiError::not_found(resource, &target.name))
@@ -187,10 +189,13 @@ impl Api {
             self.reload_definitions();
         } else if &*resource.storage == aggregate::STORAGE {
             self.aggregator.reload(self);
-        } else if resource.is("", "namespaces") && value["metadata"].get("deletionTimestamp").is_none() {
-            if self.store.get("namespaces", "", object::name(value)).is_some_and(|n| !n.deleting) {
-                admission::furnish_namespace(self, object::name(value));
-            }
+        } else if resource.is("", "namespaces")
+            && self
+                .store
+                .get("namespaces", "", object::name(value))
+                .is_some_and(|n| !n.deleting)
+        {
+            admission::furnish_namespace(self, object::name(value));
         }
     }
 }

@@ -85,7 +85,10 @@ fn describe(r: &Resource, group_path: &str, paths: &mut Map<String, Value>, sche
     let query = |name: &str| json!({"name": name, "in": "query", "schema": {"type": "string", "uniqueItems": true}});
     let parameters = json!([query("dryRun"), query("fieldManager"), query("fieldValidation")]);
     let body = |types: &[&str]| {
-        let content: Map<String, Value> = types.iter().map(|t| ((*t).to_owned(), json!({"schema": reference}))).collect();
+        let content: Map<String, Value> = types
+            .iter()
+            .map(|t| ((*t).to_owned(), json!({"schema": reference})))
+            .collect();
         json!({"content": content})
     };
     let responses = json!({"200": {"description": "OK", "content": {"application/json": {"schema": reference}}}});

@@ -71,9 +71,7 @@ fn require_object(patch: &Value) -> Result<()> {
     if patch.is_object() {
         return Ok(());
     }
-    Err(ApiError::bad_request(
-        "error decoding patch: it must be a JSON object",
-    ))
+    Err(ApiError::bad_request("error decoding patch: it must be a JSON object"))
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -188,13 +186,7 @@ fn delete_primitives(target: &mut Map<String, Value>, field: &str, gone: &Value)
     }
 }
 
-fn merge_list(
-    target: &mut Map<String, Value>,
-    parent: &str,
-    field: &str,
-    patch: &[Value],
-    mode: Mode,
-) {
+fn merge_list(target: &mut Map<String, Value>, parent: &str, field: &str, patch: &[Value], mode: Mode) {
     if merges_as_set(parent, field, mode) {
         let list = list_at(target, field);
         for v in patch {
@@ -210,11 +202,7 @@ fn merge_list(
     let keys = match merge_keys(parent, field, mode) {
         Some(keys) if !replaces => keys,
         _ => {
-            let kept: Vec<Value> = patch
-                .iter()
-                .filter(|v| v.get("$patch").is_none())
-                .cloned()
-                .collect();
+            let kept: Vec<Value> = patch.iter().filter(|v| v.get("$patch").is_none()).cloned().collect();
             target.insert(field.to_owned(), Value::Array(kept));
             return;
         }
@@ -286,15 +274,21 @@ mod tests {
         let pod = json!({"spec": {"containers": [
             {"name": "a", "image": "x", "env": [{"name": "K", "value": "1"}], "ports": [{"containerPort": 80}]},
             {"name": "b", "image": "y"}]}});
-        let new = strategic(pod, json!({"spec": {
+        let new = strategic(
+            pod,
+            json!({"spec": {
             "$setElementOrder/containers": [{"name": "b"}, {"name": "a"}],
             "containers": [
                 {"name": "a", "env": [{"name": "K", "value": "2"}, {"name": "L", "value": "3"}], "ports": [{"containerPort": 81}]},
-                {"name": "b", "image": null}]}}));
-        assert_eq!(new, json!({"spec": {"containers": [
+                {"name": "b", "image": null}]}}),
+        );
+        assert_eq!(
+            new,
+            json!({"spec": {"containers": [
             {"name": "b"},
             {"name": "a", "image": "x", "env": [{"name": "K", "value": "2"}, {"name": "L", "value": "3"}],
-             "ports": [{"containerPort": 80}, {"containerPort": 81}]}]}}));
+             "ports": [{"containerPort": 80}, {"containerPort": 81}]}]}})
+        );
     }
 
     #[test]
@@ -302,19 +296,31 @@ mod tests {
         let old = json!({"metadata": {"finalizers": ["a", "b"]}, "spec": {
             "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1}},
             "volumes": [{"name": "v"}, {"name": "w"}]}});
-        let new = strategic(old, json!({
+        let new = strategic(
+            old,
+            json!({
             "metadata": {"$deleteFromPrimitiveList/finalizers": ["a"], "finalizers": ["c"]},
             "spec": {"strategy": {"$retainKeys": ["type"], "type": "Recreate"},
-                     "volumes": [{"name": "v", "$patch": "delete"}, {"name": "x", "emptyDir": {}}]}}));
-        assert_eq!(new, json!({"metadata": {"finalizers": ["b", "c"]}, "spec": {
-            "strategy": {"type": "Recreate"}, "volumes": [{"name": "w"}, {"name": "x", "emptyDir": {}}]}}));
+                     "volumes": [{"name": "v", "$patch": "delete"}, {"name": "x", "emptyDir": {}}]}}),
+        );
+        assert_eq!(
+            new,
+            json!({"metadata": {"finalizers": ["b", "c"]}, "spec": {
+            "strategy": {"type": "Recreate"}, "volumes": [{"name": "w"}, {"name": "x", "emptyDir": {}}]}})
+        );
     }
 
     #[test]
     fn labels_go_with_null_and_merge_patches_replace_lists() {
         let old = json!({"metadata": {"labels": {"a": "1", "b": "2"}}, "list": [1, 2]});
-        let new = strategic(old.clone(), json!({"metadata": {"labels": {"a": null, "traffic.port.9080": "http"}}}));
-        assert_eq!(new["metadata"]["labels"], json!({"b": "2", "traffic.port.9080": "http"}));
+        let new = strategic(
+            old.clone(),
+            json!({"metadata": {"labels": {"a": null, "traffic.port.9080": "http"}}}),
+        );
+        assert_eq!(
+            new["metadata"]["labels"],
+            json!({"b": "2", "traffic.port.9080": "http"})
+        );
         let new = apply(Kind::Merge, &old, &json!({"list": [3]}), true).unwrap();
         assert_eq!(new["list"], json!([3]));
     }

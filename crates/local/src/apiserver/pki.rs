@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 
 use base64::Engine;
 use rcgen::{
-    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose, SanType,
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
+    SanType,
 };
 use serde_json::json;
 
@@ -25,10 +25,7 @@ pub enum PkiError {
     #[error("{path}: {source}")]
     Io { path: PathBuf, source: io::Error },
     #[error("certificate {name}: {source}")]
-    Certificate {
-        name: &'static str,
-        source: rcgen::Error,
-    },
+    Certificate { name: &'static str, source: rcgen::Error },
     #[error("{0}")]
     Name(String),
 }
@@ -99,12 +96,7 @@ impl Pki {
     }
 
     /// Writes such a kubeconfig, readable by its owner only.
-    pub fn write_kubeconfig(
-        &self,
-        identity: Identity,
-        server: &str,
-        path: &Path,
-    ) -> Result<(), PkiError> {
+    pub fn write_kubeconfig(&self, identity: Identity, server: &str, path: &Path) -> Result<(), PkiError> {
         write(path, self.kubeconfig(identity, server)?.as_bytes())
     }
 }
@@ -122,9 +114,7 @@ pub fn ensure_pki(dir: &Path) -> Result<Pki, PkiError> {
     };
     fs::create_dir_all(dir).map_err(io)?;
     fs::set_permissions(dir, fs::Permissions::from_mode(0o700)).map_err(io)?;
-    let pki = Pki {
-        dir: dir.to_owned(),
-    };
+    let pki = Pki { dir: dir.to_owned() };
     let (ca, fresh) = authority(&pki, "ca", "weir-local-ca")?;
     let client = ExtendedKeyUsagePurpose::ClientAuth;
     let server = ExtendedKeyUsagePurpose::ServerAuth;
@@ -141,17 +131,38 @@ pub fn ensure_pki(dir: &Path) -> Result<Pki, PkiError> {
     let node_user = format!("system:node:{NODE_NAME}");
     let leaves: [(&'static str, &str, &str, ExtendedKeyUsagePurpose, &[&str]); 6] = [
         ("apiserver", "kube-apiserver", "", server.clone(), &api_names),
-        ("apiserver-kubelet-client", "kube-apiserver-kubelet-client", "system:masters", client.clone(), &[]),
+        (
+            "apiserver-kubelet-client",
+            "kube-apiserver-kubelet-client",
+            "system:masters",
+            client.clone(),
+            &[],
+        ),
         ("admin", "kubernetes-admin", "system:masters", client.clone(), &[]),
         ("kubelet-client", &node_user, "system:nodes", client.clone(), &[]),
-        ("kubelet-server", &node_user, "system:nodes", server, &[NODE_NAME, "localhost", "10.244.0.1", "127.0.0.1"]),
+        (
+            "kubelet-server",
+            &node_user,
+            "system:nodes",
+            server,
+            &[NODE_NAME, "localhost", "10.244.0.1", "127.0.0.1"],
+        ),
         ("controllers", "system:kube-controller-manager", "", client.clone(), &[]),
     ];
     for (name, user, group, usage, hosts) in leaves {
         leaf(&pki, &ca, fresh, name, user, group, usage, hosts)?;
     }
     let (front, fresh) = authority(&pki, "front-proxy-ca", "weir-local-front-proxy-ca")?;
-    leaf(&pki, &front, fresh, "front-proxy-client", "front-proxy-client", "", client, &[])?;
+    leaf(
+        &pki,
+        &front,
+        fresh,
+        "front-proxy-client",
+        "front-proxy-client",
+        "",
+        client,
+        &[],
+    )?;
     if !pki.key("sa").exists() {
         let key = KeyPair::generate().map_err(|source| PkiError::Certificate { name: "sa", source })?;
         write(&pki.dir.join("sa.pub"), key.public_key_pem().as_bytes())?;
@@ -162,10 +173,7 @@ pub fn ensure_pki(dir: &Path) -> Result<Pki, PkiError> {
 
 fn authority(pki: &Pki, name: &'static str, user: &str) -> Result<(Authority, bool), PkiError> {
     let wrap = |source| PkiError::Certificate { name, source };
-    if let (Ok(cert), Ok(key)) = (
-        fs::read_to_string(pki.cert(name)),
-        fs::read_to_string(pki.key(name)),
-    ) {
+    if let (Ok(cert), Ok(key)) = (fs::read_to_string(pki.cert(name)), fs::read_to_string(pki.key(name))) {
         let key = KeyPair::from_pem(&key).map_err(wrap)?;
         let issuer = Issuer::from_ca_cert_pem(&cert, key).map_err(wrap)?;
         return Ok((Authority { cert, issuer }, false));
@@ -185,12 +193,7 @@ fn authority(pki: &Pki, name: &'static str, user: &str) -> Result<(Authority, bo
     Ok((Authority { cert, issuer }, true))
 }
 
-fn parameters(
-    name: &'static str,
-    user: &str,
-    group: &str,
-    hosts: &[&str],
-) -> Result<CertificateParams, PkiError> {
+fn parameters(name: &'static str, user: &str, group: &str, hosts: &[&str]) -> Result<CertificateParams, PkiError> {
     let wrap = |source| PkiError::Certificate { name, source };
     let mut params = CertificateParams::default();
     params.distinguished_name = rcgen::DistinguishedName::new();

@@ -10,25 +10,106 @@ use super::table::{age, age_of, joined, labels_text};
 /// Column names; `+` marks those of wide output.
 pub fn columns(resource: &Resource) -> &'static [&'static str] {
     match (resource.group.as_str(), resource.plural.as_str()) {
-        ("", "pods") => &["Name", "Ready", "Status", "Restarts", "Age", "+IP", "+Node", "+Nominated Node", "+Readiness Gates"],
-        ("", "services") => &["Name", "Type", "Cluster-IP", "External-IP", "Port(s)", "Age", "+Selector"],
-        ("", "nodes") => &["Name", "Status", "Roles", "Age", "Version", "+Internal-IP", "+External-IP", "+OS-Image", "+Kernel-Version", "+Container-Runtime"],
+        ("", "pods") => &[
+            "Name",
+            "Ready",
+            "Status",
+            "Restarts",
+            "Age",
+            "+IP",
+            "+Node",
+            "+Nominated Node",
+            "+Readiness Gates",
+        ],
+        ("", "services") => &[
+            "Name",
+            "Type",
+            "Cluster-IP",
+            "External-IP",
+            "Port(s)",
+            "Age",
+            "+Selector",
+        ],
+        ("", "nodes") => &[
+            "Name",
+            "Status",
+            "Roles",
+            "Age",
+            "Version",
+            "+Internal-IP",
+            "+External-IP",
+            "+OS-Image",
+            "+Kernel-Version",
+            "+Container-Runtime",
+        ],
         ("", "namespaces") => &["Name", "Status", "Age"],
         ("", "configmaps") => &["Name", "Data", "Age"],
         ("", "secrets") => &["Name", "Type", "Data", "Age"],
         ("", "serviceaccounts") => &["Name", "Age"],
         ("", "endpoints") => &["Name", "Endpoints", "Age"],
-        (_, "events") => &["Last Seen", "Type", "Reason", "Object", "+Subobject", "+Source", "Message", "+First Seen", "+Count", "+Name"],
-        ("apps", "deployments") => &["Name", "Ready", "Up-to-date", "Available", "Age", "+Containers", "+Images", "+Selector"],
-        ("apps", "replicasets") => &["Name", "Desired", "Current", "Ready", "Age", "+Containers", "+Images", "+Selector"],
+        (_, "events") => &[
+            "Last Seen",
+            "Type",
+            "Reason",
+            "Object",
+            "+Subobject",
+            "+Source",
+            "Message",
+            "+First Seen",
+            "+Count",
+            "+Name",
+        ],
+        ("apps", "deployments") => &[
+            "Name",
+            "Ready",
+            "Up-to-date",
+            "Available",
+            "Age",
+            "+Containers",
+            "+Images",
+            "+Selector",
+        ],
+        ("apps", "replicasets") => &[
+            "Name",
+            "Desired",
+            "Current",
+            "Ready",
+            "Age",
+            "+Containers",
+            "+Images",
+            "+Selector",
+        ],
         ("apps", "statefulsets") => &["Name", "Ready", "Age", "+Containers", "+Images"],
-        ("apps", "daemonsets") => &["Name", "Desired", "Current", "Ready", "Up-to-date", "Available", "Node Selector", "Age", "+Containers", "+Images", "+Selector"],
-        ("batch", "jobs") => &["Name", "Status", "Completions", "Duration", "Age", "+Containers", "+Images", "+Selector"],
+        ("apps", "daemonsets") => &[
+            "Name",
+            "Desired",
+            "Current",
+            "Ready",
+            "Up-to-date",
+            "Available",
+            "Node Selector",
+            "Age",
+            "+Containers",
+            "+Images",
+            "+Selector",
+        ],
+        ("batch", "jobs") => &[
+            "Name",
+            "Status",
+            "Completions",
+            "Duration",
+            "Age",
+            "+Containers",
+            "+Images",
+            "+Selector",
+        ],
         ("discovery.k8s.io", "endpointslices") => &["Name", "AddressType", "Ports", "Endpoints", "Age"],
         ("networking.k8s.io", "ingresses") => &["Name", "Class", "Hosts", "Address", "Ports", "Age"],
         ("networking.k8s.io", "ingressclasses") => &["Name", "Controller", "Parameters", "Age"],
         ("coordination.k8s.io", "leases") => &["Name", "Holder", "Age"],
-        ("rbac.authorization.k8s.io", "rolebindings" | "clusterrolebindings") => &["Name", "Role", "Age", "+Users", "+Groups", "+ServiceAccounts"],
+        ("rbac.authorization.k8s.io", "rolebindings" | "clusterrolebindings") => {
+            &["Name", "Role", "Age", "+Users", "+Groups", "+ServiceAccounts"]
+        }
         ("rbac.authorization.k8s.io", _) => &["Name", "Created At"],
         ("apiextensions.k8s.io", _) => &["Name", "Created At"],
         ("apiregistration.k8s.io", _) => &["Name", "Service", "Available", "Age"],
@@ -52,12 +133,24 @@ pub fn cells(resource: &Resource, o: &Value, now: Timestamp) -> Vec<Value> {
         ("apps", "deployments") => {
             let status = &o["status"];
             let ready = format!("{}/{}", int(&status["readyReplicas"]), int(&o["spec"]["replicas"]));
-            let cells = vec![name, ready.into(), int(&status["updatedReplicas"]).into(), int(&status["availableReplicas"]).into(), old];
+            let cells = vec![
+                name,
+                ready.into(),
+                int(&status["updatedReplicas"]).into(),
+                int(&status["availableReplicas"]).into(),
+                old,
+            ];
             with_template(cells, o, true)
         }
         ("apps", "replicasets") => {
             let status = &o["status"];
-            let cells = vec![name, int(&o["spec"]["replicas"]).into(), int(&status["replicas"]).into(), int(&status["readyReplicas"]).into(), old];
+            let cells = vec![
+                name,
+                int(&o["spec"]["replicas"]).into(),
+                int(&status["replicas"]).into(),
+                int(&status["readyReplicas"]).into(),
+                old,
+            ];
             with_template(cells, o, true)
         }
         ("apps", "statefulsets") => {
@@ -67,15 +160,33 @@ pub fn cells(resource: &Resource, o: &Value, now: Timestamp) -> Vec<Value> {
         ("apps", "daemonsets") => {
             let s = |f: &str| Value::from(int(&o["status"][f]));
             let selector = labels_text(&o["spec"]["template"]["spec"]["nodeSelector"]);
-            let cells = vec![name, s("desiredNumberScheduled"), s("currentNumberScheduled"), s("numberReady"),
-                s("updatedNumberScheduled"), s("numberAvailable"), selector.into(), old];
+            let cells = vec![
+                name,
+                s("desiredNumberScheduled"),
+                s("currentNumberScheduled"),
+                s("numberReady"),
+                s("updatedNumberScheduled"),
+                s("numberAvailable"),
+                selector.into(),
+                old,
+            ];
             with_template(cells, o, true)
         }
         ("batch", "jobs") => job(o, now),
         ("discovery.k8s.io", "endpointslices") => {
             let ports: Vec<String> = items(o, "/ports").iter().map(|p| p["port"].to_string()).collect();
-            let addresses: Vec<&str> = items(o, "/endpoints").iter().flat_map(|e| items(e, "/addresses")).filter_map(Value::as_str).collect();
-            vec![name, o["addressType"].clone(), or_unset(ports.join(",")).into(), or_unset(shortened(&addresses)).into(), old]
+            let addresses: Vec<&str> = items(o, "/endpoints")
+                .iter()
+                .flat_map(|e| items(e, "/addresses"))
+                .filter_map(Value::as_str)
+                .collect();
+            vec![
+                name,
+                o["addressType"].clone(),
+                or_unset(ports.join(",")).into(),
+                or_unset(shortened(&addresses)).into(),
+                old,
+            ]
         }
         ("networking.k8s.io", "ingresses") => ingress(o, now),
         ("networking.k8s.io", "ingressclasses") => vec![name, o["spec"]["controller"].clone(), "<none>".into(), old],
@@ -83,21 +194,29 @@ pub fn cells(resource: &Resource, o: &Value, now: Timestamp) -> Vec<Value> {
         ("rbac.authorization.k8s.io", "rolebindings" | "clusterrolebindings") => {
             let role = format!("{}/{}", str_at(o, "/roleRef/kind"), str_at(o, "/roleRef/name"));
             let of = |kind: &str| {
-                let names: Vec<String> = items(o, "/subjects").iter().filter(|s| str_at(s, "/kind") == kind).map(|s| match str_at(s, "/namespace") {
-                    "" => str_at(s, "/name").to_owned(),
-                    ns => format!("{ns}/{}", str_at(s, "/name")),
-                }).collect();
+                let names: Vec<String> = items(o, "/subjects")
+                    .iter()
+                    .filter(|s| str_at(s, "/kind") == kind)
+                    .map(|s| match str_at(s, "/namespace") {
+                        "" => str_at(s, "/name").to_owned(),
+                        ns => format!("{ns}/{}", str_at(s, "/name")),
+                    })
+                    .collect();
                 Value::from(names.join(", "))
             };
             vec![name, role.into(), old, of("User"), of("Group"), of("ServiceAccount")]
         }
-        ("rbac.authorization.k8s.io" | "apiextensions.k8s.io", _) => vec![name, o["metadata"]["creationTimestamp"].clone()],
+        ("rbac.authorization.k8s.io" | "apiextensions.k8s.io", _) => {
+            vec![name, o["metadata"]["creationTimestamp"].clone()]
+        }
         ("apiregistration.k8s.io", _) => {
             let service = match str_at(o, "/spec/service/name") {
                 "" => "Local".to_owned(),
                 n => format!("{}/{n}", str_at(o, "/spec/service/namespace")),
             };
-            let available = items(o, "/status/conditions").iter().find(|c| str_at(c, "/type") == "Available");
+            let available = items(o, "/status/conditions")
+                .iter()
+                .find(|c| str_at(c, "/type") == "Available");
             let available = match available {
                 None => "Unknown".to_owned(),
                 Some(c) if str_at(c, "/status") == "True" => "True".to_owned(),
@@ -143,7 +262,10 @@ fn pod(o: &Value, now: Timestamp) -> Vec<Value> {
     let statuses = items(o, "/status/containerStatuses");
     let ready = statuses.iter().filter(|s| s["ready"] == json!(true)).count();
     let restarts: i64 = statuses.iter().map(|s| int(&s["restartCount"])).sum();
-    let last = statuses.iter().filter_map(|s| s.pointer("/lastState/terminated/finishedAt")?.as_str()).max();
+    let last = statuses
+        .iter()
+        .filter_map(|s| s.pointer("/lastState/terminated/finishedAt")?.as_str())
+        .max();
     let restarts = match last {
         Some(at) if restarts > 0 => format!("{restarts} ({} ago)", age(at, now)),
         _ => restarts.to_string(),
@@ -209,13 +331,20 @@ fn pod_status(o: &Value) -> String {
             }
         }
         if reason == "Completed" && running {
-            let ready = items(o, "/status/conditions").iter().any(|c| str_at(c, "/type") == "Ready" && str_at(c, "/status") == "True");
+            let ready = items(o, "/status/conditions")
+                .iter()
+                .any(|c| str_at(c, "/type") == "Ready" && str_at(c, "/status") == "True");
             reason = if ready { "Running" } else { "NotReady" }.to_owned();
         }
     }
     let ended = matches!(str_at(o, "/status/phase"), "Succeeded" | "Failed");
     if o.pointer("/metadata/deletionTimestamp").is_some() && !ended {
-        return if str_at(o, "/status/reason") == "NodeLost" { "Unknown" } else { "Terminating" }.to_owned();
+        return if str_at(o, "/status/reason") == "NodeLost" {
+            "Unknown"
+        } else {
+            "Terminating"
+        }
+        .to_owned();
     }
     reason
 }
@@ -226,21 +355,35 @@ fn service(o: &Value, now: Timestamp) -> Vec<Value> {
     let external = match kind {
         "ExternalName" => str_at(spec, "/externalName").to_owned(),
         "LoadBalancer" => {
-            let given: Vec<&str> = items(o, "/status/loadBalancer/ingress").iter().map(|i| match str_at(i, "/ip") {
-                "" => str_at(i, "/hostname"),
-                ip => ip,
-            }).collect();
-            if given.is_empty() { "<pending>".to_owned() } else { given.join(",") }
+            let given: Vec<&str> = items(o, "/status/loadBalancer/ingress")
+                .iter()
+                .map(|i| match str_at(i, "/ip") {
+                    "" => str_at(i, "/hostname"),
+                    ip => ip,
+                })
+                .collect();
+            if given.is_empty() {
+                "<pending>".to_owned()
+            } else {
+                given.join(",")
+            }
         }
         _ => {
             let ips: Vec<&str> = items(spec, "/externalIPs").iter().filter_map(Value::as_str).collect();
-            if ips.is_empty() { "<none>".to_owned() } else { ips.join(",") }
+            if ips.is_empty() {
+                "<none>".to_owned()
+            } else {
+                ips.join(",")
+            }
         }
     };
-    let ports: Vec<String> = items(spec, "/ports").iter().map(|p| match int(&p["nodePort"]) {
-        0 => format!("{}/{}", p["port"], str_at(p, "/protocol")),
-        n => format!("{}:{n}/{}", p["port"], str_at(p, "/protocol")),
-    }).collect();
+    let ports: Vec<String> = items(spec, "/ports")
+        .iter()
+        .map(|p| match int(&p["nodePort"]) {
+            0 => format!("{}/{}", p["port"], str_at(p, "/protocol")),
+            n => format!("{}:{n}/{}", p["port"], str_at(p, "/protocol")),
+        })
+        .collect();
     let ip = match str_at(spec, "/clusterIP") {
         "" => "<none>",
         ip => ip,
@@ -250,36 +393,55 @@ fn service(o: &Value, now: Timestamp) -> Vec<Value> {
         kind.into(),
         ip.into(),
         external.into(),
-        if ports.is_empty() { "<none>".into() } else { ports.join(",").into() },
+        if ports.is_empty() {
+            "<none>".into()
+        } else {
+            ports.join(",").into()
+        },
         age_of(o, now),
         labels_text(&spec["selector"]).into(),
     ]
 }
 
 fn node(o: &Value, now: Timestamp) -> Vec<Value> {
-    let ready = items(o, "/status/conditions").iter().find(|c| str_at(c, "/type") == "Ready");
+    let ready = items(o, "/status/conditions")
+        .iter()
+        .find(|c| str_at(c, "/type") == "Ready");
     let mut status = match ready.map(|c| str_at(c, "/status")) {
         Some("True") => "Ready",
         Some(_) => "NotReady",
         None => "Unknown",
-    }.to_owned();
+    }
+    .to_owned();
     if o["spec"]["unschedulable"] == json!(true) {
         status.push_str(",SchedulingDisabled");
     }
-    let roles: Vec<&str> = o["metadata"]["labels"].as_object().into_iter().flatten()
-        .filter_map(|(k, _)| k.strip_prefix("node-role.kubernetes.io/")).collect();
+    let roles: Vec<&str> = o["metadata"]["labels"]
+        .as_object()
+        .into_iter()
+        .flatten()
+        .filter_map(|(k, _)| k.strip_prefix("node-role.kubernetes.io/"))
+        .collect();
     let address = |kind: &str| {
-        let found = items(o, "/status/addresses").iter().find(|a| str_at(a, "/type") == kind);
+        let found = items(o, "/status/addresses")
+            .iter()
+            .find(|a| str_at(a, "/type") == kind);
         Value::from(found.map_or("<none>", |a| str_at(a, "/address")))
     };
-    let info = |field: &str| Value::from(match o["status"]["nodeInfo"][field].as_str() {
-        None | Some("") => "<unknown>",
-        Some(s) => s,
-    });
+    let info = |field: &str| {
+        Value::from(match o["status"]["nodeInfo"][field].as_str() {
+            None | Some("") => "<unknown>",
+            Some(s) => s,
+        })
+    };
     vec![
         o["metadata"]["name"].clone(),
         status.into(),
-        if roles.is_empty() { "<none>".into() } else { roles.join(",").into() },
+        if roles.is_empty() {
+            "<none>".into()
+        } else {
+            roles.join(",").into()
+        },
         age_of(o, now),
         info("kubeletVersion"),
         address("InternalIP"),
@@ -300,18 +462,42 @@ fn endpoints(o: &Value) -> String {
         }
     }
     let words: Vec<&str> = found.iter().map(String::as_str).collect();
-    if words.is_empty() { "<none>".to_owned() } else { shortened(&words) }
+    if words.is_empty() {
+        "<none>".to_owned()
+    } else {
+        shortened(&words)
+    }
 }
 
 /// Events come in either form: core/v1 or events.k8s.io/v1.
 fn event(o: &Value, now: Timestamp) -> Vec<Value> {
     let first_of = |paths: &[&str]| -> String {
-        paths.iter().map(|p| str_at(o, p)).find(|s| !s.is_empty()).unwrap_or("").to_owned()
+        paths
+            .iter()
+            .map(|p| str_at(o, p))
+            .find(|s| !s.is_empty())
+            .unwrap_or("")
+            .to_owned()
     };
     let object = |field: &str| first_of(&[&format!("/involvedObject/{field}"), &format!("/regarding/{field}")]);
-    let last = first_of(&["/series/lastObservedTime", "/lastTimestamp", "/deprecatedLastTimestamp", "/eventTime", "/firstTimestamp", "/metadata/creationTimestamp"]);
-    let first = first_of(&["/firstTimestamp", "/deprecatedFirstTimestamp", "/eventTime", "/metadata/creationTimestamp"]);
-    let times = [&o["series"]["count"], &o["count"], &o["deprecatedCount"]].into_iter().find_map(Value::as_i64).unwrap_or(1);
+    let last = first_of(&[
+        "/series/lastObservedTime",
+        "/lastTimestamp",
+        "/deprecatedLastTimestamp",
+        "/eventTime",
+        "/firstTimestamp",
+        "/metadata/creationTimestamp",
+    ]);
+    let first = first_of(&[
+        "/firstTimestamp",
+        "/deprecatedFirstTimestamp",
+        "/eventTime",
+        "/metadata/creationTimestamp",
+    ]);
+    let times = [&o["series"]["count"], &o["count"], &o["deprecatedCount"]]
+        .into_iter()
+        .find_map(Value::as_i64)
+        .unwrap_or(1);
     let message = first_of(&["/message", "/note"]);
     vec![
         age(&last, now).into(),
@@ -319,7 +505,13 @@ fn event(o: &Value, now: Timestamp) -> Vec<Value> {
         o["reason"].clone(),
         format!("{}/{}", object("kind").to_lowercase(), object("name")).into(),
         object("fieldPath").into(),
-        first_of(&["/source/component", "/deprecatedSource/component", "/reportingComponent", "/reportingController"]).into(),
+        first_of(&[
+            "/source/component",
+            "/deprecatedSource/component",
+            "/reportingComponent",
+            "/reportingController",
+        ])
+        .into(),
         message.trim().into(),
         age(&first, now).into(),
         times.into(),
@@ -328,7 +520,11 @@ fn event(o: &Value, now: Timestamp) -> Vec<Value> {
 }
 
 fn job(o: &Value, now: Timestamp) -> Vec<Value> {
-    let condition = |kind: &str| items(o, "/status/conditions").iter().any(|c| str_at(c, "/type") == kind && str_at(c, "/status") == "True");
+    let condition = |kind: &str| {
+        items(o, "/status/conditions")
+            .iter()
+            .any(|c| str_at(c, "/type") == kind && str_at(c, "/status") == "True")
+    };
     let status = if condition("Complete") {
         "Complete"
     } else if condition("Failed") {
@@ -344,20 +540,36 @@ fn job(o: &Value, now: Timestamp) -> Vec<Value> {
         (start, "") => age(start, now),
         (start, end) => age(start, end.parse().unwrap_or(now)),
     };
-    let cells = vec![o["metadata"]["name"].clone(), status.into(), format!("{}/{wanted}", int(&o["status"]["succeeded"])).into(), duration.into(), age_of(o, now)];
+    let cells = vec![
+        o["metadata"]["name"].clone(),
+        status.into(),
+        format!("{}/{wanted}", int(&o["status"]["succeeded"])).into(),
+        duration.into(),
+        age_of(o, now),
+    ];
     with_template(cells, o, true)
 }
 
 fn ingress(o: &Value, now: Timestamp) -> Vec<Value> {
-    let hosts: Vec<&str> = items(o, "/spec/rules").iter().map(|r| match str_at(r, "/host") {
-        "" => "*",
-        h => h,
-    }).collect();
-    let addresses: Vec<&str> = items(o, "/status/loadBalancer/ingress").iter().map(|i| match str_at(i, "/ip") {
-        "" => str_at(i, "/hostname"),
-        ip => ip,
-    }).collect();
-    let ports = if items(o, "/spec/tls").is_empty() { "80" } else { "80, 443" };
+    let hosts: Vec<&str> = items(o, "/spec/rules")
+        .iter()
+        .map(|r| match str_at(r, "/host") {
+            "" => "*",
+            h => h,
+        })
+        .collect();
+    let addresses: Vec<&str> = items(o, "/status/loadBalancer/ingress")
+        .iter()
+        .map(|i| match str_at(i, "/ip") {
+            "" => str_at(i, "/hostname"),
+            ip => ip,
+        })
+        .collect();
+    let ports = if items(o, "/spec/tls").is_empty() {
+        "80"
+    } else {
+        "80, 443"
+    };
     let class = match str_at(o, "/spec/ingressClassName") {
         "" => "<none>",
         c => c,
@@ -365,7 +577,11 @@ fn ingress(o: &Value, now: Timestamp) -> Vec<Value> {
     vec![
         o["metadata"]["name"].clone(),
         class.into(),
-        if hosts.is_empty() { "*".into() } else { shortened(&hosts).into() },
+        if hosts.is_empty() {
+            "*".into()
+        } else {
+            shortened(&hosts).into()
+        },
         addresses.join(",").into(),
         ports.into(),
         age_of(o, now),

@@ -88,7 +88,10 @@ impl Rule {
             });
         }
         has(&self.groups, &a.group)
-            && self.resources.iter().any(|r| resource_matches(r, &a.resource, &a.subresource))
+            && self
+                .resources
+                .iter()
+                .any(|r| resource_matches(r, &a.resource, &a.subresource))
             && (self.names.is_empty() || self.names.iter().any(|n| *n == a.name && !n.is_empty()))
     }
 
@@ -171,8 +174,7 @@ impl Rbac {
     }
 
     fn current(&self) -> Arc<Compiled> {
-        let marks = [ROLES, CLUSTER_ROLES, ROLE_BINDINGS, CLUSTER_ROLE_BINDINGS]
-            .map(|r| self.store.mark(r));
+        let marks = [ROLES, CLUSTER_ROLES, ROLE_BINDINGS, CLUSTER_ROLE_BINDINGS].map(|r| self.store.mark(r));
         let mut slot = self.compiled.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(c) = slot.as_ref().filter(|c| c.marks == marks) {
             return c.clone();
@@ -209,7 +211,11 @@ impl Rbac {
             for object in self.store.list(resource, None).1 {
                 let value = object.value();
                 let of_cluster = str_at(&value, "/roleRef/kind") == "ClusterRole";
-                let role_ns = if of_cluster { String::new() } else { object.namespace.to_string() };
+                let role_ns = if of_cluster {
+                    String::new()
+                } else {
+                    object.namespace.to_string()
+                };
                 let role = (role_ns, str_at(&value, "/roleRef/name").to_owned());
                 // A binding to a role that does not exist grants nothing, until it does.
                 let Some(rules) = roles.get(&role) else { continue };
@@ -279,31 +285,85 @@ mod tests {
     fn rbac() -> Rbac {
         let store = Arc::new(Store::in_memory());
         let role = |name: &str, rules: Value| json!({"metadata": {"name": name}, "rules": rules});
-        store.create(CLUSTER_ROLES, role("reader", json!([
+        store
+            .create(
+                CLUSTER_ROLES,
+                role(
+                    "reader",
+                    json!([
             {"verbs": ["get", "list"], "apiGroups": [""], "resources": ["pods", "pods/log"]},
-            {"verbs": ["get"], "nonResourceURLs": ["/metrics", "/healthz/*"]}]))).unwrap();
-        store.create(CLUSTER_ROLES, role("scaler", json!([
-            {"verbs": ["*"], "apiGroups": ["apps"], "resources": ["*/scale"]}]))).unwrap();
-        store.create(ROLES, json!({"metadata": {"name": "named", "namespace": "a"}, "rules": [
-            {"verbs": ["update"], "apiGroups": [""], "resources": ["configmaps"], "resourceNames": ["one"]}]})).unwrap();
-        let bind = |role: &str, kind: &str, subject: Value, ns: Option<&str>| {
-            json!({"metadata": {"name": role, "namespace": ns}, "roleRef": {"kind": kind, "name": role}, "subjects": [subject]})
-        };
-        store.create(CLUSTER_ROLE_BINDINGS, bind("reader", "ClusterRole", json!({"kind": "ServiceAccount", "name": "sa", "namespace": "n"}), None)).unwrap();
-        store.create(ROLE_BINDINGS, bind("scaler", "ClusterRole", json!({"kind": "Group", "name": "ops"}), Some("a"))).unwrap();
-        store.create(ROLE_BINDINGS, bind("named", "Role", json!({"kind": "User", "name": "u"}), Some("a"))).unwrap();
+            {"verbs": ["get"], "nonResourceURLs": ["/metrics", "/healthz/*"]}]),
+                ),
+            )
+            .unwrap();
+        store
+            .create(
+                CLUSTER_ROLES,
+                role(
+                    "scaler",
+                    json!([
+            {"verbs": ["*"], "apiGroups": ["apps"], "resources": ["*/scale"]}]),
+                ),
+            )
+            .unwrap();
+        store
+            .create(
+                ROLES,
+                json!({"metadata": {"name": "named", "namespace": "a"}, "rules": [
+            {"verbs": ["update"], "apiGroups": [""], "resources": ["configmaps"], "resourceNames": ["one"]}]}),
+            )
+            .unwrap();
+        let bind = |role: &str, kind: &str, subject: Value, ns: Option<&str>| json!({"metadata": {"name": role, "namespace": ns}, "roleRef": {"kind": kind, "name": role}, "subjects": [subject]});
+        store
+            .create(
+                CLUSTER_ROLE_BINDINGS,
+                bind(
+                    "reader",
+                    "ClusterRole",
+                    json!({"kind": "ServiceAccount", "name": "sa", "namespace": "n"}),
+                    None,
+                ),
+            )
+            .unwrap();
+        store
+            .create(
+                ROLE_BINDINGS,
+                bind(
+                    "scaler",
+                    "ClusterRole",
+                    json!({"kind": "Group", "name": "ops"}),
+                    Some("a"),
+                ),
+            )
+            .unwrap();
+        store
+            .create(
+                ROLE_BINDINGS,
+                bind("named", "Role", json!({"kind": "User", "name": "u"}), Some("a")),
+            )
+            .unwrap();
         Rbac::new(store)
     }
 
     fn user(name: &str, group: &str) -> User {
-        User { name: name.into(), uid: String::new(), groups: vec![group.into()], extra: BTreeMap::new() }
+        User {
+            name: name.into(),
+            uid: String::new(),
+            groups: vec![group.into()],
+            extra: BTreeMap::new(),
+        }
     }
 
     fn ask(verb: &str, group: &str, resource: &str, namespace: &str, name: &str) -> Attributes {
         let (resource, subresource) = resource.split_once('/').unwrap_or((resource, ""));
         Attributes {
-            verb: verb.into(), group: group.into(), resource: resource.into(), subresource: subresource.into(),
-            namespace: namespace.into(), name: name.into(), path: None,
+            verb: verb.into(),
+            group: group.into(),
+            resource: resource.into(),
+            subresource: subresource.into(),
+            namespace: namespace.into(),
+            name: name.into(),
+            path: None,
         }
     }
 
@@ -316,7 +376,11 @@ mod tests {
         assert!(!rbac.allows(&sa, &ask("get", "", "pods/exec", "any", "p")));
         assert!(!rbac.allows(&sa, &ask("delete", "", "pods", "any", "p")));
         assert!(!rbac.allows(&sa, &ask("get", "apps", "pods", "any", "p")));
-        let url = |p: &str| Attributes { verb: "get".into(), path: Some(p.into()), ..Attributes::default() };
+        let url = |p: &str| Attributes {
+            verb: "get".into(),
+            path: Some(p.into()),
+            ..Attributes::default()
+        };
         assert!(rbac.allows(&sa, &url("/healthz/etcd")) && !rbac.allows(&sa, &url("/healthzz")));
 
         let ops = user("someone", "ops");
@@ -335,8 +399,13 @@ mod tests {
         let rbac = rbac();
         let u = user("u", "x");
         assert!(!rbac.allows(&u, &ask("get", "", "pods", "", "")));
-        rbac.store.create(CLUSTER_ROLE_BINDINGS, json!({"metadata": {"name": "n"},
-            "roleRef": {"kind": "ClusterRole", "name": "reader"}, "subjects": [{"kind": "User", "name": "u"}]})).unwrap();
+        rbac.store
+            .create(
+                CLUSTER_ROLE_BINDINGS,
+                json!({"metadata": {"name": "n"},
+            "roleRef": {"kind": "ClusterRole", "name": "reader"}, "subjects": [{"kind": "User", "name": "u"}]}),
+            )
+            .unwrap();
         assert!(rbac.allows(&u, &ask("get", "", "pods", "", "")));
     }
 }

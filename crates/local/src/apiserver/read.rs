@@ -77,7 +77,13 @@ pub fn select(api: &Api, resource: &Resource, target: &Target, query: &Query) ->
     Ok((version, objects))
 }
 
-pub fn list(api: &Api, resource: &Resource, target: &Target, query: &Query, headers: &HeaderMap) -> Result<Response<Body>> {
+pub fn list(
+    api: &Api,
+    resource: &Resource,
+    target: &Target,
+    query: &Query,
+    headers: &HeaderMap,
+) -> Result<Response<Body>> {
     let (version, objects) = select(api, resource, target, query)?;
     match Shape::of(headers) {
         Shape::Object => {
@@ -137,7 +143,13 @@ struct Watch {
     ended: bool,
 }
 
-pub fn watch(api: &Api, resource: &Arc<Resource>, target: &Target, query: &Query, headers: &HeaderMap) -> Result<Response<Body>> {
+pub fn watch(
+    api: &Api,
+    resource: &Arc<Resource>,
+    target: &Target,
+    query: &Query,
+    headers: &HeaderMap,
+) -> Result<Response<Body>> {
     let selector = Selector::parse(resource, query.get("labelSelector"), query.get("fieldSelector"))?;
     let asked = query.get("resourceVersion");
     let version = match asked {
@@ -264,8 +276,7 @@ impl Watch {
         if !self.namespace.is_empty() && *event.object.namespace != *self.namespace {
             return;
         }
-        let was = event.change != Change::Added
-            && event.previous.as_ref().is_some_and(|p| self.selector.matches(p));
+        let was = event.change != Change::Added && event.previous.as_ref().is_some_and(|p| self.selector.matches(p));
         let is = event.change != Change::Deleted && self.selector.matches(&event.object);
         let (kind, object) = match (was, is) {
             (false, true) => ("ADDED", &event.object),

@@ -108,7 +108,13 @@ impl Resource {
                 "Eviction" => ("policy", "v1"),
                 _ => ("", ""),
             };
-            found.push(Subresource { name, kind: (*kind).to_owned(), group, version, verbs });
+            found.push(Subresource {
+                name,
+                kind: (*kind).to_owned(),
+                group,
+                version,
+                verbs,
+            });
         }
         if self.scale.is_some() {
             found.push(Subresource {
@@ -215,14 +221,7 @@ const CLUSTER: bool = false;
 const NAMESPACED: bool = true;
 
 /// Starts the description of a built-in resource.
-fn resource(
-    group: &str,
-    version: &str,
-    plural: &str,
-    kind: &str,
-    namespaced: bool,
-    decode: RoundTrip,
-) -> Resource {
+fn resource(group: &str, version: &str, plural: &str, kind: &str, namespaced: bool, decode: RoundTrip) -> Resource {
     let storage = if group.is_empty() {
         plural.to_owned()
     } else {
@@ -293,10 +292,9 @@ impl Resource {
 /// The built-in resources.
 fn builtin() -> Vec<Resource> {
     use api::{
-        apps::v1 as apps, authentication::v1 as authn, authorization::v1 as authz,
-        batch::v1 as batch, coordination::v1 as coordination, core::v1 as core,
-        discovery::v1 as discovery, events::v1 as events, networking::v1 as networking,
-        rbac::v1 as rbac,
+        apps::v1 as apps, authentication::v1 as authn, authorization::v1 as authz, batch::v1 as batch,
+        coordination::v1 as coordination, core::v1 as core, discovery::v1 as discovery, events::v1 as events,
+        networking::v1 as networking, rbac::v1 as rbac,
     };
     const EXEC: &[&str] = &["create", "get"];
     const PROXY: &[&str] = &["create", "delete", "get", "patch", "update"];
@@ -305,19 +303,49 @@ fn builtin() -> Vec<Resource> {
     const AUTHN: &str = "authentication.k8s.io";
     const AUTHZ: &str = "authorization.k8s.io";
     vec![
-        resource("", "v1", "configmaps", "ConfigMap", NAMESPACED, round_trip::<core::ConfigMap>).short(&["cm"]),
-        resource("", "v1", "endpoints", "Endpoints", NAMESPACED, round_trip::<core::Endpoints>).short(&["ep"]),
+        resource(
+            "",
+            "v1",
+            "configmaps",
+            "ConfigMap",
+            NAMESPACED,
+            round_trip::<core::ConfigMap>,
+        )
+        .short(&["cm"]),
+        resource(
+            "",
+            "v1",
+            "endpoints",
+            "Endpoints",
+            NAMESPACED,
+            round_trip::<core::Endpoints>,
+        )
+        .short(&["ep"]),
         resource("", "v1", "events", "Event", NAMESPACED, round_trip::<core::Event>).short(&["ev"]),
-        resource("", "v1", "namespaces", "Namespace", CLUSTER, round_trip::<core::Namespace>)
-            .short(&["ns"])
-            .with_status()
-            .with(&[("finalize", "Namespace", &["update"])]),
+        resource(
+            "",
+            "v1",
+            "namespaces",
+            "Namespace",
+            CLUSTER,
+            round_trip::<core::Namespace>,
+        )
+        .short(&["ns"])
+        .with_status()
+        .with(&[("finalize", "Namespace", &["update"])]),
         resource("", "v1", "nodes", "Node", CLUSTER, round_trip::<core::Node>)
             .short(&["no"])
             .with_status(),
-        resource("", "v1", "persistentvolumeclaims", "PersistentVolumeClaim", NAMESPACED, round_trip::<core::PersistentVolumeClaim>)
-            .short(&["pvc"])
-            .with_status(),
+        resource(
+            "",
+            "v1",
+            "persistentvolumeclaims",
+            "PersistentVolumeClaim",
+            NAMESPACED,
+            round_trip::<core::PersistentVolumeClaim>,
+        )
+        .short(&["pvc"])
+        .with_status(),
         resource("", "v1", "pods", "Pod", NAMESPACED, round_trip::<core::Pod>)
             .short(&["po"])
             .all()
@@ -333,68 +361,221 @@ fn builtin() -> Vec<Resource> {
                 ("proxy", "PodProxyOptions", PROXY),
             ]),
         resource("", "v1", "secrets", "Secret", NAMESPACED, round_trip::<core::Secret>),
-        resource("", "v1", "serviceaccounts", "ServiceAccount", NAMESPACED, round_trip::<core::ServiceAccount>)
-            .short(&["sa"])
-            .with(&[("token", "TokenRequest", CREATE)]),
+        resource(
+            "",
+            "v1",
+            "serviceaccounts",
+            "ServiceAccount",
+            NAMESPACED,
+            round_trip::<core::ServiceAccount>,
+        )
+        .short(&["sa"])
+        .with(&[("token", "TokenRequest", CREATE)]),
         resource("", "v1", "services", "Service", NAMESPACED, round_trip::<core::Service>)
             .short(&["svc"])
             .all()
             .with_status()
             .with(&[("proxy", "ServiceProxyOptions", PROXY)]),
-        resource("events.k8s.io", "v1", "events", "Event", NAMESPACED, round_trip::<events::Event>)
-            .short(&["ev"])
-            .stored_as("events", "v1"),
-        resource("apps", "v1", "daemonsets", "DaemonSet", NAMESPACED, round_trip::<apps::DaemonSet>)
-            .short(&["ds"])
-            .all()
-            .with_status()
-            .counted(),
-        resource("apps", "v1", "deployments", "Deployment", NAMESPACED, round_trip::<apps::Deployment>)
-            .short(&["deploy"])
-            .all()
-            .with_status()
-            .scaled()
-            .counted(),
-        resource("apps", "v1", "replicasets", "ReplicaSet", NAMESPACED, round_trip::<apps::ReplicaSet>)
-            .short(&["rs"])
-            .all()
-            .with_status()
-            .scaled()
-            .counted(),
-        resource("apps", "v1", "statefulsets", "StatefulSet", NAMESPACED, round_trip::<apps::StatefulSet>)
-            .short(&["sts"])
-            .all()
-            .with_status()
-            .scaled()
-            .counted(),
+        resource(
+            "events.k8s.io",
+            "v1",
+            "events",
+            "Event",
+            NAMESPACED,
+            round_trip::<events::Event>,
+        )
+        .short(&["ev"])
+        .stored_as("events", "v1"),
+        resource(
+            "apps",
+            "v1",
+            "daemonsets",
+            "DaemonSet",
+            NAMESPACED,
+            round_trip::<apps::DaemonSet>,
+        )
+        .short(&["ds"])
+        .all()
+        .with_status()
+        .counted(),
+        resource(
+            "apps",
+            "v1",
+            "deployments",
+            "Deployment",
+            NAMESPACED,
+            round_trip::<apps::Deployment>,
+        )
+        .short(&["deploy"])
+        .all()
+        .with_status()
+        .scaled()
+        .counted(),
+        resource(
+            "apps",
+            "v1",
+            "replicasets",
+            "ReplicaSet",
+            NAMESPACED,
+            round_trip::<apps::ReplicaSet>,
+        )
+        .short(&["rs"])
+        .all()
+        .with_status()
+        .scaled()
+        .counted(),
+        resource(
+            "apps",
+            "v1",
+            "statefulsets",
+            "StatefulSet",
+            NAMESPACED,
+            round_trip::<apps::StatefulSet>,
+        )
+        .short(&["sts"])
+        .all()
+        .with_status()
+        .scaled()
+        .counted(),
         resource("batch", "v1", "jobs", "Job", NAMESPACED, round_trip::<batch::Job>)
             .all()
             .with_status()
             .counted(),
-        resource("discovery.k8s.io", "v1", "endpointslices", "EndpointSlice", NAMESPACED, round_trip::<discovery::EndpointSlice>)
-            .counted(),
-        resource("networking.k8s.io", "v1", "ingresses", "Ingress", NAMESPACED, round_trip::<networking::Ingress>)
-            .short(&["ing"])
-            .with_status()
-            .counted(),
-        resource("networking.k8s.io", "v1", "ingressclasses", "IngressClass", CLUSTER, round_trip::<networking::IngressClass>)
-            .counted(),
-        resource("coordination.k8s.io", "v1", "leases", "Lease", NAMESPACED, round_trip::<coordination::Lease>),
-        resource(RBAC, "v1", "clusterrolebindings", "ClusterRoleBinding", CLUSTER, round_trip::<rbac::ClusterRoleBinding>),
-        resource(RBAC, "v1", "clusterroles", "ClusterRole", CLUSTER, round_trip::<rbac::ClusterRole>),
-        resource(RBAC, "v1", "rolebindings", "RoleBinding", NAMESPACED, round_trip::<rbac::RoleBinding>),
+        resource(
+            "discovery.k8s.io",
+            "v1",
+            "endpointslices",
+            "EndpointSlice",
+            NAMESPACED,
+            round_trip::<discovery::EndpointSlice>,
+        )
+        .counted(),
+        resource(
+            "networking.k8s.io",
+            "v1",
+            "ingresses",
+            "Ingress",
+            NAMESPACED,
+            round_trip::<networking::Ingress>,
+        )
+        .short(&["ing"])
+        .with_status()
+        .counted(),
+        resource(
+            "networking.k8s.io",
+            "v1",
+            "ingressclasses",
+            "IngressClass",
+            CLUSTER,
+            round_trip::<networking::IngressClass>,
+        )
+        .counted(),
+        resource(
+            "coordination.k8s.io",
+            "v1",
+            "leases",
+            "Lease",
+            NAMESPACED,
+            round_trip::<coordination::Lease>,
+        ),
+        resource(
+            RBAC,
+            "v1",
+            "clusterrolebindings",
+            "ClusterRoleBinding",
+            CLUSTER,
+            round_trip::<rbac::ClusterRoleBinding>,
+        ),
+        resource(
+            RBAC,
+            "v1",
+            "clusterroles",
+            "ClusterRole",
+            CLUSTER,
+            round_trip::<rbac::ClusterRole>,
+        ),
+        resource(
+            RBAC,
+            "v1",
+            "rolebindings",
+            "RoleBinding",
+            NAMESPACED,
+            round_trip::<rbac::RoleBinding>,
+        ),
         resource(RBAC, "v1", "roles", "Role", NAMESPACED, round_trip::<rbac::Role>),
-        resource("apiextensions.k8s.io", "v1", "customresourcedefinitions", "CustomResourceDefinition", CLUSTER, round_trip::<apiextensions::CustomResourceDefinition>)
-            .short(&["crd", "crds"])
-            .with_status()
-            .counted(),
-        resource("apiregistration.k8s.io", "v1", "apiservices", "APIService", CLUSTER, round_trip::<apiregistration::APIService>)
-            .with_status(),
-        resource(AUTHN, "v1", "tokenreviews", "TokenReview", CLUSTER, round_trip::<authn::TokenReview>).review(),
-        resource(AUTHN, "v1", "selfsubjectreviews", "SelfSubjectReview", CLUSTER, round_trip::<authn::SelfSubjectReview>).review(),
-        resource(AUTHZ, "v1", "localsubjectaccessreviews", "LocalSubjectAccessReview", NAMESPACED, round_trip::<authz::LocalSubjectAccessReview>).review(),
-        resource(AUTHZ, "v1", "selfsubjectaccessreviews", "SelfSubjectAccessReview", CLUSTER, round_trip::<authz::SelfSubjectAccessReview>).review(),
-        resource(AUTHZ, "v1", "selfsubjectrulesreviews", "SelfSubjectRulesReview", CLUSTER, round_trip::<authz::SelfSubjectRulesReview>).review(),
-        resource(AUTHZ, "v1", "subjectaccessreviews", "SubjectAccessReview", CLUSTER, round_trip::<authz::SubjectAccessReview>).review(),
+        resource(
+            "apiextensions.k8s.io",
+            "v1",
+            "customresourcedefinitions",
+            "CustomResourceDefinition",
+            CLUSTER,
+            round_trip::<apiextensions::CustomResourceDefinition>,
+        )
+        .short(&["crd", "crds"])
+        .with_status()
+        .counted(),
+        resource(
+            "apiregistration.k8s.io",
+            "v1",
+            "apiservices",
+            "APIService",
+            CLUSTER,
+            round_trip::<apiregistration::APIService>,
+        )
+        .with_status(),
+        resource(
+            AUTHN,
+            "v1",
+            "tokenreviews",
+            "TokenReview",
+            CLUSTER,
+            round_trip::<authn::TokenReview>,
+        )
+        .review(),
+        resource(
+            AUTHN,
+            "v1",
+            "selfsubjectreviews",
+            "SelfSubjectReview",
+            CLUSTER,
+            round_trip::<authn::SelfSubjectReview>,
+        )
+        .review(),
+        resource(
+            AUTHZ,
+            "v1",
+            "localsubjectaccessreviews",
+            "LocalSubjectAccessReview",
+            NAMESPACED,
+            round_trip::<authz::LocalSubjectAccessReview>,
+        )
+        .review(),
+        resource(
+            AUTHZ,
+            "v1",
+            "selfsubjectaccessreviews",
+            "SelfSubjectAccessReview",
+            CLUSTER,
+            round_trip::<authz::SelfSubjectAccessReview>,
+        )
+        .review(),
+        resource(
+            AUTHZ,
+            "v1",
+            "selfsubjectrulesreviews",
+            "SelfSubjectRulesReview",
+            CLUSTER,
+            round_trip::<authz::SelfSubjectRulesReview>,
+        )
+        .review(),
+        resource(
+            AUTHZ,
+            "v1",
+            "subjectaccessreviews",
+            "SubjectAccessReview",
+            CLUSTER,
+            round_trip::<authz::SubjectAccessReview>,
+        )
+        .review(),
     ]
 }

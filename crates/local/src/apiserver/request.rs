@@ -30,10 +30,7 @@ impl Query {
 
     /// The first value of a parameter, or "".
     pub fn get(&self, key: &str) -> &str {
-        self.0
-            .iter()
-            .find(|(k, _)| k == key)
-            .map_or("", |(_, v)| v.as_str())
+        self.0.iter().find(|(k, _)| k == key).map_or("", |(_, v)| v.as_str())
     }
 
     pub fn flag(&self, key: &str) -> bool {
@@ -168,14 +165,23 @@ mod tests {
         assert_eq!(t("/api/v1/pods"), ["", "pods", "", "", "", ""]);
         assert_eq!(t("/api/v1/namespaces"), ["", "namespaces", "", "", "", ""]);
         assert_eq!(t("/api/v1/namespaces/a"), ["", "namespaces", "a", "a", "", ""]);
-        assert_eq!(t("/api/v1/namespaces/a/status"), ["", "namespaces", "a", "a", "status", ""]);
+        assert_eq!(
+            t("/api/v1/namespaces/a/status"),
+            ["", "namespaces", "a", "a", "status", ""]
+        );
         assert_eq!(t("/api/v1/namespaces/a/pods/p/log"), ["", "pods", "a", "p", "log", ""]);
-        assert_eq!(t("/apis/apps/v1/namespaces/a/deployments/d"), ["apps", "deployments", "a", "d", "", ""]);
+        assert_eq!(
+            t("/apis/apps/v1/namespaces/a/deployments/d"),
+            ["apps", "deployments", "a", "d", "", ""]
+        );
         assert_eq!(
             t("/api/v1/namespaces/a/services/https:s:8443/proxy/x/y%20z"),
             ["", "services", "a", "https:s:8443", "proxy", "/x/y%20z"]
         );
-        assert_eq!(t("/apis/metrics.smi-spec.io/v1alpha1"), ["metrics.smi-spec.io", "", "", "", "", ""]);
+        assert_eq!(
+            t("/apis/metrics.smi-spec.io/v1alpha1"),
+            ["metrics.smi-spec.io", "", "", "", "", ""]
+        );
         assert!(target("/apis/apps").is_none() && target("/version").is_none() && target("/api").is_none());
     }
 

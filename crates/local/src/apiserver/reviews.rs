@@ -67,13 +67,19 @@ fn token_review(api: &Api, review: &Value) -> Value {
 fn subject(review: &Value) -> User {
     let spec = &review["spec"];
     let extra = spec["extra"].as_object().into_iter().flatten().map(|(k, v)| {
-        let values = items(v, "").iter().filter_map(|x| x.as_str().map(str::to_owned)).collect();
+        let values = items(v, "")
+            .iter()
+            .filter_map(|x| x.as_str().map(str::to_owned))
+            .collect();
         (k.clone(), values)
     });
     User {
         name: str_at(spec, "/user").to_owned(),
         uid: str_at(spec, "/uid").to_owned(),
-        groups: items(spec, "/groups").iter().filter_map(|g| g.as_str().map(str::to_owned)).collect(),
+        groups: items(spec, "/groups")
+            .iter()
+            .filter_map(|g| g.as_str().map(str::to_owned))
+            .collect(),
         extra: extra.collect(),
     }
 }
@@ -81,7 +87,10 @@ fn subject(review: &Value) -> User {
 fn access(api: &Api, user: &User, review: &Value) -> Result<Value> {
     let spec = &review["spec"];
     let text = |p: &str| str_at(spec, p).to_owned();
-    let (resource, path) = (spec.get("resourceAttributes").is_some(), spec.get("nonResourceAttributes").is_some());
+    let (resource, path) = (
+        spec.get("resourceAttributes").is_some(),
+        spec.get("nonResourceAttributes").is_some(),
+    );
     if resource == path {
         return Err(ApiError::bad_request(
             "spec: exactly one of nonResourceAttributes or resourceAttributes must be specified",
@@ -105,5 +114,9 @@ fn access(api: &Api, user: &User, review: &Value) -> Result<Value> {
         }
     };
     let allowed = api.rbac.allows(user, &attributes);
-    Ok(if allowed { json!({"allowed": true}) } else { json!({"allowed": false, "reason": attributes.refusal(user)}) })
+    Ok(if allowed {
+        json!({"allowed": true})
+    } else {
+        json!({"allowed": false, "reason": attributes.refusal(user)})
+    })
 }

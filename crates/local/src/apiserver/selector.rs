@@ -54,15 +54,12 @@ pub struct Selector {
 
 impl Selector {
     pub fn parse(resource: &Resource, labels: &str, fields: &str) -> Result<Self> {
-        let labels = parse_labels(labels)
-            .map_err(|e| ApiError::bad_request(format!("unable to parse requirement: {e}")))?;
+        let labels =
+            parse_labels(labels).map_err(|e| ApiError::bad_request(format!("unable to parse requirement: {e}")))?;
         let fields = parse_fields(fields).map_err(ApiError::bad_request)?;
         for f in &fields {
             if !field_known(resource, &f.field) {
-                return Err(ApiError::bad_request(format!(
-                    "field label not supported: {}",
-                    f.field
-                )));
+                return Err(ApiError::bad_request(format!("field label not supported: {}", f.field)));
             }
         }
         Ok(Self { labels, fields })
@@ -70,14 +67,6 @@ impl Selector {
 
     pub fn is_empty(&self) -> bool {
         self.labels.is_empty() && self.fields.is_empty()
-    }
-
-    /// The name that `metadata.name=` asks for: such a list is authorized like a get.
-    pub fn name(&self) -> Option<&str> {
-        self.fields
-            .iter()
-            .find(|f| f.field == "metadata.name" && f.equal)
-            .map(|f| f.value.as_str())
     }
 
     pub fn matches(&self, object: &Object) -> bool {
@@ -109,7 +98,9 @@ fn field_value(object: &Value, field: &str) -> String {
     let pointer = format!("/{}", field.replace('.', "/"));
     match object.pointer(&pointer) {
         Some(Value::String(s)) => s.clone(),
-        Some(Value::Null) | None if matches!(field.as_str(), "spec.unschedulable" | "spec.hostNetwork") => "false".to_owned(),
+        Some(Value::Null) | None if matches!(field.as_str(), "spec.unschedulable" | "spec.hostNetwork") => {
+            "false".to_owned()
+        }
         Some(Value::Null) | None => String::new(),
         Some(other) => other.to_string(),
     }
@@ -220,8 +211,7 @@ fn parse_requirement(part: &str) -> std::result::Result<Requirement, String> {
     super::labels::check_key(key).map_err(|e| format!("key: Invalid value: {key:?}: {e}"))?;
     if let Operator::In(values) | Operator::NotIn(values) = &operator {
         for v in values {
-            super::labels::check_value(v)
-                .map_err(|e| format!("values[0][{key}]: Invalid value: {v:?}: {e}"))?;
+            super::labels::check_value(v).map_err(|e| format!("values[0][{key}]: Invalid value: {v:?}: {e}"))?;
         }
     }
     Ok(Requirement {
@@ -279,10 +269,7 @@ pub fn label_selector_text(selector: &Value) -> String {
     }
     for e in object::items(selector, "/matchExpressions") {
         let key = object::str_at(e, "/key");
-        let values: Vec<&str> = object::items(e, "/values")
-            .iter()
-            .filter_map(Value::as_str)
-            .collect();
+        let values: Vec<&str> = object::items(e, "/values").iter().filter_map(Value::as_str).collect();
         parts.push(match object::str_at(e, "/operator") {
             "In" => format!("{key} in ({})", values.join(",")),
             "NotIn" => format!("{key} notin ({})", values.join(",")),
@@ -298,9 +285,10 @@ mod tests {
     use super::*;
 
     fn matches(text: &str, labels: &[(&str, &str)]) -> bool {
-        parse_labels(text).unwrap().iter().all(|r| {
-            r.matches(labels.iter().find(|(k, _)| *k == r.key).map(|(_, v)| *v))
-        })
+        parse_labels(text)
+            .unwrap()
+            .iter()
+            .all(|r| r.matches(labels.iter().find(|(k, _)| *k == r.key).map(|(_, v)| *v)))
     }
 
     #[test]

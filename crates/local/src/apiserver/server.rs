@@ -103,7 +103,11 @@ pub async fn accept(api: Arc<Api>, listener: TcpListener, tls: Arc<ServerConfig>
     }
 }
 
-async fn serve(api: Arc<Api>, acceptor: TlsAcceptor, tcp: TcpStream) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+async fn serve(
+    api: Arc<Api>,
+    acceptor: TlsAcceptor,
+    tcp: TcpStream,
+) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
     tcp.set_nodelay(true)?;
     let tls = tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(tcp))
         .await

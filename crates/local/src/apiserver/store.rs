@@ -66,10 +66,7 @@ impl Object {
     }
 
     pub fn label(&self, key: &str) -> Option<&str> {
-        self.labels
-            .iter()
-            .find(|(k, _)| &**k == key)
-            .map(|(_, v)| &**v)
+        self.labels.iter().find(|(k, _)| &**k == key).map(|(_, v)| &**v)
     }
 }
 
@@ -165,6 +162,7 @@ impl Store {
         self.latest.subscribe()
     }
 
+    #[cfg(test)]
     pub fn version(&self) -> u64 {
         self.lock().version
     }
@@ -221,12 +219,7 @@ impl Store {
     }
 
     /// Replaces the object, if it still is at version `expected`.
-    pub fn update(
-        &self,
-        resource: &str,
-        value: Value,
-        expected: u64,
-    ) -> Result<Arc<Object>, WriteError> {
+    pub fn update(&self, resource: &str, value: Value, expected: u64) -> Result<Arc<Object>, WriteError> {
         let mut inner = self.lock();
         let current = inner.find(resource, &value).ok_or(WriteError::Missing)?;
         if current.version != expected {
@@ -262,11 +255,7 @@ impl Store {
     }
 
     /// The changes of `resource` after `since`, and the version up to which that is complete.
-    pub fn events_since(
-        &self,
-        resource: &str,
-        since: u64,
-    ) -> Result<(Vec<Event>, u64), TooOld> {
+    pub fn events_since(&self, resource: &str, since: u64) -> Result<(Vec<Event>, u64), TooOld> {
         let inner = self.lock();
         if since < inner.floor {
             return Err(TooOld {
@@ -300,10 +289,7 @@ impl Inner {
     }
 
     fn find(&self, resource: &str, value: &Value) -> Option<Arc<Object>> {
-        let key = (
-            Box::from(object::namespace(value)),
-            Box::from(object::name(value)),
-        );
+        let key = (Box::from(object::namespace(value)), Box::from(object::name(value)));
         self.resources.get(resource)?.get(&key).cloned()
     }
 
@@ -362,10 +348,7 @@ impl Inner {
         let resource = self.resource_key(resource);
         self.version = self.version.max(gone.version);
         let key = (gone.namespace.clone(), gone.name.clone());
-        let previous = self
-            .resources
-            .get_mut(&resource)
-            .and_then(|o| o.remove(&key));
+        let previous = self.resources.get_mut(&resource).and_then(|o| o.remove(&key));
         if let Some(p) = &previous {
             self.live_bytes = self.live_bytes.saturating_sub(p.raw.len() as u64);
         }
@@ -419,8 +402,7 @@ impl Inner {
                     return;
                 };
                 let mut value = current.value();
-                object::meta(&mut value)
-                    .insert("resourceVersion".into(), version.to_string().into());
+                object::meta(&mut value).insert("resourceVersion".into(), version.to_string().into());
                 if let Ok(gone) = Object::new(&value, version) {
                     self.forget(&resource, Arc::new(gone));
                 }

@@ -39,35 +39,57 @@ fn scale_of(resource: &Resource, paths: &ScalePaths, object: &Value) -> Value {
 }
 
 /// get, update and patch of the scale subresource.
-pub fn scale(api: &Api, resource: &Resource, target: &Target, method: &Method, query: &Query, headers: &HeaderMap, body: Option<(patch::Kind, Value)>) -> Result<Response<Body>> {
+pub fn scale(
+    api: &Api,
+    resource: &Resource,
+    target: &Target,
+    method: &Method,
+    query: &Query,
+    headers: &HeaderMap,
+    body: Option<(patch::Kind, Value)>,
+) -> Result<Response<Body>> {
     let Some(paths) = &resource.scale else {
         return Err(ApiError::no_such_path());
     };
     let Some((kind, body)) = body else {
         let found = api.find(resource, target)?;
-        return Ok(reply_json(200, &scale_of(resource, paths, &converted(resource, &found))));
+        return Ok(reply_json(
+            200,
+            &scale_of(resource, paths, &converted(resource, &found)),
+        ));
     };
     let put = *method == Method::PUT;
-    let written = write::change(api, resource, target, Part::Main, &Options::of(query, headers), |current| {
-        let before = scale_of(resource, paths, current);
-        let after = if put { body.clone() } else { patch::apply(kind, &before, &body, true)? };
-        let version = str_at(&after, "/metadata/resourceVersion");
-        let mut new = current.clone();
-        if version.is_empty() || (!put && body.pointer("/metadata/resourceVersion").is_none()) {
-            object::meta(&mut new).remove("resourceVersion");
-        } else {
-            object::meta(&mut new).insert("resourceVersion".into(), version.into());
-        }
-        let replicas = match after.pointer("/spec/replicas") {
-            None | Some(Value::Null) => 0,
-            Some(v) => v.as_i64().filter(|n| *n >= 0).ok_or_else(|| {
-                let cause = Cause::invalid("spec.replicas", v, "must be a number greater than or equal to 0");
-                ApiError::invalid(resource, &target.name, &[cause])
-            })?,
-        };
-        set(&mut new, &paths.spec_replicas, replicas.into());
-        Ok(new)
-    })?;
+    let written = write::change(
+        api,
+        resource,
+        target,
+        Part::Main,
+        &Options::of(query, headers),
+        |current| {
+            let before = scale_of(resource, paths, current);
+            let after = if put {
+                body.clone()
+            } else {
+                patch::apply(kind, &before, &body, true)?
+            };
+            let version = str_at(&after, "/metadata/resourceVersion");
+            let mut new = current.clone();
+            if version.is_empty() || (!put && body.pointer("/metadata/resourceVersion").is_none()) {
+                object::meta(&mut new).remove("resourceVersion");
+            } else {
+                object::meta(&mut new).insert("resourceVersion".into(), version.into());
+            }
+            let replicas = match after.pointer("/spec/replicas") {
+                None | Some(Value::Null) => 0,
+                Some(v) => v.as_i64().filter(|n| *n >= 0).ok_or_else(|| {
+                    let cause = Cause::invalid("spec.replicas", v, "must be a number greater than or equal to 0");
+                    ApiError::invalid(resource, &target.name, &[cause])
+                })?,
+            };
+            set(&mut new, &paths.spec_replicas, replicas.into());
+            Ok(new)
+        },
+    )?;
     let value = super::convert::from_storage(resource, written.value);
     Ok(reply_json(200, &scale_of(resource, paths, &value)))
 }
@@ -91,12 +113,21 @@ pub fn token(api: &Api, resource: &Resource, target: &Target, mut request: Value
     let account = api.find(resource, target)?.value();
     let invalid = |cause: Cause| {
         let review = ApiError::invalid(resource, &target.name, &[cause]);
-        ApiError { message: review.message.replacen("ServiceAccount", "TokenRequest.authentication.k8s.io", 1), ..review }
+        ApiError {
+            message: review
+                .message
+                .replacen("ServiceAccount", "TokenRequest.authentication.k8s.io", 1),
+            ..review
+        }
     };
     let seconds = match &request["spec"]["expirationSeconds"] {
         Value::Null => 3600,
         v => v.as_i64().filter(|s| *s >= 600).ok_or_else(|| {
-            invalid(Cause::invalid("spec.expirationSeconds", v, "may not specify a duration less than 10 minutes"))
+            invalid(Cause::invalid(
+                "spec.expirationSeconds",
+                v,
+                "may not specify a duration less than 10 minutes",
+            ))
         })?,
     };
     let mut audiences: Vec<String> = items(&request, "/spec/audiences")
@@ -156,7 +187,9 @@ fn bind(api: &Api, target: &Target, bound: &Value, account: &Value, spec: &mut T
         return Err(ApiError::conflict(
             resource,
             name,
-            &format!("the UID in the bound object reference ({uid}) does not match the UID in record. The object might have been deleted and then recreated"),
+            &format!(
+                "the UID in the bound object reference ({uid}) does not match the UID in record. The object might have been deleted and then recreated"
+            ),
         ));
     }
     let value = found.value();
@@ -181,14 +214,21 @@ fn bind(api: &Api, target: &Target, bound: &Value, account: &Value, spec: &mut T
 pub fn evict(api: &Api, resource: &Resource, target: &Target, body: &Value) -> Result<Response<Body>> {
     let options = DeleteOptions::of(&Query::default(), &body["deleteOptions"]);
     write::delete_object(api, resource, target, &options)?;
-    Ok(reply_json(201, &json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success"})))
+    Ok(reply_json(
+        201,
+        &json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success"}),
+    ))
 }
 
 /// `pods/NAME/binding`: puts a pod onto a node.
 pub fn bind_pod(api: &Api, resource: &Resource, target: &Target, body: &Value) -> Result<Response<Body>> {
     let node = str_at(body, "/target/name").to_owned();
     if node.is_empty() {
-        return Err(ApiError::invalid(resource, &target.name, &[Cause::required("target.name", "")]));
+        return Err(ApiError::invalid(
+            resource,
+            &target.name,
+            &[Cause::required("target.name", "")],
+        ));
     }
     for attempt in 0.. {
         let old = api.find(resource, target)?;
@@ -209,7 +249,10 @@ pub fn bind_pod(api: &Api, resource: &Resource, target: &Target, body: &Value) -
             Err(e) => return Err(ApiError::internal(e)),
         }
     }
-    Ok(reply_json(201, &json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success"})))
+    Ok(reply_json(
+        201,
+        &json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success"}),
+    ))
 }
 
 /// `namespaces/NAME/finalize`: replaces the finalizers of a namespace.
@@ -226,7 +269,13 @@ pub fn finalize(api: &Api, resource: &Resource, target: &Target, mut body: Value
 }
 
 /// log, exec, attach and portforward of a pod, at the kubelet of its node.
-pub async fn kubelet(api: &Api, resource: &Resource, target: &Target, query: &Query, request: Request<Incoming>) -> Result<Response<Body>> {
+pub async fn kubelet(
+    api: &Api,
+    resource: &Resource,
+    target: &Target,
+    query: &Query,
+    request: Request<Incoming>,
+) -> Result<Response<Body>> {
     let pod = api.find(resource, target)?.value();
     let container = container_of(&pod, query.get("container"), &target.subresource)?;
     let (ns, name) = (&target.namespace, &target.name);
@@ -238,10 +287,14 @@ pub async fn kubelet(api: &Api, resource: &Resource, target: &Target, query: &Qu
     };
     let node_name = str_at(&pod, "/spec/nodeName");
     if node_name.is_empty() {
-        return Err(ApiError::bad_request(format!("pod {name} does not have a host assigned")));
+        return Err(ApiError::bad_request(format!(
+            "pod {name} does not have a host assigned"
+        )));
     }
     let Some(node) = api.store.get("nodes", "", node_name) else {
-        return Err(ApiError::internal(format!("the node {node_name:?} of the pod is unknown")));
+        return Err(ApiError::internal(format!(
+            "the node {node_name:?} of the pod is unknown"
+        )));
     };
     let node = node.value();
     let ip: IpAddr = items(&node, "/status/addresses")
@@ -282,9 +335,14 @@ fn container_of(pod: &Value, asked: &str, subresource: &str) -> Result<String> {
         if all.contains(&asked) {
             return Ok(asked.to_owned());
         }
-        return Err(ApiError::bad_request(format!("container {asked} is not valid for pod {name}")));
+        return Err(ApiError::bad_request(format!(
+            "container {asked} is not valid for pod {name}"
+        )));
     }
-    let regular: Vec<&str> = items(pod, "/spec/containers").iter().map(|c| str_at(c, "/name")).collect();
+    let regular: Vec<&str> = items(pod, "/spec/containers")
+        .iter()
+        .map(|c| str_at(c, "/name"))
+        .collect();
     let annotated = pod["metadata"]["annotations"]["kubectl.kubernetes.io/default-container"].as_str();
     match (regular.as_slice(), annotated) {
         (_, Some(chosen)) if all.contains(&chosen) => Ok(chosen.to_owned()),
@@ -299,7 +357,12 @@ fn container_of(pod: &Value, asked: &str, subresource: &str) -> Result<String> {
 }
 
 /// `services/[SCHEME:]NAME[:PORT]/proxy/...` and `pods/...`.
-pub async fn proxy(api: &Api, resource: &Resource, target: &Target, request: Request<Incoming>) -> Result<Response<Body>> {
+pub async fn proxy(
+    api: &Api,
+    resource: &Resource,
+    target: &Target,
+    request: Request<Incoming>,
+) -> Result<Response<Body>> {
     let mut parts: Vec<&str> = target.name.split(':').collect();
     let scheme = if parts.len() == 3 { parts.remove(0) } else { "" };
     let name = parts[0];
@@ -314,24 +377,39 @@ pub async fn proxy(api: &Api, resource: &Resource, target: &Target, request: Req
             }
         })?
     } else {
-        let plain = Target { name: name.to_owned(), ..target.clone() };
+        let plain = Target {
+            name: name.to_owned(),
+            ..target.clone()
+        };
         let pod = api.find(resource, &plain)?.value();
         let ip: IpAddr = str_at(&pod, "/status/podIP")
             .parse()
             .map_err(|_| ApiError::unavailable(format!("pod {name:?} has no address yet")))?;
-        let first = pod.pointer("/spec/containers/0/ports/0/containerPort").and_then(Value::as_u64);
+        let first = pod
+            .pointer("/spec/containers/0/ports/0/containerPort")
+            .and_then(Value::as_u64);
         let port = match port {
             "" => first.and_then(|p| u16::try_from(p).ok()).unwrap_or(80),
-            p => p.parse().map_err(|_| ApiError::bad_request(format!("invalid port {p:?}: must be a number")))?,
+            p => p
+                .parse()
+                .map_err(|_| ApiError::bad_request(format!("invalid port {p:?}: must be a number")))?,
         };
         SocketAddr::new(ip, port)
     };
     let tls = match scheme {
         "https" => Some((api.any_tls.clone(), address.ip().to_string())),
         "" | "http" => None,
-        other => return Err(ApiError::bad_request(format!("invalid scheme {other:?}: must be http or https"))),
+        other => {
+            return Err(ApiError::bad_request(format!(
+                "invalid scheme {other:?}: must be http or https"
+            )));
+        }
     };
-    let to = Destination { address, tls, host: address.to_string() };
+    let to = Destination {
+        address,
+        tls,
+        host: address.to_string(),
+    };
     let path = if target.rest.is_empty() { "/" } else { &target.rest };
     let trailing = request.uri().path().ends_with('/') && !path.ends_with('/');
     let mut path = if trailing { format!("{path}/") } else { path.to_owned() };

@@ -31,7 +31,8 @@ pub fn of(resource: &Resource, objects: &[&Value], include: &str, with_columns: 
             row
         })
         .collect();
-    let mut table = json!({"kind": "Table", "apiVersion": "meta.k8s.io/v1", "metadata": {}, "rows": rows, "columnDefinitions": []});
+    let mut table =
+        json!({"kind": "Table", "apiVersion": "meta.k8s.io/v1", "metadata": {}, "rows": rows, "columnDefinitions": []});
     if with_columns {
         table["columnDefinitions"] = match custom {
             Some(columns) => custom_columns(columns),
@@ -60,9 +61,11 @@ fn builtin_columns(names: &[&str]) -> Value {
 
 fn custom_columns(columns: &[Column]) -> Value {
     let mut all = vec![json!({"name": "Name", "type": "string", "format": "name", "description": "", "priority": 0})];
-    all.extend(columns.iter().map(|c| {
-        json!({"name": c.name, "type": c.kind, "format": "", "description": "", "priority": c.priority})
-    }));
+    all.extend(
+        columns
+            .iter()
+            .map(|c| json!({"name": c.name, "type": c.kind, "format": "", "description": "", "priority": c.priority})),
+    );
     Value::Array(all)
 }
 
@@ -77,7 +80,10 @@ fn custom_cells(columns: &[Column], object: &Value, now: jiff::Timestamp) -> Vec
             (_, [Value::String(s)]) => s.clone().into(),
             (_, [one]) => one.to_string().into(),
             (_, many) => {
-                let words: Vec<String> = many.iter().map(|v| v.as_str().map_or_else(|| v.to_string(), str::to_owned)).collect();
+                let words: Vec<String> = many
+                    .iter()
+                    .map(|v| v.as_str().map_or_else(|| v.to_string(), str::to_owned))
+                    .collect();
                 words.join(",").into()
             }
         });
@@ -88,7 +94,11 @@ fn custom_cells(columns: &[Column], object: &Value, now: jiff::Timestamp) -> Vec
 /// The small part of JSONPath that printer columns use: `.a.b`, `[0]`, `[*]`, `['a.b']`, `[?(@.type=="X")]`.
 fn json_path<'a>(object: &'a Value, path: &str) -> Vec<&'a Value> {
     let mut found = vec![object];
-    let mut rest = path.trim().trim_start_matches('{').trim_end_matches('}').trim_start_matches('$');
+    let mut rest = path
+        .trim()
+        .trim_start_matches('{')
+        .trim_end_matches('}')
+        .trim_start_matches('$');
     while !rest.is_empty() {
         if let Some(inner) = rest.strip_prefix('[') {
             let Some(end) = inner.find(']') else { return Vec::new() };
@@ -131,7 +141,10 @@ fn indexed<'a>(value: &'a Value, index: &str) -> Vec<&'a Value> {
         && let Some((field, wanted)) = filter.split_once("==")
     {
         let wanted = wanted.trim().trim_matches(['"', '\'']);
-        return list.iter().filter(|v| v[field.trim()].as_str() == Some(wanted)).collect();
+        return list
+            .iter()
+            .filter(|v| v[field.trim()].as_str() == Some(wanted))
+            .collect();
     }
     let name = index.trim_matches(['"', '\'']);
     value.get(name).into_iter().collect()
@@ -157,7 +170,11 @@ pub fn human_duration(seconds: i64) -> String {
     let s = seconds.max(0);
     let (minutes, hours, days) = (s / 60, s / 3600, s / 86400);
     let pair = |a: i64, unit_a: &str, b: i64, unit_b: &str| {
-        if b == 0 { format!("{a}{unit_a}") } else { format!("{a}{unit_a}{b}{unit_b}") }
+        if b == 0 {
+            format!("{a}{unit_a}")
+        } else {
+            format!("{a}{unit_a}{b}{unit_b}")
+        }
     };
     if s < 120 {
         format!("{s}s")
@@ -188,13 +205,25 @@ pub fn labels_text(labels: &Value) -> String {
         .flatten()
         .map(|(k, v)| format!("{k}={}", v.as_str().unwrap_or("")))
         .collect();
-    if parts.is_empty() { "<none>".to_owned() } else { parts.join(",") }
+    if parts.is_empty() {
+        "<none>".to_owned()
+    } else {
+        parts.join(",")
+    }
 }
 
 /// The strings at a pointer in each element of a list, joined; `<none>` when there are none.
 pub fn joined(object: &Value, list: &str, field: &str) -> String {
-    let words: Vec<&str> = items(object, list).iter().map(|v| str_at(v, field)).filter(|s| !s.is_empty()).collect();
-    if words.is_empty() { "<none>".to_owned() } else { words.join(",") }
+    let words: Vec<&str> = items(object, list)
+        .iter()
+        .map(|v| str_at(v, field))
+        .filter(|s| !s.is_empty())
+        .collect();
+    if words.is_empty() {
+        "<none>".to_owned()
+    } else {
+        words.join(",")
+    }
 }
 
 #[cfg(test)]
@@ -203,8 +232,18 @@ mod tests {
 
     #[test]
     fn ages_as_kubectl_shows_them() {
-        for (seconds, shown) in [(5, "5s"), (119, "119s"), (125, "2m5s"), (601, "10m"), (4 * 3600 + 60, "4h1m"),
-            (9 * 3600, "9h"), (3 * 86400, "3d"), (3 * 86400 + 3600, "3d1h"), (9 * 86400, "9d"), (800 * 86400, "2y70d")] {
+        for (seconds, shown) in [
+            (5, "5s"),
+            (119, "119s"),
+            (125, "2m5s"),
+            (601, "10m"),
+            (4 * 3600 + 60, "4h1m"),
+            (9 * 3600, "9h"),
+            (3 * 86400, "3d"),
+            (3 * 86400 + 3600, "3d1h"),
+            (9 * 86400, "9d"),
+            (800 * 86400, "2y70d"),
+        ] {
             assert_eq!(human_duration(seconds), shown);
         }
     }
@@ -216,7 +255,10 @@ mod tests {
         assert_eq!(json_path(&o, ".spec.a[*].n").len(), 2);
         assert_eq!(json_path(&o, ".spec.x\\.y"), [&json!("z")]);
         assert_eq!(json_path(&o, ".spec['x.y']"), [&json!("z")]);
-        assert_eq!(json_path(&o, ".status.conditions[?(@.type==\"Ready\")].status"), [&json!("True")]);
+        assert_eq!(
+            json_path(&o, ".status.conditions[?(@.type==\"Ready\")].status"),
+            [&json!("True")]
+        );
         assert!(json_path(&o, ".spec.none.deeper").is_empty());
     }
 }

@@ -60,8 +60,7 @@ pub struct Tokens {
 impl Tokens {
     pub fn new(pki: &Pki, store: Arc<Store>) -> Result<Self, TokenError> {
         let path = pki.key("sa");
-        let pem = fs::read_to_string(&path)
-            .map_err(|e| TokenError::Key(format!("{}: {e}", path.display())))?;
+        let pem = fs::read_to_string(&path).map_err(|e| TokenError::Key(format!("{}: {e}", path.display())))?;
         let key = KeyPair::from_pem(&pem).map_err(|e| TokenError::Key(e.to_string()))?;
         use sha2::Digest;
         let digest = sha2::Sha256::digest(key.public_key_raw());

@@ -45,7 +45,10 @@ pub fn provider() -> Arc<CryptoProvider> {
 }
 
 /// A certificate chain with its key, as PEM files.
-pub fn load(pki: &Pki, name: &str) -> std::result::Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), TlsError> {
+pub fn load(
+    pki: &Pki,
+    name: &str,
+) -> std::result::Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), TlsError> {
     let error = |path: &PathBuf, e: &dyn std::fmt::Display| TlsError::File {
         path: path.clone(),
         message: e.to_string(),
@@ -236,11 +239,18 @@ const HOP_BY_HOP: [&str; 8] = [
 
 /// Passes a request on with another path and returns the response; bodies are streamed, upgrades spliced.
 /// `change` adjusts the headers.
-pub async fn forward(to: &Destination, mut request: Request<Incoming>, path_and_query: &str, change: impl FnOnce(&mut HeaderMap)) -> Result<Response<Body>> {
+pub async fn forward(
+    to: &Destination,
+    mut request: Request<Incoming>,
+    path_and_query: &str,
+    change: impl FnOnce(&mut HeaderMap),
+) -> Result<Response<Body>> {
     let upgrade = request.headers().get(header::UPGRADE).cloned();
     let ours = upgrade.is_some().then(|| hyper::upgrade::on(&mut request));
     let (mut parts, body) = request.into_parts();
-    parts.uri = path_and_query.parse().map_err(|e| ApiError::bad_request(format!("invalid path: {e}")))?;
+    parts.uri = path_and_query
+        .parse()
+        .map_err(|e| ApiError::bad_request(format!("invalid path: {e}")))?;
     parts.version = http::Version::HTTP_11;
     for name in HOP_BY_HOP {
         parts.headers.remove(name);
@@ -248,7 +258,9 @@ pub async fn forward(to: &Destination, mut request: Request<Incoming>, path_and_
     set_host(&mut parts.headers, &to.host);
     change(&mut parts.headers);
     if let Some(protocol) = &upgrade {
-        parts.headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
+        parts
+            .headers
+            .insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
         parts.headers.insert(header::UPGRADE, protocol.clone());
     }
     let mut response = send(to, Request::from_parts(parts, body)).await?;

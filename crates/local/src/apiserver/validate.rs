@@ -86,7 +86,11 @@ fn locate(object: &Value, decode: RoundTrip) -> String {
             Some(Value::Object(map)) => map
                 .keys()
                 .map(|k| {
-                    let shown = if path.is_empty() { k.clone() } else { format!("{path}.{k}") };
+                    let shown = if path.is_empty() {
+                        k.clone()
+                    } else {
+                        format!("{path}.{k}")
+                    };
                     (k.clone(), shown)
                 })
                 .collect(),
@@ -147,7 +151,11 @@ fn collect_unknown(given: &Value, known: &Value, path: &str, unknown: &mut Vec<S
     match (given, known) {
         (Value::Object(given), Value::Object(known)) => {
             for (key, value) in given {
-                let path = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
+                let path = if path.is_empty() {
+                    key.clone()
+                } else {
+                    format!("{path}.{key}")
+                };
                 match known.get(key) {
                     Some(k) => collect_unknown(value, k, &path, unknown),
                     None if value.is_null() => {}
@@ -257,7 +265,11 @@ fn builtin(resource: &Resource, object: &Value, old: Option<&Value>, causes: &mu
         ("discovery.k8s.io", "endpointslices") => {
             let kind = str_at(object, "/addressType");
             if !matches!(kind, "IPv4" | "IPv6" | "FQDN") {
-                causes.push(Cause::unsupported("addressType", &kind.into(), &["IPv4", "IPv6", "FQDN"]));
+                causes.push(Cause::unsupported(
+                    "addressType",
+                    &kind.into(),
+                    &["IPv4", "IPv6", "FQDN"],
+                ));
             }
             unchanged(old, object, "/addressType", "addressType", causes);
         }
@@ -313,7 +325,11 @@ fn container(c: &Value, path: &str, volumes: &[&str], causes: &mut Vec<Cause>) {
         causes.push(Cause::required(format!("{path}.image"), ""));
     }
     for (i, port) in items(c, "/ports").iter().enumerate() {
-        port_number(&port["containerPort"], &format!("{path}.ports[{i}].containerPort"), causes);
+        port_number(
+            &port["containerPort"],
+            &format!("{path}.ports[{i}].containerPort"),
+            causes,
+        );
         protocol(port, &format!("{path}.ports[{i}].protocol"), causes);
     }
     for (i, env) in items(c, "/env").iter().enumerate() {
@@ -342,7 +358,10 @@ fn container(c: &Value, path: &str, volumes: &[&str], causes: &mut Vec<Cause>) {
         let handlers = ["exec", "httpGet", "tcpSocket", "grpc"];
         match handlers.iter().filter(|h| p.get(**h).is_some()).count() {
             1 => {}
-            0 => causes.push(Cause::required(format!("{path}.{probe}"), "must specify a handler type")),
+            0 => causes.push(Cause::required(
+                format!("{path}.{probe}"),
+                "must specify a handler type",
+            )),
             _ => causes.push(Cause::forbidden(
                 format!("{path}.{probe}"),
                 "may not specify more than 1 handler type",
@@ -376,7 +395,13 @@ fn pod_unchanged(old: &Value, new: &Value, causes: &mut Vec<Cause>) {
             }
         }
         let map = super::object::as_map(&mut spec);
-        for field in ["activeDeadlineSeconds", "tolerations", "terminationGracePeriodSeconds", "schedulingGates", "ephemeralContainers"] {
+        for field in [
+            "activeDeadlineSeconds",
+            "tolerations",
+            "terminationGracePeriodSeconds",
+            "schedulingGates",
+            "ephemeralContainers",
+        ] {
             map.remove(field);
         }
         if old.pointer("/spec/nodeName").is_none() {
@@ -436,7 +461,10 @@ fn service(object: &Value, old: Option<&Value>, causes: &mut Vec<Cause>) {
     if let Some(labels) = spec["selector"].as_object() {
         for (key, value) in labels {
             let text = value.as_str().unwrap_or("");
-            for hint in [labels::check_key(key), labels::check_value(text)].into_iter().filter_map(|r| r.err()) {
+            for hint in [labels::check_key(key), labels::check_value(text)]
+                .into_iter()
+                .filter_map(|r| r.err())
+            {
                 causes.push(Cause::invalid("spec.selector", value, hint));
             }
         }
@@ -456,7 +484,9 @@ fn data_keys(object: &Value, causes: &mut Vec<Cause>) {
                 && !key.is_empty()
                 && key != "."
                 && key != ".."
-                && key.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'));
+                && key
+                    .bytes()
+                    .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'));
             if !ok {
                 causes.push(Cause::invalid(
                     format!("{map}[{key}]"),
@@ -473,7 +503,11 @@ fn workload(resource: &Resource, object: &Value, old: Option<&Value>, causes: &m
     if let Some(n) = spec["replicas"].as_i64()
         && n < 0
     {
-        causes.push(Cause::invalid("spec.replicas", &json!(n), "must be greater than or equal to 0"));
+        causes.push(Cause::invalid(
+            "spec.replicas",
+            &json!(n),
+            "must be greater than or equal to 0",
+        ));
     }
     let selector = &spec["selector"];
     let labels = &spec["template"]["metadata"]["labels"];
@@ -492,14 +526,21 @@ fn workload(resource: &Resource, object: &Value, old: Option<&Value>, causes: &m
     }
     for (key, value) in labels.as_object().into_iter().flatten() {
         let text = value.as_str().unwrap_or("");
-        for hint in [labels::check_key(key), labels::check_value(text)].into_iter().filter_map(|r| r.err()) {
+        for hint in [labels::check_key(key), labels::check_value(text)]
+            .into_iter()
+            .filter_map(|r| r.err())
+        {
             causes.push(Cause::invalid("spec.template.metadata.labels", value, hint));
         }
     }
     pod_spec(&spec["template"]["spec"], "spec.template.spec", causes);
     let policy = str_at(spec, "/template/spec/restartPolicy");
     if matches!(policy, "OnFailure" | "Never") {
-        causes.push(Cause::unsupported("spec.template.spec.restartPolicy", &policy.into(), &["Always"]));
+        causes.push(Cause::unsupported(
+            "spec.template.spec.restartPolicy",
+            &policy.into(),
+            &["Always"],
+        ));
     }
     if resource.group == "apps" {
         unchanged(old, object, "/spec/selector", "spec.selector", causes);
@@ -531,7 +572,11 @@ pub fn selects(selector: &Value, labels: &Value) -> bool {
 fn ingress(object: &Value, causes: &mut Vec<Cause>) {
     let spec = &object["spec"];
     if spec["rules"].as_array().is_none_or(Vec::is_empty) && spec.get("defaultBackend").is_none() {
-        causes.push(Cause::invalid("spec", spec, "either `defaultBackend` or `rules` must be specified"));
+        causes.push(Cause::invalid(
+            "spec",
+            spec,
+            "either `defaultBackend` or `rules` must be specified",
+        ));
     }
     for (r, rule) in items(spec, "/rules").iter().enumerate() {
         for (p, path) in items(rule, "/http/paths").iter().enumerate() {
@@ -545,7 +590,11 @@ fn ingress(object: &Value, causes: &mut Vec<Cause>) {
             }
             let text = str_at(path, "/path");
             if kind != "ImplementationSpecific" && !text.starts_with('/') {
-                causes.push(Cause::invalid(format!("{at}.path"), &text.into(), "must be an absolute path"));
+                causes.push(Cause::invalid(
+                    format!("{at}.path"),
+                    &text.into(),
+                    "must be an absolute path",
+                ));
             }
             if path.pointer("/backend/service").is_some() {
                 let port = &path["backend"]["service"]["port"];
@@ -564,7 +613,10 @@ fn rules(resource: &Resource, object: &Value, causes: &mut Vec<Cause>) {
     for (i, rule) in items(object, "/rules").iter().enumerate() {
         let at = format!("rules[{i}]");
         if items(rule, "/verbs").is_empty() {
-            causes.push(Cause::required(format!("{at}.verbs"), "verbs must contain at least one value"));
+            causes.push(Cause::required(
+                format!("{at}.verbs"),
+                "verbs must contain at least one value",
+            ));
         }
         let paths = !items(rule, "/nonResourceURLs").is_empty();
         if paths && resource.namespaced {
@@ -601,7 +653,11 @@ fn api_service(object: &Value, causes: &mut Vec<Cause>) {
     }
     for field in ["groupPriorityMinimum", "versionPriority"] {
         if object["spec"][field].as_i64().is_none_or(|n| n <= 0) {
-            causes.push(Cause::invalid(format!("spec.{field}"), &object["spec"][field], "must be positive"));
+            causes.push(Cause::invalid(
+                format!("spec.{field}"),
+                &object["spec"][field],
+                "must be positive",
+            ));
         }
     }
 }
@@ -628,7 +684,11 @@ mod tests {
         let bad = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p"}, "spec": {"containers": [
             {"name": "a"}, {"name": "b", "ports": [{"containerPort": "http"}]}]}});
         let e = decoded("", "pods", bad, FieldValidation::Strict).unwrap_err();
-        assert!(e.message.contains("spec.containers[1].ports[0].containerPort"), "{}", e.message);
+        assert!(
+            e.message.contains("spec.containers[1].ports[0].containerPort"),
+            "{}",
+            e.message
+        );
     }
 
     #[test]
@@ -636,7 +696,12 @@ mod tests {
         let object = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p"},
             "spec": {"containers": [{"name": "a", "imagee": "x"}], "hostNetwork": false}});
         let e = decoded("", "pods", object.clone(), FieldValidation::Strict).unwrap_err();
-        assert!(e.message.contains("strict decoding error: unknown field \"spec.containers[0].imagee\""), "{}", e.message);
+        assert!(
+            e.message
+                .contains("strict decoding error: unknown field \"spec.containers[0].imagee\""),
+            "{}",
+            e.message
+        );
         let warnings = decoded("", "pods", object, FieldValidation::Warn).unwrap();
         assert_eq!(warnings, ["unknown field \"spec.containers[0].imagee\""]);
     }
@@ -646,6 +711,9 @@ mod tests {
         let labels = json!({"app": "a", "version": "v1"});
         assert!(selects(&json!({"matchLabels": {"app": "a"}}), &labels));
         assert!(!selects(&json!({"matchLabels": {"app": "b"}}), &labels));
-        assert!(selects(&json!({"matchExpressions": [{"key": "version", "operator": "In", "values": ["v1"]}]}), &labels));
+        assert!(selects(
+            &json!({"matchExpressions": [{"key": "version", "operator": "In", "values": ["v1"]}]}),
+            &labels
+        ));
     }
 }

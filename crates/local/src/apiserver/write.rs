@@ -67,7 +67,6 @@ impl Options {
 pub struct Written {
     pub value: Value,
     pub warnings: Vec<String>,
-    pub created: bool,
 }
 
 /// Which part of an object a write may change.
@@ -145,27 +144,52 @@ fn check_place(value: &mut Value, target: &Target, namespaced: bool) -> Result<(
     Ok(())
 }
 
-pub fn create(api: &Api, resource: &Resource, target: &Target, query: &Query, headers: &HeaderMap, body: Value) -> Result<Response<Body>> {
+pub fn create(
+    api: &Api,
+    resource: &Resource,
+    target: &Target,
+    query: &Query,
+    headers: &HeaderMap,
+    body: Value,
+) -> Result<Response<Body>> {
     let options = Options::of(query, headers);
     let written = create_object(api, resource, target, body, &options)?;
     Ok(reply(201, resource, written, headers))
 }
 
 /// Creates an object given in the version of `resource`.
-pub fn create_object(api: &Api, resource: &Resource, target: &Target, mut value: Value, options: &Options) -> Result<Written> {
+pub fn create_object(
+    api: &Api,
+    resource: &Resource,
+    target: &Target,
+    mut value: Value,
+    options: &Options,
+) -> Result<Written> {
     check_kind(resource, &mut value)?;
     if resource.namespaced && target.namespace.is_empty() {
-        return Err(ApiError::bad_request("an empty namespace may not be set during creation"));
+        return Err(ApiError::bad_request(
+            "an empty namespace may not be set during creation",
+        ));
     }
-    let target = Target { name: String::new(), ..target.clone() };
+    let target = Target {
+        name: String::new(),
+        ..target.clone()
+    };
     check_place(&mut value, &target, resource.namespaced)?;
     let warnings = validate::decode(resource, &mut value, options.fields)?;
     let mut value = convert::to_storage(resource, value);
+    drop_empties(resource, &mut value);
     let generate = str_at(&value, "/metadata/generateName").to_owned();
     let named = !object::name(&value).is_empty();
     {
         let meta = meta(&mut value);
-        for field in ["resourceVersion", "selfLink", "deletionTimestamp", "deletionGracePeriodSeconds", "generation"] {
+        for field in [
+            "resourceVersion",
+            "selfLink",
+            "deletionTimestamp",
+            "deletionGracePeriodSeconds",
+            "generation",
+        ] {
             meta.remove(field);
         }
         meta.insert("uid".into(), object::new_uid().into());
@@ -190,23 +214,47 @@ pub fn create_object(api: &Api, resource: &Resource, target: &Target, mut value:
         }
         validate::check(resource, &value, None)?;
         if options.dry_run {
-            if api.store.get(&resource.storage, object::namespace(&value), object::name(&value)).is_some() {
+            if api
+                .store
+                .get(&resource.storage, object::namespace(&value), object::name(&value))
+                .is_some()
+            {
                 return Err(ApiError::already_exists(resource, object::name(&value)));
             }
-            return Ok(Written { value, warnings, created: true });
+            return Ok(Written { value, warnings });
         }
         let name = object::name(&value).to_owned();
         match api.store.create(&resource.storage, value) {
             Ok(stored) => {
                 let value = stored.value();
                 api.after_write(resource, &value);
-                return Ok(Written { value, warnings, created: true });
+                return Ok(Written { value, warnings });
             }
             Err(WriteError::Exists) if !named && attempt < NAME_TRIES_MAX => {}
             Err(e) => return Err(store_error(resource, &name, e)),
         }
     }
     Err(ApiError::internal("no name could be generated"))
+}
+
+/// Nulls in built-in kinds and empty maps in metadata say nothing: an object reads the same however it was sent.
+/// (In a custom kind a null may be a value.)
+fn drop_empties(resource: &Resource, value: &mut Value) {
+    fn drop_nulls(value: &mut Value) {
+        match value {
+            Value::Object(map) => {
+                map.retain(|_, v| !v.is_null());
+                map.values_mut().for_each(drop_nulls);
+            }
+            Value::Array(list) => list.iter_mut().for_each(drop_nulls),
+            _ => {}
+        }
+    }
+    if !resource.is_custom() {
+        drop_nulls(value);
+    }
+    meta(value)
+        .retain(|_, v| v.as_object().is_none_or(|m| !m.is_empty()) && v.as_array().is_none_or(|l| !l.is_empty()));
 }
 
 fn establish(definition: &mut Value) {
@@ -219,7 +267,15 @@ fn establish(definition: &mut Value) {
     }
 }
 
-pub fn update(api: &Api, resource: &Resource, target: &Target, part: Part, query: &Query, headers: &HeaderMap, mut body: Value) -> Result<Response<Body>> {
+pub fn update(
+    api: &Api,
+    resource: &Resource,
+    target: &Target,
+    part: Part,
+    query: &Query,
+    headers: &HeaderMap,
+    mut body: Value,
+) -> Result<Response<Body>> {
     let options = Options::of(query, headers);
     check_kind(resource, &mut body)?;
     check_place(&mut body, target, resource.namespaced)?;
@@ -228,7 +284,16 @@ pub fn update(api: &Api, resource: &Resource, target: &Target, part: Part, query
 }
 
 #[allow(clippy::too_many_arguments)]
-pub fn patch(api: &Api, resource: &Resource, target: &Target, part: Part, kind: patch::Kind, query: &Query, headers: &HeaderMap, body: Value) -> Result<Response<Body>> {
+pub fn patch(
+    api: &Api,
+    resource: &Resource,
+    target: &Target,
+    part: Part,
+    kind: patch::Kind,
+    query: &Query,
+    headers: &HeaderMap,
+    body: Value,
+) -> Result<Response<Body>> {
     let options = Options::of(query, headers);
     if kind == patch::Kind::Strategic && resource.is_custom() {
         return Err(ApiError::new(
@@ -281,7 +346,14 @@ pub fn patch(api: &Api, resource: &Resource, target: &Target, part: Part, kind: 
 }
 
 /// Changes an object by a function from its present to its wanted form (both in the version of `resource`).
-pub fn change(api: &Api, resource: &Resource, target: &Target, part: Part, options: &Options, wanted: impl Fn(&Value) -> Result<Value>) -> Result<Written> {
+pub fn change(
+    api: &Api,
+    resource: &Resource,
+    target: &Target,
+    part: Part,
+    options: &Options,
+    wanted: impl Fn(&Value) -> Result<Value>,
+) -> Result<Written> {
     for attempt in 1.. {
         let old = api.find(resource, target)?;
         let present = converted(resource, &old);
@@ -296,22 +368,29 @@ pub fn change(api: &Api, resource: &Resource, target: &Target, part: Part, optio
             return Err(ApiError::conflict(
                 resource,
                 &old.name,
-                &format!("Precondition failed: UID in precondition: {given_uid}, UID in object meta: {}", old.uid),
+                &format!(
+                    "Precondition failed: UID in precondition: {given_uid}, UID in object meta: {}",
+                    old.uid
+                ),
             ));
         }
         let old_value = old.value();
-        let new = convert::to_storage(resource, new);
+        let mut new = convert::to_storage(resource, new);
+        drop_empties(resource, &mut new);
         let new = merged(api, resource, part, &old_value, new)?;
         if new == old_value {
-            return Ok(Written { value: old_value, warnings, created: false });
+            return Ok(Written {
+                value: old_value,
+                warnings,
+            });
         }
         if options.dry_run {
-            return Ok(Written { value: new, warnings, created: false });
+            return Ok(Written { value: new, warnings });
         }
         match store_update(api, resource, &old, new) {
             Ok(value) => {
                 api.after_write(resource, &value);
-                return Ok(Written { value, warnings, created: false });
+                return Ok(Written { value, warnings });
             }
             Err(WriteError::Conflict) if given_version.is_empty() && attempt < PATCH_TRIES_MAX => {}
             Err(e) => return Err(store_error(resource, &old.name, e)),
@@ -344,7 +423,16 @@ fn merged(api: &Api, resource: &Resource, part: Part, old: &Value, new: Value) -
         return Ok(kept);
     }
     let mut new = new;
-    for field in ["uid", "creationTimestamp", "generation", "deletionTimestamp", "deletionGracePeriodSeconds", "resourceVersion", "selfLink", "generateName"] {
+    for field in [
+        "uid",
+        "creationTimestamp",
+        "generation",
+        "deletionTimestamp",
+        "deletionGracePeriodSeconds",
+        "resourceVersion",
+        "selfLink",
+        "generateName",
+    ] {
         match old["metadata"].get(field) {
             Some(v) => meta(&mut new).insert(field.into(), v.clone()),
             None => meta(&mut new).remove(field),
@@ -363,7 +451,9 @@ fn merged(api: &Api, resource: &Resource, part: Part, old: &Value, new: Value) -
     }
     admission::update(api, resource, old, &mut new)?;
     defaults::apply(resource, &mut new);
-    if resource.is("apiextensions.k8s.io", "customresourcedefinitions") && old["metadata"].get("deletionTimestamp").is_none() {
+    if resource.is("apiextensions.k8s.io", "customresourcedefinitions")
+        && old["metadata"].get("deletionTimestamp").is_none()
+    {
         establish(&mut new);
     }
     validate::check(resource, &new, Some(old))?;
@@ -405,7 +495,9 @@ impl DeleteOptions {
             _ => {}
         }
         Self {
-            grace: body["gracePeriodSeconds"].as_i64().or(query.number("gracePeriodSeconds")),
+            grace: body["gracePeriodSeconds"]
+                .as_i64()
+                .or(query.number("gracePeriodSeconds")),
             propagation,
             uid: str_at(body, "/preconditions/uid").to_owned(),
             version: str_at(body, "/preconditions/resourceVersion").to_owned(),
@@ -414,9 +506,19 @@ impl DeleteOptions {
     }
 }
 
-pub fn delete(api: &Api, resource: &Resource, target: &Target, query: &Query, headers: &HeaderMap, body: &Value) -> Result<Response<Body>> {
+pub fn delete(
+    api: &Api,
+    resource: &Resource,
+    target: &Target,
+    query: &Query,
+    headers: &HeaderMap,
+    body: &Value,
+) -> Result<Response<Body>> {
     let options = DeleteOptions::of(query, body);
-    if !matches!(options.propagation.as_str(), "" | "Background" | "Foreground" | "Orphan") {
+    if !matches!(
+        options.propagation.as_str(),
+        "" | "Background" | "Foreground" | "Orphan"
+    ) {
         return Err(ApiError::bad_request(format!(
             "invalid propagationPolicy {:?}: must be Background, Foreground or Orphan",
             options.propagation
@@ -436,7 +538,12 @@ pub fn delete(api: &Api, resource: &Resource, target: &Target, query: &Query, he
 }
 
 /// Deletes an object; returns it if it still has to wait for its grace period or its finalizers.
-pub fn delete_object(api: &Api, resource: &Resource, target: &Target, options: &DeleteOptions) -> Result<Option<Value>> {
+pub fn delete_object(
+    api: &Api,
+    resource: &Resource,
+    target: &Target,
+    options: &DeleteOptions,
+) -> Result<Option<Value>> {
     for attempt in 1.. {
         let old = api.find(resource, target)?;
         check_preconditions(resource, &old, options)?;
@@ -479,7 +586,10 @@ fn check_preconditions(resource: &Resource, old: &Object, options: &DeleteOption
         return Err(ApiError::conflict(
             resource,
             &old.name,
-            &format!("Precondition failed: UID in precondition: {}, UID in object meta: {}", options.uid, old.uid),
+            &format!(
+                "Precondition failed: UID in precondition: {}, UID in object meta: {}",
+                options.uid, old.uid
+            ),
         ));
     }
     if !options.version.is_empty() && options.version != old.version.to_string() {
@@ -541,7 +651,13 @@ fn mark_deleting(resource: &Resource, value: &mut Value, grace: i64) {
     }
 }
 
-pub fn delete_collection(api: &Api, resource: &Resource, target: &Target, query: &Query, body: &Value) -> Result<Response<Body>> {
+pub fn delete_collection(
+    api: &Api,
+    resource: &Resource,
+    target: &Target,
+    query: &Query,
+    body: &Value,
+) -> Result<Response<Body>> {
     let options = DeleteOptions::of(query, body);
     let (version, objects): (u64, Vec<Arc<Object>>) = super::read::select(api, resource, target, query)?;
     let mut gone = Vec::new();
