@@ -183,6 +183,11 @@ impl Tsdb {
         }
     }
 
+    /// Appends the store's figures about itself as text format 0.0.4.
+    pub fn render(&self, out: &mut String) {
+        self.stats().render(out);
+    }
+
     fn index(&self) -> RwLockReadGuard<'_, Index> {
         self.index.read().unwrap_or_else(PoisonError::into_inner)
     }

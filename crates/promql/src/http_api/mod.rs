@@ -1,6 +1,6 @@
 //! Prometheus's HTTP API over an [`Engine`], on any HTTP/1.1 connection.
 //!
-//! `/api/v1/{query,query_range,series,labels,label/<name>/values,targets,status/buildinfo}` by GET or POST form,
+//! `/api/v1/{query,query_range,series,labels,label/<name>/values,targets,status/buildinfo}` by GET or POST form, `/sd/proxies`,
 //! `/-/ready`, `/-/healthy` and `/metrics`. What may call is decided by an [`Authorize`] hook that sees the bearer token;
 //! this module knows neither Kubernetes nor the store behind the engine.
 
@@ -50,6 +50,8 @@ pub struct Api {
     pub engine: Engine,
     /// See [`TargetsJson`].
     pub targets: TargetsJson,
+    /// What `/sd/proxies` answers: the targets in the format of Prometheus's HTTP discovery.
+    pub discovered: TargetsJson,
     /// See [`SelfMetrics`].
     pub metrics: SelfMetrics,
 }

@@ -25,6 +25,11 @@ pub(super) fn answer(api: &Api, counts: &Counts, path: &str, params: &Params) ->
         "/api/v1/series" => series(api, params),
         "/api/v1/labels" => labels(api, params),
         "/api/v1/targets" => Ok(answer::success((api.targets)())),
+        "/sd/proxies" => Ok(answer::text(
+            StatusCode::OK,
+            "application/json",
+            (api.discovered)().to_string(),
+        )),
         "/api/v1/status/buildinfo" => Ok(build_info()),
         "/metrics" => Ok(metrics(api, counts)),
         _ => match path

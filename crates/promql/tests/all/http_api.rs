@@ -34,6 +34,7 @@ impl Served {
         let api = Api {
             engine,
             targets: Arc::new(|| json!({ "activeTargets": [] })),
+            discovered: Arc::new(|| json!([{ "targets": ["10.244.0.5:8900"], "labels": { "pod": "web-0" } }])),
             metrics: Arc::new(|page| page.push_str("weir_own 1\n")),
         };
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap_or_else(|e| panic!("{e}"));
@@ -112,6 +113,8 @@ async fn answers_as_prometheus_does() {
     assert_eq!(body["data"], json!(["a", "b"]));
     let (_, body) = served.get("/api/v1/targets").await;
     assert_eq!(body["data"], json!({ "activeTargets": [] }));
+    let (status, body) = served.get("/sd/proxies").await;
+    assert_eq!((status, body[0]["targets"][0].as_str()), (200, Some("10.244.0.5:8900")));
     let (status, _) = served.get("/api/v1/status/buildinfo").await;
     assert_eq!(status, 200);
     let (_, page) = served.ask(http::Request::get("/metrics"), "").await;

@@ -1,5 +1,6 @@
 //! Tests of the crate from outside: scripts of loads and evaluations, and the HTTP API over a socket.
 
+mod differential;
 mod http_api;
 mod memory;
 mod scripts;
