@@ -4,8 +4,9 @@
 //! afterwards, or undone. It knows nothing of proxies; it never touches any other table.
 //!
 //! Only the first packet of a new connection (SYN) is redirected, so a connection from before stays untouched. Undoing
-//! takes two steps, because a connection that was redirected lives as long as the chains exist: [`empty`] leaves the
-//! chains without rules, so that new connections go their own way; [`remove`], once the proxy has gone, takes the rest.
+//! takes two steps, because a connection that was redirected lives as long as the chains exist and connections are
+//! tracked: [`release`] takes the rules out, so that new connections go their own way; [`remove`], once the proxy has
+//! gone, takes the rest.
 
 use std::fmt::Write as _;
 use std::net::IpAddr;
@@ -71,8 +72,14 @@ pub async fn verify(netns: &Path, skip: &Skip) -> Result<(), Error> {
 }
 
 /// First step of undoing: new connections are no longer redirected; redirected ones go on.
-pub async fn empty(netns: &Path) -> Result<(), Error> {
-    let script = format!("{CHAINS}flush chain inet weir output\nflush chain inet weir prerouting\n");
+pub async fn release(netns: &Path) -> Result<(), Error> {
+    // The kernel tracks connections in a namespace only while some rule needs it, and translates only tracked ones: with
+    // the last redirect rule gone and nothing in its place, redirected connections would be cut off. A rule that looks
+    // at the state keeps the tracking, whatever it decides.
+    let script = format!(
+        "{CHAINS}flush chain inet weir output\nflush chain inet weir prerouting\n\
+         add rule inet weir output ct state new return\nadd rule inet weir prerouting ct state new return\n"
+    );
     nft(netns, &["-f", "-"], &script).await.map(drop)
 }
 

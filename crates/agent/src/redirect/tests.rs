@@ -84,7 +84,7 @@ async fn new_connections_are_captured_and_old_ones_left_alone() {
     assert_eq!(say(&mut connect(net.pod(), "10.199.0.2:7100", None).unwrap(), "5"), "outbound:5");
     assert_eq!(say(&mut captured_out, "5"), "outbound:5");
 
-    empty(&net.pod()).await.unwrap();
+    release(&net.pod()).await.unwrap();
     assert_eq!(say(&mut out(None), "6"), "peer:6");
     assert_eq!(say(&mut connect(net.peer(), "10.199.0.1:7001", None).unwrap(), "6"), "app:6");
     assert_eq!(say(&mut captured_out, "6"), "outbound:6");

@@ -394,7 +394,7 @@ impl PodTask {
         let netns = record.sandbox.netns.clone();
         let reachable = netns.exists();
         if record.redirected.is_some() && reachable {
-            redirect::empty(&netns).await?;
+            redirect::release(&netns).await?;
         }
         if let Some(process) = &mut self.process {
             process.signal(Signal::SIGTERM);
