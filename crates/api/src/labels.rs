@@ -92,9 +92,12 @@ pub fn effective<'a>(
         .or_else(|| namespace.and_then(|n| value(n, key)))
 }
 
+/// A port and the text that a key says about it; or the key that names no port, and why.
+pub type PortValue<'a> = Result<(u16, &'a str), (&'a str, String)>;
+
 /// All `(port, value)` pairs of keys `<prefix><N>` on an object, annotation over label, in order of the port. A suffix
 /// that is no port number gives `Err((key, reason))`.
-pub fn ports<'a>(meta: &'a ObjectMeta, prefix: &str) -> Vec<Result<(u16, &'a str), (&'a str, String)>> {
+pub fn ports<'a>(meta: &'a ObjectMeta, prefix: &str) -> Vec<PortValue<'a>> {
     let mut found = std::collections::BTreeMap::new();
     for map in [&meta.labels, &meta.annotations].into_iter().flatten() {
         for (key, text) in map

@@ -5,25 +5,25 @@
 
 use serde::{Deserialize, Serialize};
 
-/// An API error as its HTTP body.
+/// An API error as its HTTP body. Kept small, since it is the error of many results.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Status {
     /// Always `Status`.
-    pub kind: String,
+    pub kind: Box<str>,
     /// Always `v1`.
-    pub api_version: String,
+    pub api_version: Box<str>,
     /// Always empty.
     pub metadata: StatusMeta,
     /// `Failure` or `Success`.
-    pub status: String,
+    pub status: Box<str>,
     /// For people.
     pub message: String,
     /// For machines, such as `NotFound`.
     pub reason: String,
     /// What the reason is about.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub details: Option<StatusDetails>,
+    pub details: Option<Box<StatusDetails>>,
     /// HTTP status code.
     pub code: u16,
 }
@@ -79,12 +79,12 @@ impl Status {
     }
 
     fn about(mut self, group: &str, resource: &str, name: &str) -> Self {
-        self.details = Some(StatusDetails {
+        self.details = Some(Box::new(StatusDetails {
             name: name.into(),
             group: group.into(),
             kind: resource.into(),
             ..Default::default()
-        });
+        }));
         self
     }
 
@@ -97,7 +97,7 @@ impl Status {
     /// 404 for a path or a resource that is not served.
     pub fn unknown_path() -> Self {
         let mut status = Self::failure(404, "NotFound", "the server could not find the requested resource");
-        status.details = Some(StatusDetails::default());
+        status.details = Some(Box::default());
         status
     }
 
@@ -126,7 +126,7 @@ impl Status {
             "Forbidden",
             format!("forbidden: User {user:?} cannot {verb} path {path:?}"),
         );
-        status.details = Some(StatusDetails::default());
+        status.details = Some(Box::default());
         status
     }
 
@@ -158,10 +158,10 @@ impl Status {
     /// 503: try again later.
     pub fn service_unavailable(message: impl Into<String>) -> Self {
         let mut status = Self::failure(503, "ServiceUnavailable", message);
-        status.details = Some(StatusDetails {
+        status.details = Some(Box::new(StatusDetails {
             retry_after_seconds: 1,
             ..Default::default()
-        });
+        }));
         status
     }
 

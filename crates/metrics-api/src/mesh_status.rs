@@ -13,13 +13,16 @@ use weir_api::table::{Column, Row, Table};
 
 use crate::aggregated::{Answer, BoxFuture, Group, Handler, Resource, ResourceRequest, Version};
 
+/// The resources that the proxy with a node id is sent.
+pub type NodeConfig = Arc<dyn Fn(&str) -> Option<Value> + Send + Sync>;
+
 /// Where the answers come from. Each closure must be quick: it runs on the server's threads.
 #[derive(Clone)]
 pub struct MeshStatus {
     /// All proxies; `kind` and `apiVersion` are filled in here.
     pub proxies: Arc<dyn Fn() -> Vec<Proxy> + Send + Sync>,
     /// The resources that the proxy with this node id is sent, as JSON; `None` for a node that is not known.
-    pub config: Arc<dyn Fn(&str) -> Option<Value> + Send + Sync>,
+    pub config: NodeConfig,
     /// All problems.
     pub problems: Arc<dyn Fn() -> Vec<Problem> + Send + Sync>,
 }
