@@ -87,16 +87,18 @@ pub enum UpError {
 pub fn up(config: UpConfig) -> Result<ExitCode, UpError> {
     let data_dir = DataDir::open(&config.data_dir)?;
     data_dir.clean(config.keep);
-    let api = listen("the API server", config.api_listen)?;
-    let metrics = listen("the metric store", config.metrics_listen)?;
-    let signals = Signals::block()?;
-    let result = start(&config, &data_dir, &api, &metrics).map(|node| supervise(node, &signals));
-    if !config.keep {
-        println!("Removing {}", data_dir.path.display());
-    }
+    let result = run(&config, &data_dir);
     data_dir.clean(config.keep);
     data_dir.close(config.keep);
     result
+}
+
+fn run(config: &UpConfig, data_dir: &DataDir) -> Result<ExitCode, UpError> {
+    let api = listen("the API server", config.api_listen)?;
+    let metrics = listen("the metric store", config.metrics_listen)?;
+    let signals = Signals::block()?;
+    let node = start(config, data_dir, &api, &metrics)?;
+    Ok(supervise(node, &signals))
 }
 
 /// The running node and the pipe whose closing tells it that we are gone.

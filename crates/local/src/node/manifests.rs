@@ -124,7 +124,9 @@ fn parse(manifests: &[Manifest]) -> (Vec<Item>, Vec<ManifestError>) {
     let (mut items, mut errors) = (Vec::new(), Vec::new());
     for manifest in manifests {
         let failed = |message: String| ManifestError { file: manifest.name.clone(), object: String::new(), message };
-        let documents = match serde_saphyr::from_multiple::<Value>(&manifest.text) {
+        // `defaultMode: 0400` is octal, as in every tool that reads manifests.
+        let options = serde_saphyr::options! { legacy_octal_numbers: true };
+        let documents = match serde_saphyr::from_multiple_with_options::<Value>(&manifest.text, options) {
             Ok(documents) => documents,
             Err(error) => {
                 errors.push(failed(format!("not valid YAML: {error}")));
@@ -237,15 +239,17 @@ mod tests {
     fn documents_are_split_sorted_and_bad_ones_named() {
         let manifest = |name: &str, text: &str| Manifest { name: name.into(), text: text.into() };
         let manifests = [
-            manifest("a.yaml", "kind: Service\napiVersion: v1\nmetadata: {name: s}\n---\n---\nkind: Namespace\napiVersion: v1\nmetadata: {name: n}\n"),
+            manifest("a.yaml", "kind: Service\napiVersion: v1\nmetadata: {name: s}\n---\n---\nkind: Namespace\napiVersion: v1\nmetadata: {name: ns}\n"),
             manifest("b.yaml", "kind: Pod\nmetadata: {name: p}\n"),
             manifest("c.yaml", "a: [1\n"),
+            manifest("e.yaml", "apiVersion: v1\nkind: Pod\nmetadata: {name: z}\nspec: {mode: 0400}\n"),
             manifest("d.yaml", "apiVersion: v1\nkind: List\nitems:\n- {apiVersion: v1, kind: Pod, metadata: {name: q}}\n"),
         ];
         let (mut items, errors) = parse(&manifests);
         items.sort_by_key(|item| rank(&item.gvk.kind));
         let names: Vec<_> = items.iter().map(|item| item.object.metadata.name.clone().unwrap()).collect();
-        assert_eq!(names, ["n", "s", "q"]);
+        assert_eq!(names, ["ns", "s", "z", "q"]);
+        assert_eq!(items[2].object.data["spec"]["mode"], 0o400);
         assert_eq!(errors.len(), 2);
         assert!(errors[0].to_string().starts_with("b.yaml: document 1: apiVersion: missing"), "{}", errors[0]);
         assert!(errors[1].to_string().starts_with("c.yaml: not valid YAML"), "{}", errors[1]);

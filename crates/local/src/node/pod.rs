@@ -77,15 +77,13 @@ async fn set_up(
             return None;
         }
         let attempt = async {
+            // Volumes first, as kubelets do: no file of a volume can name the pod's address.
+            let placement = placement(NODE_IP);
+            let mut volumes = Volumes::new(node.clone(), &runtime.uid);
+            volumes.prepare(pod, &placement).await?;
             let permit = node.start_permits.acquire().await;
             let sandbox = make_sandbox(node, pod).await?;
             drop(permit);
-            let mut volumes = Volumes::new(node.clone(), &runtime.uid);
-            let placement = placement(sandbox.ip);
-            if let Err(error) = volumes.prepare(pod, &placement).await {
-                remove_sandbox(node, pod, &sandbox).await;
-                return Err(error.into());
-            }
             let latest = runtime.clone();
             tokio::spawn(volumes.keep_fresh(move || latest.object(), placement, volumes_done.clone()));
             Ok(sandbox)

@@ -1,7 +1,7 @@
 //! Wiring: everything the node starts, in order, and how it stops.
 
 use std::io::IsTerminal;
-use std::net::TcpListener;
+use std::net::{Ipv4Addr, TcpListener};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -10,6 +10,7 @@ use k8s_openapi::api::core::v1::Namespace;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Api, Client, Config};
 use listenfd::ListenFd;
+use tokio::net::TcpStream;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
@@ -27,6 +28,7 @@ use crate::{controllers, cri, dns, services};
 
 /// The API server, as everything on the node reaches it.
 const API_URL: &str = "https://127.0.0.1:6443";
+const API_SOCKET: (Ipv4Addr, u16) = (Ipv4Addr::LOCALHOST, 6443);
 /// How long the API server may take to answer first.
 const API_DEADLINE: Duration = Duration::from_secs(60);
 /// Between two looks whether it answers.
@@ -202,6 +204,10 @@ async fn client(pki: &Pki) -> Result<Client, NodeError> {
 async fn wait_for_api(client: &Client, shutdown: &CancellationToken) -> Result<(), NodeError> {
     let deadline = Instant::now() + API_DEADLINE;
     let api: Api<Namespace> = Api::all(client.clone());
+    // First only knock: the client would log each refused connection as an error.
+    while TcpStream::connect(API_SOCKET).await.is_err() && Instant::now() < deadline && !shutdown.is_cancelled() {
+        sleep(API_POLL).await;
+    }
     loop {
         // The namespace comes last in the server's own set-up.
         let error = match api.get_opt("default").await {

@@ -451,7 +451,7 @@ mod tests {
     #[test]
     fn chosen_keys_must_exist_unless_optional() {
         let data = || Some(BTreeMap::from([("k".to_string(), b"v".to_vec())]));
-        let item = |key: &str| KeyToPath { key: key.into(), path: "p".into(), mode: Some(0o600) };
+        let item = |key: &str| KeyToPath { key: key.into(), path: "p".into(), mode: Some(0o600), ..KeyToPath::default() };
         let from = |optional| From { volume: "v", kind: "configmap", name: "m", optional };
         let picked = pick(&from(false), data(), Some(&[item("k")]), 0o644).unwrap();
         assert_eq!(picked["p"], (b"v".to_vec(), 0o600));
