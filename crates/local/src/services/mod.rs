@@ -30,6 +30,8 @@ const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 /// Where Services live, and the link that a process of the node itself sends to them by: its address becomes theirs.
 const SERVICE_NETWORK: (Ipv4Addr, u8) = (Ipv4Addr::new(10, 96, 0, 0), 16);
 const BRIDGE: &str = "weir0";
+/// With this the kernel bridges a translated packet where it should route it, and a pod cannot reach itself.
+const BRIDGE_FILTERS: &str = "/proc/sys/net/bridge/bridge-nf-call-iptables";
 
 /// Why services cannot be translated at all.
 #[derive(Debug, thiserror::Error)]
@@ -53,6 +55,7 @@ pub enum Error {
 pub async fn run(client: Client, shutdown: CancellationToken) -> Result<(), Error> {
     let nft = nft::find()?;
     add_route().await?;
+    route_all();
     let changed = Arc::new(Notify::new());
     let (services, mut services_writer) = store();
     let (slices, mut slices_writer) = store();
@@ -137,6 +140,16 @@ async fn add_route() -> Result<(), Error> {
     let result = add.await;
     driver.abort();
     result
+}
+
+/// Lets what pods send to each other be routed, whole, instead of shown to the rules on its way through the bridge.
+fn route_all() {
+    match std::fs::write(BRIDGE_FILTERS, "0") {
+        Ok(()) => {}
+        // The kernel has no such filters: as it should be.
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+        Err(error) => warn!(%error, "{BRIDGE_FILTERS} stays on: pods do not reach themselves by their Service"),
+    }
 }
 
 #[cfg(test)]

@@ -181,6 +181,7 @@ async fn try_rules() {
         let error = TcpStream::connect(nobody).await.unwrap_err();
         assert_eq!(error.kind(), std::io::ErrorKind::ConnectionRefused, "{nobody:?}");
     }
+    a_pod_reaches_itself(&nft).await;
     super::nft::apply(&nft, super::rules::REMOVE).await.unwrap();
     let left = std::process::Command::new(&nft)
         .args(["list", "tables"])
@@ -191,4 +192,50 @@ async fn try_rules() {
         .await
         .unwrap_err();
     assert!(matches!(error, super::Error::Refused(_)), "{error}");
+}
+
+/// A pod of its own namespace on the bridge, behind a Service.
+async fn a_pod_reaches_itself(nft: &std::path::Path) {
+    let service = service(json!({"metadata": {"name": "own", "namespace": "default"}, "spec": {
+        "clusterIP": "10.96.1.9", "ports": [{"name": "http", "port": 80}]}}));
+    let slice = slice(json!({
+        "metadata": {"name": "own", "namespace": "default", "labels": {"kubernetes.io/service-name": "own"}},
+        "addressType": "IPv4", "ports": [{"name": "http", "port": 8080}],
+        "endpoints": [{"addresses": ["10.244.1.50"], "conditions": {"ready": true}}]}));
+    super::nft::apply(nft, &render(&table(&[service], &[slice])))
+        .await
+        .unwrap();
+    super::route_all();
+    std::fs::write("/proc/sys/net/ipv4/ip_forward", "1").unwrap();
+    // It lives as long as this process.
+    let mut pod = std::process::Command::new("unshare")
+        .args(["-n", "sleep", "60"])
+        .spawn()
+        .unwrap();
+    let namespace = format!("/proc/{}/ns/net", pod.id());
+    let own = std::fs::read_link("/proc/thread-self/ns/net").unwrap();
+    while std::fs::read_link(&namespace).unwrap() == own {
+        tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+    }
+    ip(&format!("link add vpod type veth peer name eth0 netns {}", pod.id()));
+    ip("link set vpod master weir0 up");
+    let connected = std::thread::spawn(move || {
+        nix::sched::setns(
+            std::fs::File::open(namespace).unwrap(),
+            nix::sched::CloneFlags::CLONE_NEWNET,
+        )
+        .unwrap();
+        ip("link set lo up");
+        ip("addr add 10.244.1.50/32 dev eth0");
+        ip("link set eth0 up");
+        ip("route add 10.244.0.1 dev eth0");
+        ip("route add default via 10.244.0.1 onlink dev eth0");
+        let _listener = std::net::TcpListener::bind(("0.0.0.0", 8080)).unwrap();
+        let service = std::net::SocketAddr::from(([10, 96, 1, 9], 80));
+        std::net::TcpStream::connect_timeout(&service, std::time::Duration::from_secs(5)).map(drop)
+    });
+    let connected = connected.join().unwrap();
+    pod.kill().unwrap();
+    pod.wait().unwrap();
+    connected.unwrap();
 }
