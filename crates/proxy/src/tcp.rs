@@ -18,14 +18,11 @@ use crate::flow::Flow;
 use crate::socket;
 use crate::worker::Worker;
 
-/// Endpoints tried before a connection is given up.
-const TRIES_MAX: usize = 3;
-
 /// Serves a connection until both halves are closed.
 pub async fn serve(flow: Rc<Flow>, downstream: TcpStream, first: Bytes, tcp: Arc<Tcp>, active: Arc<Active>) {
     let cluster = active.clusters.get(&tcp.cluster).cloned();
     let connected = match &cluster {
-        Some(cluster) => connect(&flow, &active, cluster).await,
+        Some(cluster) => connect(&flow, &active, cluster, tcp.connect_attempts).await,
         None => None,
     };
     drop(active);
@@ -66,9 +63,9 @@ fn target(flow: &Flow, endpoint: &Endpoint) -> Option<Arc<Target>> {
 }
 
 /// Connects to an endpoint; to another one when that fails.
-async fn connect(flow: &Flow, active: &Active, cluster: &Cluster) -> Option<(Endpoint, TcpStream)> {
+async fn connect(flow: &Flow, active: &Active, cluster: &Cluster, attempts: u32) -> Option<(Endpoint, TcpStream)> {
     let mut failed: Vec<SocketAddr> = Vec::new();
-    while failed.len() < TRIES_MAX {
+    for _ in 0..attempts {
         let endpoint = match cluster.spec.source {
             EndpointSource::OriginalDst => flow.original_endpoint(active)?,
             _ => flow.worker.choose(cluster, &failed)?,

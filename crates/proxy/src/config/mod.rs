@@ -49,6 +49,8 @@ pub struct Listener {
     pub original_dst: bool,
     /// Seen from the workload.
     pub direction: Direction,
+    /// Ports (first, last) of which the first bytes are never waited for.
+    pub uninspected: Vec<(u16, u16)>,
     /// How long to wait for the first bytes where the choice of a chain depends on them.
     pub inspect_timeout: Duration,
     /// After `inspect_timeout`: go on with a chain that needs no protocol (else close).
@@ -110,6 +112,8 @@ pub struct Tcp {
     pub stat_prefix: Arc<str>,
     /// Name of the cluster.
     pub cluster: Arc<str>,
+    /// Endpoints to try before a connection is given up, at least 1.
+    pub connect_attempts: u32,
 }
 
 /// A cluster as configured, without its endpoints.
@@ -184,7 +188,8 @@ impl Listener {
 
     /// Whether the choice among the chains for `port` depends on the first bytes.
     pub fn must_inspect(&self, port: u16) -> bool {
-        self.candidates(port).any(|c| !c.application_protocols.is_empty())
+        let exempt = self.uninspected.iter().any(|(first, last)| (*first..=*last).contains(&port));
+        !exempt && self.candidates(port).any(|c| !c.application_protocols.is_empty())
     }
 
     /// The chain for a connection to `port` whose first bytes show `protocol` (`None`: nothing known).
@@ -211,7 +216,7 @@ mod tests {
         FilterChain {
             destination_port: port,
             application_protocols: protocols.iter().map(|p| (*p).into()).collect(),
-            filter: Filter::Tcp(Arc::new(Tcp { stat_prefix: "".into(), cluster: cluster.into() })),
+            filter: Filter::Tcp(Arc::new(Tcp { stat_prefix: "".into(), cluster: cluster.into(), connect_attempts: 1 })),
         }
     }
 
@@ -231,6 +236,7 @@ mod tests {
             hand_over: false,
             original_dst: true,
             direction: Direction::Inbound,
+            uninspected: vec![(443, 444)],
             inspect_timeout: Duration::from_secs(1),
             continue_on_timeout: true,
             chains: vec![
@@ -245,5 +251,6 @@ mod tests {
         assert_eq!(cluster(listener.chain(81, Some("http/1.1"))), Some("any-http"));
         assert_eq!(cluster(listener.chain(81, Some("h2c"))), Some("any"));
         assert!(listener.must_inspect(80) && listener.must_inspect(81));
+        assert!(!listener.must_inspect(443) && !listener.must_inspect(444) && listener.must_inspect(445));
     }
 }

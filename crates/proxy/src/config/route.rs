@@ -3,6 +3,7 @@
 //! Enters: decoded route configurations. Leaves: a [`Match`]. Knows no clusters but by name.
 
 use std::borrow::Cow;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -66,10 +67,48 @@ pub enum Action {
         /// HTTP status.
         status: http::StatusCode,
         /// Content.
-        body: Bytes,
+        body: ResponseText,
     },
     /// To an endpoint of a cluster.
     Forward(Forward),
+}
+
+/// The content of a response that the proxy makes: texts, and places for what is known of the connection.
+#[derive(Debug, Clone, PartialEq)]
+pub enum ResponseText {
+    /// Always the same.
+    Fixed(Bytes),
+    /// Put together for each response.
+    Parts(Vec<TextPart>),
+}
+
+/// A piece of a [`ResponseText`].
+#[derive(Debug, Clone, PartialEq)]
+pub enum TextPart {
+    /// As it stands.
+    Text(String),
+    /// Where the client wanted to go: address and port.
+    Destination,
+    /// The port alone.
+    DestinationPort,
+}
+
+impl ResponseText {
+    /// The text for a client that wanted to go to `destination`.
+    pub fn render(&self, destination: SocketAddr) -> Bytes {
+        match self {
+            Self::Fixed(bytes) => bytes.clone(),
+            Self::Parts(parts) => parts
+                .iter()
+                .map(|part| match part {
+                    TextPart::Text(text) => text.clone(),
+                    TextPart::Destination => destination.to_string(),
+                    TextPart::DestinationPort => destination.port().to_string(),
+                })
+                .collect::<String>()
+                .into(),
+        }
+    }
 }
 
 /// To where a request goes and for how long.
@@ -175,11 +214,13 @@ impl RouteTable {
         self.any.map(|index| (index, None))
     }
 
-    /// Every route with the domain under which its series are made from the start: the first of its virtual host;
-    /// `None` for a catch-all.
+    /// Every route with the domain under which its series are made from the start: the longest name without a port of
+    /// its virtual host; `None` for a catch-all.
     pub fn destinations(&self) -> impl Iterator<Item = (Option<&Arc<str>>, &Arc<Route>)> {
         self.hosts.iter().flat_map(|host| {
-            let authority = host.domains.first().filter(|d| &***d != "*");
+            let name = |d: &&Arc<str>| !d.contains(['*', ':']) && d.parse::<std::net::IpAddr>().is_err();
+            let any = || host.domains.iter().find(|d| &***d != "*");
+            let authority = host.domains.iter().filter(name).max_by_key(|d| d.len()).or_else(any);
             host.routes.iter().map(move |route| (authority, route))
         })
     }
@@ -228,7 +269,7 @@ mod tests {
                 routes: vec![Arc::new(Route {
                     name: (*name).into(),
                     path: PathMatch::Prefix("/".into()),
-                    action: Action::Respond { status: http::StatusCode::OK, body: Bytes::new() },
+                    action: Action::Respond { status: http::StatusCode::OK, body: ResponseText::Fixed(Bytes::new()) },
                 })],
             })
             .collect();

@@ -35,7 +35,9 @@ pub async fn exchange(connection: Rc<Connection>, request: Request<Incoming>) ->
                 Some(found) => {
                     record.authority(found.authority);
                     match &found.route.action {
-                        Action::Respond { status, body } => local(&mut record, *status, body.clone()),
+                        Action::Respond { status, body } => {
+                            local(&mut record, *status, body.render(flow.destination))
+                        },
                         Action::Forward(route) => {
                             let request = outgoing(request, &host, http.websocket, http.generate_request_id);
                             forward(flow, &active, route, request, record).await

@@ -5,5 +5,7 @@ mod config;
 mod drain;
 mod http;
 mod metrics;
+mod plane;
+mod redirect;
 mod support;
 mod tcp;

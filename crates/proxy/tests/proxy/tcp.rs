@@ -25,6 +25,7 @@ static_resources:
         typed_config:
           "@type": type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy
           stat_prefix: tcp
+          max_connect_attempts: 3
           cluster: svc
   clusters:{clusters}"#
     )

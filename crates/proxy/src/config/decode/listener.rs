@@ -40,8 +40,12 @@ pub fn listener(body: &[u8]) -> Decoded<Listener> {
         _ => Direction::Outbound,
     };
     let mut original_dst = false;
-    for (i, filter) in take(&mut rest.listener_filters).iter().enumerate() {
-        original_dst |= is_original_dst(filter).within(format_args!("listener_filters[{i}]"))?;
+    let mut uninspected = Vec::new();
+    for (i, filter) in take(&mut rest.listener_filters).into_iter().enumerate() {
+        match listener_filter(filter).within(format_args!("listener_filters[{i}]"))? {
+            ListenerFilter::OriginalDst => original_dst = true,
+            ListenerFilter::Inspector { disabled } => uninspected = disabled,
+        }
     }
     let continue_on_timeout = take(&mut rest.continue_on_listener_filters_timeout);
     let mut chains = Vec::with_capacity(rest.filter_chains.len());
@@ -59,6 +63,7 @@ pub fn listener(body: &[u8]) -> Decoded<Listener> {
         hand_over,
         original_dst: original_dst || hand_over,
         direction,
+        uninspected,
         inspect_timeout,
         continue_on_timeout,
         chains,
@@ -79,19 +84,52 @@ fn tuning(rest: &mut pb::Listener) {
     rest.ignore_global_conn_limit = false;
 }
 
-/// Whether a listener filter restores the original destination; protocol inspection is always there where a chain needs it.
-fn is_original_dst(filter: &pb::ListenerFilter) -> Decoded<bool> {
-    if filter.filter_disabled.is_some() {
-        return reject("filter_disabled", "is not supported by this proxy; leave it unset");
-    }
+enum ListenerFilter {
+    OriginalDst,
+    /// Inspection happens wherever a chain needs it, but for these ports.
+    Inspector {
+        disabled: Vec<(u16, u16)>,
+    },
+}
+
+fn listener_filter(mut filter: pb::ListenerFilter) -> Decoded<ListenerFilter> {
+    let disabled = filter.filter_disabled.take().map(ports).transpose().within("filter_disabled")?;
     let kind = match &filter.config_type {
         Some(pb::listener_filter::ConfigType::TypedConfig(any)) => message_name(&any.type_url),
         _ => return reject("typed_config", "is missing"),
     };
     match kind {
-        "envoy.extensions.filters.listener.original_dst.v3.OriginalDst" => Ok(true),
-        "envoy.extensions.filters.listener.http_inspector.v3.HttpInspector" => Ok(false),
+        "envoy.extensions.filters.listener.original_dst.v3.OriginalDst" if disabled.is_some() => {
+            reject("filter_disabled", "is not supported by this proxy; leave it unset")
+        }
+        "envoy.extensions.filters.listener.original_dst.v3.OriginalDst" => Ok(ListenerFilter::OriginalDst),
+        "envoy.extensions.filters.listener.http_inspector.v3.HttpInspector" => {
+            Ok(ListenerFilter::Inspector { disabled: disabled.unwrap_or_default() })
+        }
         other => reject("typed_config", format!("{other} is unknown; known are OriginalDst and HttpInspector")),
+    }
+}
+
+/// The port ranges of a predicate, which may be a range or an `or_match` of ranges.
+fn ports(predicate: pb::ListenerFilterChainMatchPredicate) -> Decoded<Vec<(u16, u16)>> {
+    use pb::listener_filter_chain_match_predicate::Rule;
+    match predicate.rule {
+        Some(Rule::DestinationPortRange(range)) => {
+            // The end is exclusive.
+            let (first, end) = (u16::try_from(range.start), u16::try_from(range.end.saturating_sub(1)));
+            match (first, end) {
+                (Ok(first), Ok(last)) if first <= last => Ok(vec![(first, last)]),
+                _ => reject("destination_port_range", format!("{}..{} is no range of ports", range.start, range.end)),
+            }
+        }
+        Some(Rule::OrMatch(set)) => {
+            let mut all = Vec::new();
+            for (i, rule) in set.rules.into_iter().enumerate() {
+                all.extend(ports(rule).within(format_args!("or_match.rules[{i}]"))?);
+            }
+            Ok(all)
+        }
+        _ => reject("rule", "must be destination_port_range or or_match"),
     }
 }
 
@@ -156,8 +194,9 @@ fn tcp(mut rest: tcp_proxy::TcpProxy) -> Decoded<Tcp> {
     if idle.is_some_and(|d| d.is_zero()) {
         rest.idle_timeout = None;
     }
+    let connect_attempts = rest.max_connect_attempts.take().map_or(1, |n| n.value.max(1));
     nothing_left(&rest)?;
-    Ok(Tcp { stat_prefix, cluster })
+    Ok(Tcp { stat_prefix, cluster, connect_attempts })
 }
 
 fn http(mut rest: hcm::HttpConnectionManager) -> Decoded<Http> {

@@ -6,10 +6,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use envoy_types::pb::envoy::config::core::v3::data_source::Specifier;
+use envoy_types::pb::envoy::config::core::v3::substitution_format_string::Format;
+use envoy_types::pb::envoy::config::core::v3::{DataSource, SubstitutionFormatString};
 use envoy_types::pb::envoy::config::route::v3 as pb;
 
 use super::{Decoded, Within, flag, nothing_left, optional_duration, reject};
-use crate::config::route::{Action, Forward, PathMatch, RetryOn, RetryPolicy, Route, RouteTable, VirtualHost};
+use crate::config::route::{Action, Forward, PathMatch, ResponseText, RetryOn, RetryPolicy, Route, RouteTable, TextPart, VirtualHost};
 
 /// Envoy's default for whole requests.
 const TIMEOUT: Duration = Duration::from_secs(15);
@@ -91,14 +93,51 @@ fn direct_response(mut rest: pb::DirectResponseAction) -> Decoded<Action> {
     let Some(status) = status.and_then(|s| http::StatusCode::from_u16(s).ok()) else {
         return reject("status", format!("{number} is no status of a response; right would be 200 to 599"));
     };
-    let body = match rest.body.take().and_then(|b| b.specifier) {
-        None => Bytes::new(),
-        Some(Specifier::InlineString(text)) => Bytes::from(text),
-        Some(Specifier::InlineBytes(bytes)) => Bytes::from(bytes),
-        Some(_) => return reject("body", "must be inline_string or inline_bytes"),
+    let mut body = match rest.body.take() {
+        None => ResponseText::Fixed(Bytes::new()),
+        Some(source) => ResponseText::Fixed(inline(source).within("body")?),
     };
+    if let Some(format) = rest.body_format.take() {
+        body = body_format(format).within("body_format")?;
+    }
     nothing_left(&rest)?;
     Ok(Action::Respond { status, body })
+}
+
+fn inline(source: DataSource) -> Decoded<Bytes> {
+    match source.specifier {
+        Some(Specifier::InlineString(text)) => Ok(Bytes::from(text)),
+        Some(Specifier::InlineBytes(bytes)) => Ok(Bytes::from(bytes)),
+        _ => reject("", "must be inline_string or inline_bytes"),
+    }
+}
+
+/// A text with places for the original destination, in place of the fixed body.
+fn body_format(mut rest: SubstitutionFormatString) -> Decoded<ResponseText> {
+    let Some(Format::TextFormatSource(source)) = rest.format.take() else {
+        return reject("text_format_source", "is missing");
+    };
+    let text = inline(source).within("text_format_source")?;
+    let Ok(text) = std::str::from_utf8(&text) else { return reject("text_format_source", "is not UTF-8") };
+    let mut parts = Vec::new();
+    // Every second piece between percent signs names a value; an empty name is the sign itself.
+    for (i, piece) in text.split('%').enumerate() {
+        parts.push(match (i % 2, piece) {
+            (0, text) => TextPart::Text(text.to_owned()),
+            (_, "") => TextPart::Text("%".to_owned()),
+            (_, "DOWNSTREAM_LOCAL_ADDRESS") => TextPart::Destination,
+            (_, "DOWNSTREAM_LOCAL_PORT") => TextPart::DestinationPort,
+            (_, other) => {
+                let known = "known are DOWNSTREAM_LOCAL_ADDRESS and DOWNSTREAM_LOCAL_PORT";
+                return reject("text_format_source", format!("%{other}% is unknown; {known}"));
+            }
+        });
+    }
+    if rest.content_type == "text/plain" {
+        rest.content_type.clear();
+    }
+    nothing_left(&rest)?;
+    Ok(ResponseText::Parts(parts))
 }
 
 fn forward(mut rest: pb::RouteAction, inherited: Option<&RetryPolicy>) -> Decoded<Forward> {

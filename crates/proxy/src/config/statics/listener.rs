@@ -69,6 +69,7 @@ struct TcpProxy {
     stat_prefix: String,
     cluster: String,
     idle_timeout: Option<String>,
+    max_connect_attempts: Option<u32>,
 }
 
 #[derive(Deserialize, Default)]
@@ -254,6 +255,7 @@ fn tcp(at: &str, file: TcpProxy) -> Read<tcp_proxy::TcpProxy> {
         stat_prefix: file.stat_prefix,
         cluster_specifier: Some(tcp_proxy::tcp_proxy::ClusterSpecifier::Cluster(file.cluster)),
         idle_timeout: timespan(&format!("{at}.idle_timeout"), file.idle_timeout)?,
+        max_connect_attempts: number(file.max_connect_attempts),
         ..Default::default()
     })
 }
