@@ -2,6 +2,7 @@
 
 use crate::{
     Health, Target, Targets,
+    discover::Receiver,
     fetch::Fetcher,
     page::{Pages, Stored},
 };
@@ -12,7 +13,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 use tokio::{
-    sync::{Semaphore, watch},
+    sync::Semaphore,
     time::{Instant, MissedTickBehavior, interval_at},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -54,7 +55,7 @@ const IDLE_INTERVALS: u32 = 3;
 /// Scrapes what is discovered until `shutdown`.
 pub async fn run(
     config: ScrapeConfig,
-    mut discovered: watch::Receiver<Arc<[Target]>>,
+    mut discovered: Receiver,
     store: Arc<dyn Append>,
     targets: Targets,
     shutdown: CancellationToken,

@@ -36,11 +36,6 @@ pub(super) fn error(status: StatusCode, kind: &str, message: &str) -> Response<F
     text(status, "application/json", json.to_string())
 }
 
-/// JSON without the envelope.
-pub(super) fn json(status: StatusCode, value: &serde_json::Value) -> Response<Full<Bytes>> {
-    text(status, "application/json", value.to_string())
-}
-
 /// The `data` of a query.
 pub(super) struct QueryData(pub Value);
 

@@ -2,6 +2,7 @@
 //!
 //! Reads pods and the owners of ReplicaSets; keeps a few strings of each. When the API is away the last list stays.
 
+use super::Sender;
 use crate::Target;
 use futures::{StreamExt, stream::select};
 use k8s_openapi::{
@@ -17,7 +18,7 @@ use kube::{
     },
 };
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
-use tokio::{sync::watch, time::Instant};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use weir_series::{Labels, names};
 
@@ -42,13 +43,15 @@ const PAGE_SIZE: u32 = 500;
 const POD_TEMPLATE_HASH: &str = "pod-template-hash";
 
 /// Watches until `shutdown` and publishes every change. Ends early only when nobody listens any more.
-pub async fn run(client: Client, config: Config, out: watch::Sender<Arc<[Target]>>, shutdown: CancellationToken) {
+pub async fn run(client: Client, config: Config, out: Sender, shutdown: CancellationToken) {
     let watching = || watcher::Config::default().page_size(PAGE_SIZE);
     let pods = watcher(Api::<Pod>::all(client.clone()), watching())
         .default_backoff()
-        .map(|e| e.map(Change::Pod));
+        .map(|e| e.map(|e| Change::Pod(Box::new(e))));
     let replicasets = watcher(Api::<PartialObjectMeta<ReplicaSet>>::all(client), watching());
-    let replicasets = replicasets.default_backoff().map(|e| e.map(Change::ReplicaSet));
+    let replicasets = replicasets
+        .default_backoff()
+        .map(|e| e.map(|e| Change::ReplicaSet(Box::new(e))));
     let mut changes = std::pin::pin!(select(pods, replicasets));
 
     let mut state = State::default();
@@ -78,8 +81,8 @@ pub async fn run(client: Client, config: Config, out: watch::Sender<Arc<[Target]
 }
 
 enum Change {
-    Pod(Event<Pod>),
-    ReplicaSet(Event<PartialObjectMeta<ReplicaSet>>),
+    Pod(Box<Event<Pod>>),
+    ReplicaSet(Box<Event<PartialObjectMeta<ReplicaSet>>>),
 }
 
 /// (namespace, name)
@@ -159,9 +162,9 @@ impl State {
         match change {
             Change::Pod(event) => self
                 .pods
-                .apply(event, |pod| &pod.metadata, |pod| pod_facts(pod, annotation)),
+                .apply(*event, |pod| &pod.metadata, |pod| pod_facts(pod, annotation)),
             Change::ReplicaSet(event) => self.replicasets.apply(
-                event,
+                *event,
                 |object| &object.metadata,
                 |object| {
                     let owner = controller(&object.metadata);
@@ -176,7 +179,7 @@ impl State {
         self.pods.complete && self.replicasets.complete
     }
 
-    fn publish(&self, config: &Config, out: &watch::Sender<Arc<[Target]>>) {
+    fn publish(&self, config: &Config, out: &Sender) {
         let targets: Arc<[Target]> = self
             .pods
             .objects

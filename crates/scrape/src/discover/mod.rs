@@ -6,12 +6,17 @@ use crate::Target;
 use std::sync::Arc;
 use tokio::sync::watch;
 
+/// Where a source puts its list.
+pub type Sender = watch::Sender<Arc<[Target]>>;
+/// Where the scraper finds it.
+pub type Receiver = watch::Receiver<Arc<[Target]>>;
+
 /// Targets that never change. The sender must live as long as the list is wanted.
-pub fn fixed(targets: Vec<Target>) -> (watch::Sender<Arc<[Target]>>, watch::Receiver<Arc<[Target]>>) {
+pub fn fixed(targets: Vec<Target>) -> (Sender, Receiver) {
     watch::channel(targets.into())
 }
 
 /// A channel for a source that has nothing to say yet.
-pub fn channel() -> (watch::Sender<Arc<[Target]>>, watch::Receiver<Arc<[Target]>>) {
+pub fn channel() -> (Sender, Receiver) {
     fixed(Vec::new())
 }

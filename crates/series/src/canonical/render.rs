@@ -10,6 +10,9 @@ use std::sync::{
     atomic::{AtomicU64, Ordering::Relaxed},
 };
 
+/// Name and help of a family, and where a target keeps its count.
+type Counter = (&'static str, &'static str, fn(&Target) -> &AtomicU64);
+
 /// The labels of a target: direction, authority, and who the peer is.
 pub(super) fn target_labels(direction: Direction, authority: &str, peer: &Peer) -> String {
     let mut labels = String::new();
@@ -64,7 +67,7 @@ pub(super) fn page(out: &mut String, targets: &[Arc<Target>], start_time_s: f64)
 }
 
 fn http_families(out: &mut String, targets: &[&Target]) {
-    let counters: [(&str, &str, fn(&Target) -> &AtomicU64); 3] = [
+    let counters: [Counter; 3] = [
         (names::REQUEST_TOTAL, "Requests, once per client request.", |t| {
             &t.requests
         }),
@@ -154,7 +157,7 @@ fn named(
 }
 
 fn tcp_families(out: &mut String, targets: &[Arc<Target>]) {
-    let counters: [(&str, &str, fn(&Target) -> &AtomicU64); 3] = [
+    let counters: [Counter; 3] = [
         (names::TCP_OPEN_TOTAL, "Connections opened.", |t| &t.tcp_open),
         (names::TCP_READ_BYTES_TOTAL, "Bytes read from the peer.", |t| {
             &t.tcp_read_bytes

@@ -27,16 +27,16 @@ fn replicaset(name: &str, deployment: Option<&str>) -> PartialObjectMeta<Replica
 
 fn targets(pods: Vec<Pod>, replicasets: Vec<PartialObjectMeta<ReplicaSet>>) -> Vec<String> {
     let mut state = State::default();
-    state.apply(Change::Pod(Event::Init), "proxy");
+    state.apply(Change::Pod(Box::new(Event::Init)), "proxy");
     pods.into_iter()
-        .for_each(|p| state.apply(Change::Pod(Event::InitApply(p)), "proxy"));
-    state.apply(Change::Pod(Event::InitDone), "proxy");
+        .for_each(|p| state.apply(Change::Pod(Box::new(Event::InitApply(p))), "proxy"));
+    state.apply(Change::Pod(Box::new(Event::InitDone)), "proxy");
     assert!(!state.is_complete());
-    state.apply(Change::ReplicaSet(Event::Init), "proxy");
+    state.apply(Change::ReplicaSet(Box::new(Event::Init)), "proxy");
     replicasets
         .into_iter()
-        .for_each(|r| state.apply(Change::ReplicaSet(Event::InitApply(r)), "proxy"));
-    state.apply(Change::ReplicaSet(Event::InitDone), "proxy");
+        .for_each(|r| state.apply(Change::ReplicaSet(Box::new(Event::InitApply(r))), "proxy"));
+    state.apply(Change::ReplicaSet(Box::new(Event::InitDone)), "proxy");
     assert!(state.is_complete());
     published(&state)
 }
@@ -96,28 +96,21 @@ fn only_running_pods_with_a_proxy_and_an_address() {
 #[test]
 fn follows_changes_and_new_lists() {
     let mut state = State::default();
-    for event in [
-        Event::Init,
-        Event::InitApply(pod("a", |_| ())),
-        Event::InitApply(pod("b", |_| ())),
-        Event::InitDone,
-    ] {
-        state.apply(Change::Pod(event), "proxy");
-    }
-    assert_eq!(published(&state).len(), 2);
-    state.apply(
-        Change::Pod(Event::Apply(pod("a", |p| {
-            p["metadata"]["annotations"]["proxy"] = json!("")
-        }))),
-        "proxy",
+    let mut after = |events: Vec<Event<Pod>>| {
+        events
+            .into_iter()
+            .for_each(|e| state.apply(Change::Pod(Box::new(e)), "proxy"));
+        published(&state).len()
+    };
+    let listed = |name| Event::InitApply(pod(name, |_| ()));
+    let without_proxy = pod("a", |p| p["metadata"]["annotations"]["proxy"] = json!(""));
+    assert_eq!(after(vec![Event::Init, listed("a"), listed("b"), Event::InitDone]), 2);
+    assert_eq!(
+        after(vec![Event::Apply(without_proxy), Event::Apply(pod("c", |_| ()))]),
+        2
     );
-    state.apply(Change::Pod(Event::Apply(pod("c", |_| ()))), "proxy");
-    assert_eq!(published(&state).len(), 2);
-    state.apply(Change::Pod(Event::Delete(pod("c", |_| ()))), "proxy");
-    assert_eq!(published(&state).len(), 1);
+    assert_eq!(after(vec![Event::Delete(pod("c", |_| ()))]), 1);
     // A new list replaces the old one only when it is complete.
-    state.apply(Change::Pod(Event::Init), "proxy");
-    assert_eq!(published(&state).len(), 1);
-    state.apply(Change::Pod(Event::InitDone), "proxy");
-    assert_eq!(published(&state).len(), 0);
+    assert_eq!(after(vec![Event::Init]), 1);
+    assert_eq!(after(vec![Event::InitDone]), 0);
 }
