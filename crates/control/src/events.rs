@@ -133,12 +133,12 @@ async fn publish(client: &Client, problem: &Problem) -> Result<(), kube::Error> 
         Err(kube::Error::Api(status)) if status.code == 409 => {}
         other => return other.map(drop),
     }
+    // It is there: seen again. The answer to the first patch tells the count, so that no right to read Events is needed.
     let name = name(problem);
-    let count = api.get(&name).await?.count.unwrap_or(1).saturating_add(1);
-    let patch = serde_json::json!({"count": count, "lastTimestamp": event.last_timestamp});
-    api.patch(&name, &PatchParams::default(), &Patch::Merge(patch))
-        .await
-        .map(drop)
+    let patch = async |body| api.patch(&name, &PatchParams::default(), &Patch::Merge(body)).await;
+    let seen = patch(serde_json::json!({"lastTimestamp": event.last_timestamp})).await?;
+    let count = seen.count.unwrap_or(1).saturating_add(1);
+    patch(serde_json::json!({"count": count})).await.map(drop)
 }
 
 #[cfg(test)]

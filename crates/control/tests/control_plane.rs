@@ -59,25 +59,39 @@ impl Plane {
         let (control, handle) = Control::new(config);
         let shutdown = CancellationToken::new();
         let task = tokio::spawn(control.run(shutdown.clone()));
-        Self { kubernetes: kubernetes.clone(), handle, address, shutdown, task }
+        Self {
+            kubernetes: kubernetes.clone(),
+            handle,
+            address,
+            shutdown,
+            task,
+        }
     }
 
     async fn stop(self) {
         self.shutdown.cancel();
-        tokio::time::timeout(Duration::from_secs(10), self.task).await.expect("stops").unwrap().expect("no error");
+        tokio::time::timeout(Duration::from_secs(10), self.task)
+            .await
+            .expect("stops")
+            .unwrap()
+            .expect("no error");
     }
 
     /// A client that subscribed to all clusters, with this token.
     async fn connect(&self, node: &str, token: Option<&str>) -> Result<Client, Status> {
         let ca = until("the authority is published", || {
             let maps = self.kubernetes.objects("/api/v1/namespaces/weir-system/configmaps");
-            maps.first().and_then(|m| m["data"]["ca.crt"].as_str().map(str::to_owned))
+            maps.first()
+                .and_then(|m| m["data"]["ca.crt"].as_str().map(str::to_owned))
         })
         .await;
         let tls = ClientTlsConfig::new()
             .ca_certificate(Certificate::from_pem(ca))
             .domain_name("weir-control.weir-system.svc");
-        let endpoint = Channel::from_shared(format!("https://{}", self.address)).unwrap().tls_config(tls).unwrap();
+        let endpoint = Channel::from_shared(format!("https://{}", self.address))
+            .unwrap()
+            .tls_config(tls)
+            .unwrap();
         let mut channel = endpoint.connect().await;
         let started = Instant::now();
         while channel.is_err() && started.elapsed() < Duration::from_secs(10) {
@@ -86,14 +100,19 @@ impl Plane {
         }
         let (requests, queue) = mpsc::channel(16);
         let subscribe = DeltaDiscoveryRequest {
-            node: Some(Node { id: node.into(), ..Default::default() }),
+            node: Some(Node {
+                id: node.into(),
+                ..Default::default()
+            }),
             type_url: ResourceType::Cluster.type_url().into(),
             ..Default::default()
         };
         requests.send(subscribe).await.unwrap();
         let mut request = Request::new(ReceiverStream::new(queue));
         if let Some(token) = token {
-            request.metadata_mut().insert("authorization", format!("Bearer {token}").parse().unwrap());
+            request
+                .metadata_mut()
+                .insert("authorization", format!("Bearer {token}").parse().unwrap());
         }
         let mut client = AggregatedDiscoveryServiceClient::new(channel.expect("connected"));
         let responses = client.delta_aggregated_resources(request).await?.into_inner();
@@ -119,11 +138,16 @@ impl Client {
             ..Default::default()
         };
         self.requests.send(ack).await.expect("the stream is open");
-        Ok((response.resources.into_iter().map(|r| r.name).collect(), response.removed_resources))
+        Ok((
+            response.resources.into_iter().map(|r| r.name).collect(),
+            response.removed_resources,
+        ))
     }
 
     async fn is_silent(&mut self) -> bool {
-        tokio::time::timeout(Duration::from_millis(300), self.responses.message()).await.is_err()
+        tokio::time::timeout(Duration::from_millis(300), self.responses.message())
+            .await
+            .is_err()
     }
 }
 
@@ -133,7 +157,10 @@ async fn until<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
         if let Some(answer) = ask() {
             return answer;
         }
-        assert!(started.elapsed() < Duration::from_secs(10), "waited in vain until {what}");
+        assert!(
+            started.elapsed() < Duration::from_secs(10),
+            "waited in vain until {what}"
+        );
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }
@@ -147,9 +174,20 @@ async fn from_a_label_to_a_cluster_and_back() {
     let mut client = plane.connect(NODE, Some("good:default:client")).await.unwrap();
     let (added, _) = client.next().await.unwrap();
     assert_eq!(added, [CLUSTER, "blocked", "direct", "inbound"]);
-    until("the proxy is in step", || plane.handle.proxies().first().filter(|p| p.synced).map(drop)).await;
+    until("the proxy is in step", || {
+        plane.handle.proxies().first().filter(|p| p.synced).map(drop)
+    })
+    .await;
     let proxy = &plane.handle.proxies()[0];
-    assert_eq!((proxy.node.as_str(), proxy.connected, proxy.enabled, proxy.protocol.as_str()), (NODE, true, true, "delta"));
+    assert_eq!(
+        (
+            proxy.node.as_str(),
+            proxy.connected,
+            proxy.enabled,
+            proxy.protocol.as_str()
+        ),
+        (NODE, true, true, "delta")
+    );
     let config = plane.handle.config(NODE).unwrap();
     assert_eq!(config["rds"][CLUSTER]["virtual_hosts"][0]["name"], "service");
     assert_eq!(plane.handle.config("nobody.default"), None);
@@ -158,17 +196,30 @@ async fn from_a_label_to_a_cluster_and_back() {
     let changed = Instant::now();
     kubernetes.put(SERVICES, service("htpp"));
     assert_eq!(client.next().await.unwrap(), (vec![], vec![CLUSTER.to_owned()]));
-    assert!(changed.elapsed() < Duration::from_secs(1), "took {:?}", changed.elapsed());
+    assert!(
+        changed.elapsed() < Duration::from_secs(1),
+        "took {:?}",
+        changed.elapsed()
+    );
     assert_eq!(plane.handle.problems().len(), 1);
     let events = "/api/v1/namespaces/default/events";
     let event = until("the Event is written", || kubernetes.objects(events).into_iter().next()).await;
-    assert_eq!((&event["type"], &event["involvedObject"]["name"]), (&json!("Warning"), &json!("web")));
-    assert!(event["message"].as_str().unwrap().contains("http, tcp or direct"), "{event}");
+    assert_eq!(
+        (&event["type"], &event["involvedObject"]["name"]),
+        (&json!("Warning"), &json!("web"))
+    );
+    assert!(
+        event["message"].as_str().unwrap().contains("http, tcp or direct"),
+        "{event}"
+    );
     kubernetes.put(SERVICES, service("http"));
     assert_eq!(client.next().await.unwrap().0, [CLUSTER]);
     assert_eq!(plane.handle.problems(), []);
     kubernetes.put(SERVICES, service("htpp"));
-    until("the Event counts up", || kubernetes.objects(events).iter().find(|e| e["count"] == 2).map(drop)).await;
+    until("the Event counts up", || {
+        kubernetes.objects(events).iter().find(|e| e["count"] == 2).map(drop)
+    })
+    .await;
     assert_eq!(kubernetes.objects(events).len(), 1);
     plane.stop().await;
 }

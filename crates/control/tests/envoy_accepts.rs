@@ -38,12 +38,16 @@ async fn every_mesh_is_taken(protocol: Protocol) {
 
 #[test]
 fn every_golden_mesh_is_taken_by_delta() {
-    in_own_namespace("every_golden_mesh_is_taken_by_delta", || every_mesh_is_taken(Protocol::Delta));
+    in_own_namespace("every_golden_mesh_is_taken_by_delta", || {
+        every_mesh_is_taken(Protocol::Delta)
+    });
 }
 
 #[test]
 fn every_golden_mesh_is_taken_by_state_of_the_world() {
-    in_own_namespace("every_golden_mesh_is_taken_by_state_of_the_world", || every_mesh_is_taken(Protocol::Sotw));
+    in_own_namespace("every_golden_mesh_is_taken_by_state_of_the_world", || {
+        every_mesh_is_taken(Protocol::Sotw)
+    });
 }
 
 /// Scenario 4: blocked is 404, labelled is 200, unlabelled again is 404; and what is not HTTP is reset.
@@ -64,7 +68,10 @@ fn a_port_label_opens_and_closes_a_port() {
         envoy.has(&publish(None), "blocked").await;
         let (status, body) = harness::get("10.96.0.20:9080", "reviews:9080").await;
         assert_eq!(status, 404, "{body}");
-        assert!(body.contains("10.96.0.20:9080") && body.contains("traffic.port.9080"), "{body}");
+        assert!(
+            body.contains("10.96.0.20:9080") && body.contains("traffic.port.9080"),
+            "{body}"
+        );
         assert!(harness::is_reset("10.96.0.20:9080", b"\x16\x03\x01 not http\r\n\r\n").await);
 
         envoy.has(&publish(Some("http")), "http").await;
@@ -127,18 +134,28 @@ fn a_rejected_resource_is_named_and_the_last_good_one_stays() {
         let name = "10.96.0.20_9080.outbound";
         let mut listeners = (**good.resources(ResourceType::Listener)).clone();
         listeners.insert(name.to_owned(), harness::listener_with_unknown_filter(name));
-        envoy.publish(&good.clone().with(ResourceType::Listener, std::sync::Arc::new(listeners)));
+        envoy.publish(
+            &good
+                .clone()
+                .with(ResourceType::Listener, std::sync::Arc::new(listeners)),
+        );
         wait_until("the rejection", Duration::from_secs(10), async || {
             (!envoy.rejections().is_empty()).then_some(())
         })
         .await;
         let rejections = envoy.rejections();
-        assert!(rejections.len() == 1 && rejections[0].starts_with("lds 10.96.0.20_9080.outbound: "), "{rejections:?}");
+        assert!(
+            rejections.len() == 1 && rejections[0].starts_with("lds 10.96.0.20_9080.outbound: "),
+            "{rejections:?}"
+        );
         envoy.lists(&good).await;
         assert_eq!(envoy.nacks(), 1, "it is not sent again");
 
         envoy.publish(&good);
-        wait_until("forgotten", Duration::from_secs(10), async || envoy.rejections().is_empty().then_some(())).await;
+        wait_until("forgotten", Duration::from_secs(10), async || {
+            envoy.rejections().is_empty().then_some(())
+        })
+        .await;
         envoy.stop().await;
     });
 }

@@ -124,7 +124,13 @@ fn pod(objects: &Objects, key: &Key, object: &KubePod, problems: &mut Problems) 
         problems.error(object, field, why.to_string());
         false
     });
-    let engine = labels::engine(meta, of_workload, namespace).unwrap_or_else(|why| {
+    let engine = labels::engine(
+        meta,
+        of_workload,
+        namespace,
+        objects.namespace(labels::SYSTEM_NAMESPACE),
+    )
+    .unwrap_or_else(|why| {
         let (object, field) = holder(labels::ENGINE);
         problems.error(object, field, why.to_string());
         Engine::default()

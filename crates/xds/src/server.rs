@@ -76,7 +76,8 @@ impl From<Refusal> for Status {
 /// Decides whether a client may have a node's configuration.
 pub trait Authorize: Send + Sync + 'static {
     /// Whether the client's credentials prove that it is this node.
-    fn authorize(&self, credentials: &Credentials, node: &NodeInfo) -> impl Future<Output = Result<(), Refusal>> + Send;
+    fn authorize(&self, credentials: &Credentials, node: &NodeInfo)
+    -> impl Future<Output = Result<(), Refusal>> + Send;
 }
 
 /// Lets everybody in: for tests and for a socket that only the right peer can reach.

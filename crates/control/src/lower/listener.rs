@@ -73,7 +73,11 @@ pub(super) fn outbound(engine: Engine, uninspected: &BTreeSet<u16>) -> Listener 
     };
     let mut inspector = listener_filter("envoy.filters.listener.http_inspector", &HttpInspector::default());
     // Weir's proxy hands on first and inspects then: it needs no exceptions.
-    inspector.filter_disabled = if engine == Engine::Envoy { ports(uninspected) } else { None };
+    inspector.filter_disabled = if engine == Engine::Envoy {
+        ports(uninspected)
+    } else {
+        None
+    };
     Listener {
         name: OUTBOUND.to_owned(),
         address: Some(socket_address(IpAddr::from([0, 0, 0, 0]), OUTBOUND_PORT)),

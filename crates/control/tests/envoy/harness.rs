@@ -34,18 +34,33 @@ pub fn in_own_namespace<F: Future<Output = ()>>(name: &str, test: impl FnOnce() 
         return;
     }
     let output = Command::new("unshare")
-        .args(["--user", "--map-root-user", "--net", "--pid", "--fork", "--kill-child", "--"])
+        .args([
+            "--user",
+            "--map-root-user",
+            "--net",
+            "--pid",
+            "--fork",
+            "--kill-child",
+            "--",
+        ])
         .arg(std::env::current_exe().expect("own path"))
         .args(["--exact", name, "--nocapture", "--test-threads=1"])
         .env(INSIDE, "1")
         .output()
         .expect("unshare (util-linux) runs");
     let shown = || String::from_utf8_lossy(&[output.stdout.clone(), output.stderr.clone()].concat()).into_owned();
-    assert!(output.status.success() && shown().contains("1 passed"), "in its namespace, {name} failed:\n{}", shown());
+    assert!(
+        output.status.success() && shown().contains("1 passed"),
+        "in its namespace, {name} failed:\n{}",
+        shown()
+    );
 }
 
 fn run(program: &str, arguments: &[&str]) {
-    let output = Command::new(program).args(arguments).output().unwrap_or_else(|e| panic!("{program}: {e}"));
+    let output = Command::new(program)
+        .args(arguments)
+        .output()
+        .unwrap_or_else(|e| panic!("{program}: {e}"));
     let text = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{program} {arguments:?}: {text}");
 }
@@ -69,7 +84,11 @@ fn envoy_binary() -> PathBuf {
     let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../.tools/bin");
     let tools = std::env::var_os("WEIR_TOOLS").map(PathBuf::from);
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let folders = tools.into_iter().chain([workspace]).chain(std::env::split_paths(&path)).chain(["/tmp/tools".into()]);
+    let folders = tools
+        .into_iter()
+        .chain([workspace])
+        .chain(std::env::split_paths(&path))
+        .chain(["/tmp/tools".into()]);
     let found = folders.map(|folder| folder.join("envoy")).find(|file| file.is_file());
     found.expect("no envoy in $WEIR_TOOLS, .tools/bin or $PATH: run `make tools`")
 }
@@ -96,12 +115,20 @@ impl Envoy {
         let authority = Authority::generate().expect("authority");
         let ca = directory.path().join("ca.crt");
         std::fs::write(&ca, &authority.cert_pem).expect("written");
-        let tls = authority.serving(&["weir-control.weir-system.svc".to_owned()]).expect("certificate");
+        let tls = authority
+            .serving(&["weir-control.weir-system.svc".to_owned()])
+            .expect("certificate");
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
         let address = listener.local_addr().expect("address");
         let (cache, shutdown) = (Cache::new(), CancellationToken::new());
         let stop = shutdown.clone().cancelled_owned();
-        tokio::spawn(weir_xds::server::serve(listener, Some(tls), cache.clone(), AllowAll, stop));
+        tokio::spawn(weir_xds::server::serve(
+            listener,
+            Some(tls),
+            cache.clone(),
+            AllowAll,
+            stop,
+        ));
         let bootstrap = directory.path().join("bootstrap.json");
         std::fs::write(&bootstrap, bootstrap_json(node, protocol, address, &ca).to_string()).expect("written");
         let log = std::fs::File::create(directory.path().join("envoy.log")).expect("log");
@@ -112,8 +139,17 @@ impl Envoy {
             .stderr(log)
             .spawn()
             .expect("Envoy starts");
-        let envoy = Self { child, cache, node: node.to_owned(), shutdown, directory };
-        wait_until("Envoy to connect", PATIENCE, async || (!envoy.cache.nodes().is_empty()).then_some(())).await;
+        let envoy = Self {
+            child,
+            cache,
+            node: node.to_owned(),
+            shutdown,
+            directory,
+        };
+        wait_until("Envoy to connect", PATIENCE, async || {
+            (!envoy.cache.nodes().is_empty()).then_some(())
+        })
+        .await;
         envoy
     }
 
@@ -145,7 +181,10 @@ impl Envoy {
         while started.elapsed() < PATIENCE {
             let of = |value: Value, list: &str| -> BTreeSet<String> {
                 let items = value[list].as_array().cloned().unwrap_or_default();
-                items.iter().filter_map(|i| i["name"].as_str().map(str::to_owned)).collect()
+                items
+                    .iter()
+                    .filter_map(|i| i["name"].as_str().map(str::to_owned))
+                    .collect()
             };
             shown.0 = of(admin("/listeners?format=json").await, "listener_statuses");
             shown.1 = of(admin("/clusters?format=json").await, "cluster_statuses");
@@ -155,7 +194,10 @@ impl Envoy {
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
-        panic!("Envoy shows {shown:?}, not {listeners:?} and {clusters:?}\n{}", self.log());
+        panic!(
+            "Envoy shows {shown:?}, not {listeners:?} and {clusters:?}\n{}",
+            self.log()
+        );
     }
 
     /// What Envoy rejects now, as `type name: message`.
@@ -164,7 +206,11 @@ impl Envoy {
         for status in self.cache.status() {
             for (ty, status) in &status.types {
                 if let Some(nack) = &status.last_nack {
-                    found.extend(nack.resources.iter().map(|name| format!("{ty} {name}: {}", nack.message)));
+                    found.extend(
+                        nack.resources
+                            .iter()
+                            .map(|name| format!("{ty} {name}: {}", nack.message)),
+                    );
                 }
             }
         }
@@ -172,7 +218,11 @@ impl Envoy {
     }
 
     pub fn nacks(&self) -> u64 {
-        self.cache.status().iter().flat_map(|s| s.types.values().map(|t| t.nacks)).sum()
+        self.cache
+            .status()
+            .iter()
+            .flat_map(|s| s.types.values().map(|t| t.nacks))
+            .sum()
     }
 
     fn log(&self) -> String {
@@ -183,7 +233,10 @@ impl Envoy {
     pub async fn stop(mut self) {
         self.child.kill().expect("killed");
         self.child.wait().expect("waited for");
-        wait_until("the cache to be empty", PATIENCE, async || self.cache.nodes().is_empty().then_some(())).await;
+        wait_until("the cache to be empty", PATIENCE, async || {
+            self.cache.nodes().is_empty().then_some(())
+        })
+        .await;
     }
 }
 
@@ -253,7 +306,9 @@ async fn exchange(address: &str, request: &[u8]) -> std::io::Result<Vec<u8>> {
         stream.read_to_end(&mut response).await?;
         Ok(response)
     };
-    tokio::time::timeout(PATIENCE, exchange).await.map_err(|_| std::io::ErrorKind::TimedOut)?
+    tokio::time::timeout(PATIENCE, exchange)
+        .await
+        .map_err(|_| std::io::ErrorKind::TimedOut)?
 }
 
 /// Status and body of one request.
@@ -264,7 +319,10 @@ pub async fn get(address: &str, host: &str) -> (u16, String) {
         Err(error) => return (0, error.to_string()),
     };
     let status = response.split(' ').nth(1).and_then(|s| s.parse().ok()).unwrap_or(0);
-    let body = response.split_once("\r\n\r\n").map(|(_, body)| body.to_owned()).unwrap_or_default();
+    let body = response
+        .split_once("\r\n\r\n")
+        .map(|(_, body)| body.to_owned())
+        .unwrap_or_default();
     (status, body)
 }
 
@@ -275,10 +333,14 @@ pub async fn is_reset(address: &str, bytes: &[u8]) -> bool {
 
 async fn admin(path: &str) -> Value {
     let request = format!("GET {path} HTTP/1.1\r\nhost: admin\r\nconnection: close\r\n\r\n");
-    let Ok(response) = exchange(ADMIN, request.as_bytes()).await else { return Value::Null };
+    let Ok(response) = exchange(ADMIN, request.as_bytes()).await else {
+        return Value::Null;
+    };
     let text = String::from_utf8_lossy(&response).into_owned();
     // The body may come in chunks; it is JSON from the first brace to the last.
-    let (Some(from), Some(to)) = (text.find('{'), text.rfind('}')) else { return Value::Null };
+    let (Some(from), Some(to)) = (text.find('{'), text.rfind('}')) else {
+        return Value::Null;
+    };
     let joined: String = text[from..=to].split("\r\n").filter(|l| !is_chunk_size(l)).collect();
     serde_json::from_str(&joined).unwrap_or(Value::Null)
 }
@@ -360,16 +422,29 @@ pub fn add_services(objects: &mut Objects, name: &str) {
 pub fn golden_meshes() -> Vec<(String, Objects)> {
     let files = std::fs::read_dir(testdata()).expect("testdata");
     let mut names: Vec<String> = files
-        .filter_map(|f| f.ok()?.path().file_name()?.to_str()?.strip_suffix(".yaml").map(str::to_owned))
+        .filter_map(|f| {
+            f.ok()?
+                .path()
+                .file_name()?
+                .to_str()?
+                .strip_suffix(".yaml")
+                .map(str::to_owned)
+        })
         .collect();
     names.sort();
     assert!(names.len() >= 10, "{names:?}");
-    names.into_iter().map(|name| (name.clone(), golden_mesh(&name))).collect()
+    names
+        .into_iter()
+        .map(|name| (name.clone(), golden_mesh(&name)))
+        .collect()
 }
 
 /// Sets or removes a label of a Service.
 pub fn label_service(objects: &mut Objects, name: &str, key: &str, value: Option<&str>) {
-    let service = objects.services.get_mut(&Key::new("default", name)).expect("the Service");
+    let service = objects
+        .services
+        .get_mut(&Key::new("default", name))
+        .expect("the Service");
     let labels = Arc::make_mut(service).metadata.labels.get_or_insert_default();
     match value {
         Some(value) => labels.insert(key.to_owned(), value.to_owned()),
@@ -383,7 +458,10 @@ pub fn listener_with_unknown_filter(name: &str) -> Arc<Resource> {
         type_url: "type.googleapis.com/weir.v1.NoSuchFilter".to_owned(),
         value: Vec::new(),
     };
-    let filter = Filter { name: "no.such.filter".to_owned(), config_type: Some(ConfigType::TypedConfig(config)) };
+    let filter = Filter {
+        name: "no.such.filter".to_owned(),
+        config_type: Some(ConfigType::TypedConfig(config)),
+    };
     let listener = Listener {
         name: name.to_owned(),
         address: Some(socket_address("10.96.0.20", 9080)),

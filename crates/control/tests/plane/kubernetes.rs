@@ -46,9 +46,16 @@ impl Kubernetes {
         state.version += 1;
         let mut object = object;
         object["metadata"]["resourceVersion"] = json!(state.version.to_string());
-        let new = state.objects.entry(list.to_owned()).or_default().insert(key(&object), object.clone()).is_none();
+        let new = state
+            .objects
+            .entry(list.to_owned())
+            .or_default()
+            .insert(key(&object), object.clone())
+            .is_none();
         let event = json!({"type": if new { "ADDED" } else { "MODIFIED" }, "object": object}).to_string() + "\n";
-        state.watches.retain(|(path, watch)| path != list || watch.send(event.clone()).is_ok());
+        state
+            .watches
+            .retain(|(path, watch)| path != list || watch.send(event.clone()).is_ok());
     }
 
     /// Lists of this kind are not answered (`hold`), or are again.
@@ -71,12 +78,19 @@ impl Kubernetes {
 
     /// Objects of a list in a namespace.
     pub fn objects(&self, list: &str) -> Vec<Value> {
-        self.0.lock().unwrap().objects.get(list).map(|l| l.values().cloned().collect()).unwrap_or_default()
+        self.0
+            .lock()
+            .unwrap()
+            .objects
+            .get(list)
+            .map(|l| l.values().cloned().collect())
+            .unwrap_or_default()
     }
 
     fn answer(&self, method: &Method, path: &str, query: &str, body: &[u8]) -> Answer {
         let mut state = self.0.lock().unwrap();
-        if state.away || (query.is_empty() || !query.contains("watch=true")) && state.withheld.iter().any(|l| l == path) {
+        if state.away || (query.is_empty() || !query.contains("watch=true")) && state.withheld.iter().any(|l| l == path)
+        {
             return status(StatusCode::SERVICE_UNAVAILABLE, "away");
         }
         let body: Value = serde_json::from_slice(body).unwrap_or_default();
@@ -85,7 +99,9 @@ impl Kubernetes {
         }
         if *method == Method::GET && query.contains("watch=true") {
             let (watch, events) = mpsc::unbounded_channel();
-            let from = query.split('&').find_map(|p| p.strip_prefix("resourceVersion=")?.parse::<u64>().ok());
+            let from = query
+                .split('&')
+                .find_map(|p| p.strip_prefix("resourceVersion=")?.parse::<u64>().ok());
             if from.is_some_and(|from| from < state.version) {
                 // There is no history: the watcher must list again.
                 let gone = json!({"kind": "Status", "status": "Failure", "code": 410, "reason": "Expired", "message": "too old"});
@@ -105,10 +121,16 @@ impl Kubernetes {
             return json_answer(StatusCode::CREATED, &body);
         }
         if let Some(list) = state.objects.get(path).filter(|_| *method == Method::GET) {
-            return json_answer(StatusCode::OK, &list_of(list.values().cloned().collect(), state.version));
+            return json_answer(
+                StatusCode::OK,
+                &list_of(list.values().cloned().collect(), state.version),
+            );
         }
         let (list, name) = path.rsplit_once('/').unwrap_or_default();
-        let found = state.objects.get_mut(list).and_then(|l| l.values_mut().find(|o| o["metadata"]["name"] == name));
+        let found = state
+            .objects
+            .get_mut(list)
+            .and_then(|l| l.values_mut().find(|o| o["metadata"]["name"] == name));
         match found {
             Some(object) if *method == Method::PATCH => {
                 for (field, value) in body.as_object().cloned().unwrap_or_default() {
@@ -180,7 +202,12 @@ impl tower_service::Service<Request<Body>> for Kubernetes {
         Box::pin(async move {
             let (parts, body) = request.into_parts();
             let body = body.collect().await.map(|b| b.to_bytes()).unwrap_or_default();
-            Ok(this.answer(&parts.method, parts.uri.path(), parts.uri.query().unwrap_or_default(), &body))
+            Ok(this.answer(
+                &parts.method,
+                parts.uri.path(),
+                parts.uri.query().unwrap_or_default(),
+                &body,
+            ))
         })
     }
 }

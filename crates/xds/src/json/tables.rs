@@ -178,7 +178,11 @@ const LISTENER: &[Field] = &[
     many(
         9,
         "listener_filters",
-        Msg(&[one(1, "name", Str), one(3, "typed_config", Any), one(4, "filter_disabled", Msg(PREDICATE))]),
+        Msg(&[
+            one(1, "name", Str),
+            one(3, "typed_config", Any),
+            one(4, "filter_disabled", Msg(PREDICATE)),
+        ]),
     ),
     one(15, "listener_filters_timeout", Duration),
     one(16, "traffic_direction", Enum(&["UNSPECIFIED", "INBOUND", "OUTBOUND"])),
@@ -187,8 +191,15 @@ const LISTENER: &[Field] = &[
     one(26, "bind_to_port", BOOL),
     one(28, "stat_prefix", Str),
 ];
-const PREDICATE: &[Field] = &[one(1, "or_match", Msg(&[many(1, "rules", Msg(PORT_RULE))])), PORT_RULE[0]];
-const PORT_RULE: &[Field] = &[one(5, "destination_port_range", Msg(&[one(1, "start", Int), one(2, "end", Int)]))];
+const PREDICATE: &[Field] = &[
+    one(1, "or_match", Msg(&[many(1, "rules", Msg(PORT_RULE))])),
+    PORT_RULE[0],
+];
+const PORT_RULE: &[Field] = &[one(
+    5,
+    "destination_port_range",
+    Msg(&[one(1, "start", Int), one(2, "end", Int)]),
+)];
 const CHAIN: &[Field] = &[
     one(
         1,
