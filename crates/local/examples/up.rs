@@ -14,7 +14,10 @@ fn main() -> ExitCode {
     let rest = args.get(1..).unwrap_or_default();
     if args.first().is_none_or(|first| !first.starts_with("container-")) {
         let filter = std::env::var("RUST_LOG").unwrap_or_else(|_| "info".into());
-        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+        tracing_subscriber::fmt()
+            .with_env_filter(filter)
+            .with_writer(std::io::stderr)
+            .init();
     }
     match args.first().map(String::as_str) {
         Some("container-init") => launch::container_init(rest),
@@ -42,7 +45,9 @@ fn bring_up(args: &[String]) -> ExitCode {
             "--api" => config.api_listen = value().parse().expect("--api ADDRESS:PORT"),
             "--metrics" => config.metrics_listen = value().parse().expect("--metrics ADDRESS:PORT"),
             "--keep" => config.keep = true,
-            path => config.manifests.extend(read_manifests(path.as_ref()).expect("the manifests")),
+            path => config
+                .manifests
+                .extend(read_manifests(path.as_ref()).expect("the manifests")),
         }
     }
     up::up(config).unwrap_or_else(|error| {
@@ -52,10 +57,20 @@ fn bring_up(args: &[String]) -> ExitCode {
 }
 
 fn serve_api(args: &[String]) -> ExitCode {
-    let value = |flag: &str| args.iter().position(|arg| arg == flag).and_then(|at| args.get(at + 1)).cloned();
+    let value = |flag: &str| {
+        args.iter()
+            .position(|arg| arg == flag)
+            .and_then(|at| args.get(at + 1))
+            .cloned()
+    };
     let mut config = apiserver::Config::new(value("--data-dir").expect("--data-dir"));
-    config.host_listener = listenfd::ListenFd::from_env().take_tcp_listener(0).expect("the host's listener");
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
+    config.host_listener = listenfd::ListenFd::from_env()
+        .take_tcp_listener(0)
+        .expect("the host's listener");
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime");
     let shutdown = tokio_util::sync::CancellationToken::new();
     let outcome = runtime.block_on(async {
         let stop = shutdown.clone();

@@ -32,7 +32,10 @@ type Answer<T> = Result<Response<T>, Status>;
 pub fn listen(paths: &Paths) -> Result<UnixListener, NodeError> {
     let path = paths.cri_socket();
     let _ = std::fs::remove_file(&path);
-    UnixListener::bind(&path).map_err(|source| NodeError::Io { what: "the CRI socket", source })
+    UnixListener::bind(&path).map_err(|source| NodeError::Io {
+        what: "the CRI socket",
+        source,
+    })
 }
 
 /// Serves until `shutdown`.
@@ -118,9 +121,15 @@ fn version() -> Answer<VersionResponse> {
 }
 
 fn status() -> Answer<StatusResponse> {
-    let ready = |kind: &str| RuntimeCondition { r#type: kind.into(), status: true, ..RuntimeCondition::default() };
+    let ready = |kind: &str| RuntimeCondition {
+        r#type: kind.into(),
+        status: true,
+        ..RuntimeCondition::default()
+    };
     let conditions = vec![ready("RuntimeReady"), ready("NetworkReady")];
-    Ok(Response::new(StatusResponse { status: Some(RuntimeStatus { conditions }) }))
+    Ok(Response::new(StatusResponse {
+        status: Some(RuntimeStatus { conditions }),
+    }))
 }
 
 /// A pod that has a sandbox.
@@ -146,7 +155,14 @@ impl Found {
     }
 
     fn annotations(&self) -> HashMap<String, String> {
-        self.runtime.object().metadata.annotations.clone().into_iter().flatten().collect()
+        self.runtime
+            .object()
+            .metadata
+            .annotations
+            .clone()
+            .into_iter()
+            .flatten()
+            .collect()
     }
 
     fn metadata(&self) -> PodSandboxMetadata {
@@ -166,8 +182,17 @@ impl Found {
 fn found(node: &Node) -> Vec<Found> {
     let pods = node.pods().into_iter().filter_map(|runtime| {
         let snapshot = runtime.snapshot();
-        let state = if snapshot.finished { PodSandboxState::NotReady } else { PodSandboxState::Ready };
-        Some(Found { sandbox: snapshot.sandbox?, containers: snapshot.containers, state, runtime })
+        let state = if snapshot.finished {
+            PodSandboxState::NotReady
+        } else {
+            PodSandboxState::Ready
+        };
+        Some(Found {
+            sandbox: snapshot.sandbox?,
+            containers: snapshot.containers,
+            state,
+            runtime,
+        })
     });
     pods.collect()
 }
@@ -202,18 +227,41 @@ fn sandbox_status(node: &Node, asked: &PodSandboxStatusRequest) -> Answer<PodSan
         .find(|found| !id.is_empty() && found.sandbox.id.starts_with(id))
         .ok_or_else(|| Status::not_found(format!("an error occurred when try to find sandbox {id:?}: not found")))?;
     let host_network = found.sandbox.netns.is_none();
-    let network = if host_network { NamespaceMode::Node } else { NamespaceMode::Pod };
-    let host_pid = found.runtime.object().spec.as_ref().is_some_and(|spec| spec.host_pid == Some(true));
-    let pid = if host_pid { NamespaceMode::Node } else { NamespaceMode::Container };
-    let options = NamespaceOption { network: network.into(), pid: pid.into(), ipc: NamespaceMode::Container.into() };
-    let ip = if host_network { String::new() } else { found.sandbox.ip.to_string() };
+    let network = if host_network {
+        NamespaceMode::Node
+    } else {
+        NamespaceMode::Pod
+    };
+    let host_pid = found
+        .runtime
+        .object()
+        .spec
+        .as_ref()
+        .is_some_and(|spec| spec.host_pid == Some(true));
+    let pid = if host_pid {
+        NamespaceMode::Node
+    } else {
+        NamespaceMode::Container
+    };
+    let options = NamespaceOption {
+        network: network.into(),
+        pid: pid.into(),
+        ipc: NamespaceMode::Container.into(),
+    };
+    let ip = if host_network {
+        String::new()
+    } else {
+        found.sandbox.ip.to_string()
+    };
     let status = PodSandboxStatus {
         id: found.sandbox.id.clone(),
         metadata: Some(found.metadata()),
         state: found.state.into(),
         created_at: found.created_at(),
         network: Some(PodSandboxNetworkStatus { ip }),
-        linux: Some(LinuxPodSandboxStatus { namespaces: Some(Namespace { options: Some(options) }) }),
+        linux: Some(LinuxPodSandboxStatus {
+            namespaces: Some(Namespace { options: Some(options) }),
+        }),
         labels: found.labels(),
         annotations: found.annotations(),
         runtime_handler: String::new(),
@@ -222,7 +270,10 @@ fn sandbox_status(node: &Node, asked: &PodSandboxStatusRequest) -> Answer<PodSan
     if asked.verbose {
         info.insert("info".to_string(), info_json(&found));
     }
-    Ok(Response::new(PodSandboxStatusResponse { status: Some(status), info }))
+    Ok(Response::new(PodSandboxStatusResponse {
+        status: Some(status),
+        info,
+    }))
 }
 
 fn info_json(found: &Found) -> String {
@@ -238,8 +289,14 @@ fn info_json(found: &Found) -> String {
 fn list_containers(node: &Node, asked: ListContainersRequest) -> Answer<ListContainersResponse> {
     let filter = asked.filter.unwrap_or_default();
     let mut containers = Vec::new();
-    for found in found(node).iter().filter(|found| found.sandbox.id.starts_with(&filter.pod_sandbox_id)) {
-        let views = found.containers.iter().filter(|view| !view.id.is_empty() && view.id.starts_with(&filter.id));
+    for found in found(node)
+        .iter()
+        .filter(|found| found.sandbox.id.starts_with(&filter.pod_sandbox_id))
+    {
+        let views = found
+            .containers
+            .iter()
+            .filter(|view| !view.id.is_empty() && view.id.starts_with(&filter.id));
         containers.extend(views.map(|view| container(found, view)));
     }
     containers.retain(|container| {
@@ -267,7 +324,9 @@ fn container(found: &Found, view: &ContainerView) -> Container {
             name: view.name.clone(),
             attempt: u32::try_from(view.restarts).unwrap_or_default(),
         }),
-        image: Some(ImageSpec { image: view.image.clone() }),
+        image: Some(ImageSpec {
+            image: view.image.clone(),
+        }),
         image_ref: view.image.clone(),
         state: state.into(),
         created_at: i64::try_from(started).unwrap_or(i64::MAX),

@@ -60,7 +60,12 @@ pub enum UpError {
     InUse { path: PathBuf, pid: String },
     /// A listener's address is taken or not ours.
     #[error("cannot listen on {address} ({what}): {source}; stop what uses port {port} or choose another address")]
-    Listen { what: &'static str, address: SocketAddr, port: u16, source: io::Error },
+    Listen {
+        what: &'static str,
+        address: SocketAddr,
+        port: u16,
+        source: io::Error,
+    },
     /// Neither root nor user namespaces.
     #[error(
         "cannot make namespaces: {0}. Run as root, or allow user namespaces: \
@@ -116,7 +121,10 @@ fn start(config: &UpConfig, data_dir: &DataDir, api: &TcpListener, metrics: &Tcp
         // Not close-on-exec: this very process starts nothing but the node.
         let got = fcntl(fd, FcntlArg::F_DUPFD(number)).map_err(|errno| UpError::System { what: "dup", errno })?;
         if got != number {
-            return Err(UpError::System { what: "descriptor 100 and above are taken", errno: Errno::EBUSY });
+            return Err(UpError::System {
+                what: "descriptor 100 and above are taken",
+                errno: Errno::EBUSY,
+            });
         }
     }
     let (read, write) = io::pipe().map_err(UpError::Spawn)?;
@@ -132,7 +140,10 @@ fn start(config: &UpConfig, data_dir: &DataDir, api: &TcpListener, metrics: &Tcp
         .process_group(0)
         .spawn()
         .map_err(UpError::Spawn)?;
-    Ok(Node { child, _alive: write.into() })
+    Ok(Node {
+        child,
+        _alive: write.into(),
+    })
 }
 
 /// Leaves for a new pid namespace (for children), inside a new user namespace unless we may do without.
@@ -190,7 +201,12 @@ fn report(status: ExitStatus, asked: bool) -> ExitCode {
 }
 
 fn listen(what: &'static str, address: SocketAddr) -> Result<TcpListener, UpError> {
-    TcpListener::bind(address).map_err(|source| UpError::Listen { what, address, port: address.port(), source })
+    TcpListener::bind(address).map_err(|source| UpError::Listen {
+        what,
+        address,
+        port: address.port(),
+        source,
+    })
 }
 
 /// The signals that this process takes from a descriptor.
@@ -198,12 +214,19 @@ struct Signals(SignalFd);
 
 impl Signals {
     fn block() -> Result<Self, UpError> {
-        let mask: SigSet =
-            [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGCHLD].into_iter().collect();
-        mask.thread_block().map_err(|errno| UpError::System { what: "sigprocmask", errno })?;
+        let mask: SigSet = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGCHLD]
+            .into_iter()
+            .collect();
+        mask.thread_block().map_err(|errno| UpError::System {
+            what: "sigprocmask",
+            errno,
+        })?;
         SignalFd::with_flags(&mask, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
             .map(Self)
-            .map_err(|errno| UpError::System { what: "signalfd", errno })
+            .map_err(|errno| UpError::System {
+                what: "signalfd",
+                errno,
+            })
     }
 
     /// Waits until something happened or the deadline; true when a signal asks to stop.
@@ -230,22 +253,35 @@ struct DataDir {
 
 impl DataDir {
     fn open(path: &Path) -> Result<Self, UpError> {
-        let failed = |source| UpError::DataDir { path: path.to_path_buf(), source };
+        let failed = |source| UpError::DataDir {
+            path: path.to_path_buf(),
+            source,
+        };
         let created = !path.exists();
         fs::create_dir_all(path).map_err(failed)?;
         let path = path.canonicalize().map_err(failed)?;
-        let file = File::options().read(true).write(true).create(true).truncate(false).open(path.join("lock"));
+        let file = File::options()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(path.join("lock"));
         let mut lock = match Flock::lock(file.map_err(failed)?, FlockArg::LockExclusiveNonblock) {
             Ok(lock) => lock,
             Err((mut file, Errno::EWOULDBLOCK)) => {
                 let mut pid = String::new();
                 let _ = file.read_to_string(&mut pid);
-                return Err(UpError::InUse { path, pid: pid.trim().to_string() });
+                return Err(UpError::InUse {
+                    path,
+                    pid: pid.trim().to_string(),
+                });
             }
             Err((_, errno)) => return Err(failed(errno.into())),
         };
         let written = lock.set_len(0).and_then(|()| lock.rewind());
-        written.and_then(|()| writeln!(lock, "{}", std::process::id())).map_err(failed)?;
+        written
+            .and_then(|()| writeln!(lock, "{}", std::process::id()))
+            .map_err(failed)?;
         Ok(Self { path, created, lock })
     }
 
@@ -257,7 +293,11 @@ impl DataDir {
             if kept || path.symlink_metadata().is_err() {
                 continue;
             }
-            let removed = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+            let removed = if path.is_dir() {
+                fs::remove_dir_all(&path)
+            } else {
+                fs::remove_file(&path)
+            };
             if let Err(error) = removed {
                 eprintln!("weir up: cannot remove {}: {error}", path.display());
             }
@@ -277,14 +317,21 @@ impl DataDir {
     }
 
     fn write_node_config(&self, config: &UpConfig) -> Result<(), UpError> {
-        let failed = |source| UpError::DataDir { path: self.path.clone(), source };
+        let failed = |source| UpError::DataDir {
+            path: self.path.clone(),
+            source,
+        };
         let paths = Paths::new(&self.path);
         fs::create_dir_all(paths.node()).map_err(failed)?;
         let node = NodeConfig {
             data_dir: self.path.clone(),
             api_address: config.api_listen,
             manifests: config.manifests.clone(),
-            extra_path: config.extra_path.iter().map(|p| p.canonicalize().unwrap_or(p.clone())).collect(),
+            extra_path: config
+                .extra_path
+                .iter()
+                .map(|p| p.canonicalize().unwrap_or(p.clone()))
+                .collect(),
         };
         let text = serde_json::to_vec(&node).map_err(io::Error::other).map_err(failed)?;
         fs::write(paths.node_config(), text).map_err(failed)

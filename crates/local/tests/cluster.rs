@@ -35,7 +35,11 @@ impl Cluster {
         program.pop();
         program.pop();
         program.push("examples/up");
-        assert!(program.exists(), "{} is missing: run `cargo test`, which builds examples", program.display());
+        assert!(
+            program.exists(),
+            "{} is missing: run `cargo test`, which builds examples",
+            program.display()
+        );
         if let Some(user) = user {
             // An ordinary user may not be able to reach the target directory.
             let copy = dir.path().join("up");
@@ -55,7 +59,10 @@ impl Cluster {
         if let Some(user) = user {
             command.uid(user).gid(user);
         }
-        let cluster = Self { child: command.spawn().unwrap(), dir };
+        let cluster = Self {
+            child: command.spawn().unwrap(),
+            dir,
+        };
         wait_for("the kubeconfig", || cluster.log().contains("export KUBECONFIG"));
         cluster
     }
@@ -72,7 +79,9 @@ impl Cluster {
     async fn client(&self) -> Client {
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let config = Kubeconfig::read_from(self.data().join("kubeconfig")).unwrap();
-        let config = Config::from_custom_kubeconfig(config, &KubeConfigOptions::default()).await.unwrap();
+        let config = Config::from_custom_kubeconfig(config, &KubeConfigOptions::default())
+            .await
+            .unwrap();
         Client::try_from(config).unwrap()
     }
 
@@ -115,12 +124,19 @@ impl Drop for Cluster {
 }
 
 fn free_address() -> String {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string()
+    TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .to_string()
 }
 
 fn children(pid: i32) -> Vec<i32> {
     let mut found = Vec::new();
-    let tasks = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    let tasks = fs::read_dir(format!("/proc/{pid}/task"))
+        .into_iter()
+        .flatten()
+        .flatten();
     for task in tasks {
         let text = fs::read_to_string(task.path().join("children")).unwrap_or_default();
         found.extend(text.split_whitespace().filter_map(|pid| pid.parse::<i32>().ok()));
@@ -130,7 +146,8 @@ fn children(pid: i32) -> Vec<i32> {
 
 fn alive(pid: i32) -> bool {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with(['Z', 'X']))
+    stat.rsplit_once(") ")
+        .is_some_and(|(_, rest)| !rest.starts_with(['Z', 'X']))
 }
 
 fn wait_for(what: &str, mut done: impl FnMut() -> bool) {
@@ -152,18 +169,31 @@ async fn wait_pod(pods: &Api<Pod>, name: &str, what: &str, done: impl Fn(&Pod) -
         if done(&pod) {
             return pod;
         }
-        assert!(began.elapsed() < DEADLINE, "pod {name} is not {what}: {:#?}", pod.status);
+        assert!(
+            began.elapsed() < DEADLINE,
+            "pod {name} is not {what}: {:#?}",
+            pod.status
+        );
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }
 
 fn ready(pod: &Pod) -> bool {
-    let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_deref()).unwrap_or_default();
-    conditions.iter().any(|condition| condition.type_ == "Ready" && condition.status == "True")
+    let conditions = pod
+        .status
+        .as_ref()
+        .and_then(|status| status.conditions.as_deref())
+        .unwrap_or_default();
+    conditions
+        .iter()
+        .any(|condition| condition.type_ == "Ready" && condition.status == "True")
 }
 
 fn phase(pod: &Pod) -> &str {
-    pod.status.as_ref().and_then(|status| status.phase.as_deref()).unwrap_or_default()
+    pod.status
+        .as_ref()
+        .and_then(|status| status.phase.as_deref())
+        .unwrap_or_default()
 }
 
 fn pod(name: &str, spec: serde_json::Value) -> Pod {
@@ -228,7 +258,9 @@ async fn pods_live_and_die(cluster: &Cluster) {
     let pods: Api<Pod> = Api::default_namespaced(client.clone());
     let maps: Api<ConfigMap> = Api::default_namespaced(client.clone());
     let map = json!({"metadata": {"name": "settings"}, "data": {"color": "blue"}});
-    maps.create(&PostParams::default(), &serde_json::from_value(map).unwrap()).await.unwrap();
+    maps.create(&PostParams::default(), &serde_json::from_value(map).unwrap())
+        .await
+        .unwrap();
 
     create(&pods, "server", server_spec()).await;
     let server = wait_pod(&pods, "server", "ready", ready).await;
@@ -237,12 +269,17 @@ async fn pods_live_and_die(cluster: &Cluster) {
     let lines: Vec<&str> = page.lines().collect();
     assert_eq!(lines[..5], ["1", "server", "blue", "blue", "default"], "{page}");
     assert_eq!(lines[5], "nameserver 10.96.0.10");
-    assert!(lines[8].starts_with("10.244.") && lines[8] != "10.244.0.1", "the client's own address: {page}");
+    assert!(
+        lines[8].starts_with("10.244.") && lines[8] != "10.244.0.1",
+        "the client's own address: {page}"
+    );
     assert_eq!(lines[9], "made");
 
     // A ConfigMap's change reaches the running container.
     let patch = json!({"data": {"color": "green"}});
-    maps.patch("settings", &PatchParams::default(), &Patch::Merge(patch)).await.unwrap();
+    maps.patch("settings", &PatchParams::default(), &Patch::Merge(patch))
+        .await
+        .unwrap();
     let began = Instant::now();
     for attempt in 0.. {
         let page = fetch(&pods, &format!("look-{attempt}"), &format!("http://{ip}:8000/")).await;
@@ -256,12 +293,25 @@ async fn pods_live_and_die(cluster: &Cluster) {
     let began = Instant::now();
     let followed = tokio::spawn({
         let pods = pods.clone();
-        async move { pods.logs("server", &LogParams { follow: true, container: Some("server".into()), ..LogParams::default() }).await }
+        async move {
+            pods.logs(
+                "server",
+                &LogParams {
+                    follow: true,
+                    container: Some("server".into()),
+                    ..LogParams::default()
+                },
+            )
+            .await
+        }
     });
     tokio::time::sleep(Duration::from_millis(100)).await;
     pods.delete("server", &DeleteParams::default()).await.unwrap();
     while pods.get_opt("server").await.unwrap().is_some() {
-        assert!(began.elapsed() < Duration::from_secs(10), "the pod's grace was waited for");
+        assert!(
+            began.elapsed() < Duration::from_secs(10),
+            "the pod's grace was waited for"
+        );
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     assert_eq!(followed.await.unwrap().unwrap(), "serving\nterminated\n");
@@ -269,34 +319,82 @@ async fn pods_live_and_die(cluster: &Cluster) {
 
 async fn failures_are_told(cluster: &Cluster) {
     let pods: Api<Pod> = Api::default_namespaced(cluster.client().await);
-    create(&pods, "crash", json!({"containers": [{"name": "c", "image": "x", "command": ["sh", "-c", "echo boom; exit 7"]}]})).await;
-    create(&pods, "image", json!({"containers": [{"name": "c", "image": "nginx:1"}]})).await;
+    create(
+        &pods,
+        "crash",
+        json!({"containers": [{"name": "c", "image": "x", "command": ["sh", "-c", "echo boom; exit 7"]}]}),
+    )
+    .await;
+    create(
+        &pods,
+        "image",
+        json!({"containers": [{"name": "c", "image": "nginx:1"}]}),
+    )
+    .await;
     let waiting = |pod: &Pod| -> String {
-        let statuses = pod.status.as_ref().and_then(|status| status.container_statuses.as_deref()).unwrap_or_default();
-        let state = statuses.first().and_then(|status| status.state.as_ref()?.waiting.as_ref()?.reason.clone());
+        let statuses = pod
+            .status
+            .as_ref()
+            .and_then(|status| status.container_statuses.as_deref())
+            .unwrap_or_default();
+        let state = statuses
+            .first()
+            .and_then(|status| status.state.as_ref()?.waiting.as_ref()?.reason.clone());
         state.unwrap_or_default()
     };
     wait_pod(&pods, "image", "ErrImagePull", |pod| waiting(pod) == "ErrImagePull").await;
-    wait_pod(&pods, "image", "ImagePullBackOff", |pod| waiting(pod) == "ImagePullBackOff").await;
-    let crashed = wait_pod(&pods, "crash", "CrashLoopBackOff", |pod| waiting(pod) == "CrashLoopBackOff").await;
+    wait_pod(&pods, "image", "ImagePullBackOff", |pod| {
+        waiting(pod) == "ImagePullBackOff"
+    })
+    .await;
+    let crashed = wait_pod(&pods, "crash", "CrashLoopBackOff", |pod| {
+        waiting(pod) == "CrashLoopBackOff"
+    })
+    .await;
     let status = &crashed.status.unwrap().container_statuses.unwrap()[0];
     assert_eq!(status.restart_count, 1);
-    assert_eq!(status.last_state.as_ref().unwrap().terminated.as_ref().unwrap().exit_code, 7);
-    let previous = LogParams { previous: true, ..LogParams::default() };
+    assert_eq!(
+        status
+            .last_state
+            .as_ref()
+            .unwrap()
+            .terminated
+            .as_ref()
+            .unwrap()
+            .exit_code,
+        7
+    );
+    let previous = LogParams {
+        previous: true,
+        ..LogParams::default()
+    };
     assert_eq!(pods.logs("crash", &previous).await.unwrap(), "boom\n");
     // Where the files of a container that ended go is nobody's business but must not grow: its view is gone.
-    let dir = cluster.data().join("node/pods").join(crashed.metadata.uid.unwrap()).join("containers");
+    let dir = cluster
+        .data()
+        .join("node/pods")
+        .join(crashed.metadata.uid.unwrap())
+        .join("containers");
     assert_eq!(fs::read_dir(dir).unwrap().count(), 0);
 }
 
 /// The calls that an agent makes, on the socket as the node's processes see it.
 async fn cri_answers(cluster: &Cluster) {
     let pods: Api<Pod> = Api::default_namespaced(cluster.client().await);
-    create(&pods, "asked", json!({"containers": [{"name": "c", "image": "x", "command": ["sleep", "1000"]}]})).await;
+    create(
+        &pods,
+        "asked",
+        json!({"containers": [{"name": "c", "image": "x", "command": ["sleep", "1000"]}]}),
+    )
+    .await;
     let pod = wait_pod(&pods, "asked", "ready", ready).await;
     let root = format!("/proc/{}/root", cluster.node_pid());
     let socket = format!("unix:{root}/run/containerd/containerd.sock");
-    let channel = tonic::transport::Endpoint::try_from(socket).unwrap().connect().await.unwrap();
+    let channel = tonic::transport::Endpoint::try_from(socket)
+        .unwrap()
+        .connect()
+        .await
+        .unwrap();
     let mut client = tonic::client::Grpc::new(channel);
     let uid = pod.metadata.uid.clone().unwrap();
     let filter = cri::PodSandboxFilter {
@@ -307,19 +405,33 @@ async fn cri_answers(cluster: &Cluster) {
     let list: cri::ListPodSandboxResponse = call(&mut client, "ListPodSandbox", asked).await;
     assert_eq!(list.items.len(), 1);
     assert_eq!(list.items[0].metadata.as_ref().unwrap().name, "asked");
-    let asked = cri::PodSandboxStatusRequest { pod_sandbox_id: list.items[0].id.clone(), verbose: true };
+    let asked = cri::PodSandboxStatusRequest {
+        pod_sandbox_id: list.items[0].id.clone(),
+        verbose: true,
+    };
     let status: cri::PodSandboxStatusResponse = call(&mut client, "PodSandboxStatus", asked).await;
-    assert_eq!(status.status.unwrap().network.unwrap().ip, pod.status.unwrap().pod_ip.unwrap());
+    assert_eq!(
+        status.status.unwrap().network.unwrap().ip,
+        pod.status.unwrap().pod_ip.unwrap()
+    );
     let info: serde_json::Value = serde_json::from_str(&status.info["info"]).unwrap();
     let namespaces = info["runtimeSpec"]["linux"]["namespaces"].as_array().unwrap();
-    let path = namespaces.iter().find(|n| n["type"] == "network").unwrap()["path"].as_str().unwrap();
+    let path = namespaces.iter().find(|n| n["type"] == "network").unwrap()["path"]
+        .as_str()
+        .unwrap();
     // The path is a network namespace in the node's view: the one of the pod's process. /var/run is a link there.
     use std::os::unix::fs::MetadataExt;
     let path = path.replace("/var/run/", "/run/");
     let inode = |path: &str| fs::metadata(path).map(|meta| meta.ino());
     let pod_inode = inode(&format!("{root}{path}")).unwrap();
-    assert_ne!(pod_inode, inode(&format!("/proc/{}/ns/net", cluster.node_pid())).unwrap());
-    let owners = cluster.processes().into_iter().filter(|pid| inode(&format!("/proc/{pid}/ns/net")).ok() == Some(pod_inode));
+    assert_ne!(
+        pod_inode,
+        inode(&format!("/proc/{}/ns/net", cluster.node_pid())).unwrap()
+    );
+    let owners = cluster
+        .processes()
+        .into_iter()
+        .filter(|pid| inode(&format!("/proc/{pid}/ns/net")).ok() == Some(pod_inode));
     assert_eq!(owners.count(), 1, "one process lives in the pod's namespace");
 }
 
@@ -331,17 +443,27 @@ where
     client.ready().await.unwrap();
     let path = http::uri::PathAndQuery::try_from(format!("/{}/{method}", cri::SERVICE)).unwrap();
     let codec = tonic_prost::ProstCodec::default();
-    client.unary(tonic::Request::new(asked), path, codec).await.unwrap().into_inner()
+    client
+        .unary(tonic::Request::new(asked), path, codec)
+        .await
+        .unwrap()
+        .into_inner()
 }
 
 async fn api_server_comes_back(cluster: &Cluster) {
     let client = cluster.client().await;
     let nodes: Api<Node> = Api::all(client.clone());
     let pods: Api<Pod> = Api::default_namespaced(client);
-    create(&pods, "steady", json!({"containers": [{"name": "c", "image": "x", "command": ["sleep", "1000"]}]})).await;
+    create(
+        &pods,
+        "steady",
+        json!({"containers": [{"name": "c", "image": "x", "command": ["sleep", "1000"]}]}),
+    )
+    .await;
     let before = wait_pod(&pods, "steady", "ready", ready).await;
     let is_api_server = |pid: &i32| {
-        fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|text| String::from_utf8_lossy(&text).contains("\0apiserver\0"))
+        fs::read(format!("/proc/{pid}/cmdline"))
+            .is_ok_and(|text| String::from_utf8_lossy(&text).contains("\0apiserver\0"))
     };
     let victim = children(cluster.node_pid()).into_iter().find(is_api_server).unwrap();
     kill(Pid::from_raw(victim), Signal::SIGKILL).unwrap();
@@ -351,9 +473,17 @@ async fn api_server_comes_back(cluster: &Cluster) {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     let after = pods.get("steady").await.unwrap();
-    assert_eq!(after.status.unwrap().container_statuses, before.status.unwrap().container_statuses);
+    assert_eq!(
+        after.status.unwrap().container_statuses,
+        before.status.unwrap().container_statuses
+    );
     // And pods are still managed.
-    create(&pods, "later", json!({"containers": [{"name": "c", "image": "x", "command": ["sleep", "1000"]}]})).await;
+    create(
+        &pods,
+        "later",
+        json!({"containers": [{"name": "c", "image": "x", "command": ["sleep", "1000"]}]}),
+    )
+    .await;
     wait_pod(&pods, "later", "ready", ready).await;
 }
 
@@ -392,11 +522,20 @@ async fn whichever_process_dies_takes_the_others_along() {
     for victim in ["up", "node"] {
         let cluster = Cluster::start(None);
         let pods: Api<Pod> = Api::default_namespaced(cluster.client().await);
-        create(&pods, "steady", json!({"containers": [{"name": "c", "image": "x", "command": ["sleep", "1000"]}]})).await;
+        create(
+            &pods,
+            "steady",
+            json!({"containers": [{"name": "c", "image": "x", "command": ["sleep", "1000"]}]}),
+        )
+        .await;
         wait_pod(&pods, "steady", "ready", ready).await;
         let processes = cluster.processes();
         assert!(processes.len() > 3, "{processes:?}");
-        let pid = if victim == "up" { cluster.child.id() as i32 } else { cluster.node_pid() };
+        let pid = if victim == "up" {
+            cluster.child.id() as i32
+        } else {
+            cluster.node_pid()
+        };
         kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap();
         // Killed itself, `up` cannot clean its directory; the next start does.
         cluster.assert_gone(&processes, victim == "node");

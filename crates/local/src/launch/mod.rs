@@ -70,9 +70,17 @@ pub struct BindMount {
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum LaunchError {
     #[error("{what} {path}: {errno}")]
-    System { what: &'static str, path: PathBuf, errno: nix::errno::Errno },
+    System {
+        what: &'static str,
+        path: PathBuf,
+        errno: nix::errno::Errno,
+    },
     #[error("{what} {path}: {source}")]
-    Io { what: &'static str, path: PathBuf, source: std::io::Error },
+    Io {
+        what: &'static str,
+        path: PathBuf,
+        source: std::io::Error,
+    },
     #[error("the specification: {0}")]
     Spec(#[from] serde_json::Error),
     #[error("usage: {0}")]
@@ -89,18 +97,31 @@ pub fn container_init(args: &[String]) -> ExitCode {
 }
 
 fn prepare(args: &[String]) -> Result<CommandSpec, LaunchError> {
-    let [file] = args else { return Err(LaunchError::Usage("weir container-init SPEC_FILE")) };
+    let [file] = args else {
+        return Err(LaunchError::Usage("weir container-init SPEC_FILE"));
+    };
     let path = Path::new(file);
-    let text = std::fs::read(path).map_err(|source| LaunchError::Io { what: "read", path: path.into(), source })?;
+    let text = std::fs::read(path).map_err(|source| LaunchError::Io {
+        what: "read",
+        path: path.into(),
+        source,
+    })?;
     let spec: ContainerSpec = serde_json::from_slice(&text)?;
     let mut flags = CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWIPC;
     if spec.hostname.is_some() {
         flags |= CloneFlags::CLONE_NEWUTS;
     }
-    unshare(flags).map_err(|errno| LaunchError::System { what: "unshare", path: "".into(), errno })?;
+    unshare(flags).map_err(|errno| LaunchError::System {
+        what: "unshare",
+        path: "".into(),
+        errno,
+    })?;
     if let Some(name) = &spec.hostname {
-        sethostname(name)
-            .map_err(|errno| LaunchError::System { what: "sethostname", path: name.into(), errno })?;
+        sethostname(name).map_err(|errno| LaunchError::System {
+            what: "sethostname",
+            path: name.into(),
+            errno,
+        })?;
     }
     view::build(&spec)?;
     Ok(spec.command)
@@ -116,20 +137,32 @@ pub fn container_exec(args: &[String]) -> ExitCode {
 }
 
 fn join(args: &[String]) -> Result<CommandSpec, LaunchError> {
-    let [pid, command] = args else { return Err(LaunchError::Usage("weir container-exec PID COMMAND_JSON")) };
+    let [pid, command] = args else {
+        return Err(LaunchError::Usage("weir container-exec PID COMMAND_JSON"));
+    };
     let command: CommandSpec = serde_json::from_str(command)?;
     let dir = Path::new("/proc").join(pid).join("ns");
-    let kinds =
-        [("ipc", CloneFlags::CLONE_NEWIPC), ("uts", CloneFlags::CLONE_NEWUTS), ("mnt", CloneFlags::CLONE_NEWNS)];
+    let kinds = [
+        ("ipc", CloneFlags::CLONE_NEWIPC),
+        ("uts", CloneFlags::CLONE_NEWUTS),
+        ("mnt", CloneFlags::CLONE_NEWNS),
+    ];
     let mut opened = Vec::new();
     for (name, kind) in kinds {
         let path = dir.join(name);
-        let file =
-            File::open(&path).map_err(|source| LaunchError::Io { what: "open", path: path.clone(), source })?;
+        let file = File::open(&path).map_err(|source| LaunchError::Io {
+            what: "open",
+            path: path.clone(),
+            source,
+        })?;
         opened.push((file, kind, path));
     }
     for (file, kind, path) in opened {
-        setns(file, kind).map_err(|errno| LaunchError::System { what: "setns", path, errno })?;
+        setns(file, kind).map_err(|errno| LaunchError::System {
+            what: "setns",
+            path,
+            errno,
+        })?;
     }
     Ok(command)
 }
@@ -145,7 +178,11 @@ fn become_command(spec: &CommandSpec) -> ExitCode {
     // The node blocks nothing, but be sure that the command starts with a clean mask.
     let _ = SigSet::empty().thread_set_mask();
     let mut command = Command::new(program);
-    command.args(args).env_clear().envs(spec.env.iter().map(|(k, v)| (k, v))).current_dir(&spec.cwd);
+    command
+        .args(args)
+        .env_clear()
+        .envs(spec.env.iter().map(|(k, v)| (k, v)))
+        .current_dir(&spec.cwd);
     if let Some(gid) = spec.gid {
         command.gid(gid);
     }

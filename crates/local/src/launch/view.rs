@@ -85,10 +85,20 @@ fn overlay(lower: &Path, target: &Path, layer: &Path) -> Result<(), LaunchError>
     let (upper, work) = (layer.join("upper"), layer.join("work"));
     fs::create_dir_all(&upper).map_err(io("mkdir", &upper))?;
     fs::create_dir_all(&work).map_err(io("mkdir", &work))?;
-    let options =
-        format!("lowerdir={},upperdir={},workdir={}", lower.display(), upper.display(), work.display());
+    let options = format!(
+        "lowerdir={},upperdir={},workdir={}",
+        lower.display(),
+        upper.display(),
+        work.display()
+    );
     let attempt = |options: &str| {
-        mount(Some("overlay"), target, Some("overlay"), MsFlags::empty(), Some(options))
+        mount(
+            Some("overlay"),
+            target,
+            Some("overlay"),
+            MsFlags::empty(),
+            Some(options),
+        )
     };
     // `userxattr` is needed inside a user namespace, and not known to older kernels.
     attempt(&options)
@@ -102,9 +112,13 @@ fn overlay(lower: &Path, target: &Path, layer: &Path) -> Result<(), LaunchError>
 
 /// An overlay does not show what is mounted below its lower directory: bind those mounts again where they were.
 fn submounts(root: &Path, private: &Path) {
-    let Ok(table) = fs::read_to_string("/proc/self/mountinfo") else { return };
+    let Ok(table) = fs::read_to_string("/proc/self/mountinfo") else {
+        return;
+    };
     for line in table.lines() {
-        let Some(point) = line.split(' ').nth(4).map(PathBuf::from) else { continue };
+        let Some(point) = line.split(' ').nth(4).map(PathBuf::from) else {
+            continue;
+        };
         let depth = point.components().count();
         let top = point.components().nth(1).and_then(|top| top.as_os_str().to_str());
         let ours = point.starts_with(private);
@@ -147,7 +161,11 @@ fn bind_volume(volume: &BindMount) -> Result<(), LaunchError> {
     if !volume.propagate {
         bind_flags(target, MsFlags::MS_PRIVATE | MsFlags::MS_REC)?;
     }
-    if volume.read_only { remount_read_only(target) } else { Ok(()) }
+    if volume.read_only {
+        remount_read_only(target)
+    } else {
+        Ok(())
+    }
 }
 
 /// Inside a user namespace a remount must repeat the flags that the mount has.
@@ -207,13 +225,23 @@ fn make_dir(path: &Path, mode: u32) -> Result<(), LaunchError> {
 
 fn read_dir(path: &Path) -> Result<Vec<PathBuf>, LaunchError> {
     let entries = fs::read_dir(path).map_err(io("list", path))?;
-    Ok(entries.filter_map(|entry| entry.ok().map(|entry| entry.path())).collect())
+    Ok(entries
+        .filter_map(|entry| entry.ok().map(|entry| entry.path()))
+        .collect())
 }
 
 fn system<'a>(what: &'static str, path: &'a Path) -> impl FnOnce(Errno) -> LaunchError + 'a {
-    move |errno| LaunchError::System { what, path: path.to_path_buf(), errno }
+    move |errno| LaunchError::System {
+        what,
+        path: path.to_path_buf(),
+        errno,
+    }
 }
 
 fn io<'a>(what: &'static str, path: &'a Path) -> impl FnOnce(std::io::Error) -> LaunchError + 'a {
-    move |source| LaunchError::Io { what, path: path.to_path_buf(), source }
+    move |source| LaunchError::Io {
+        what,
+        path: path.to_path_buf(),
+        source,
+    }
 }

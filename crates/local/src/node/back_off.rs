@@ -23,12 +23,24 @@ pub struct BackOff {
 impl BackOff {
     /// As the kubelet restarts containers: at once, then 10 s doubling to 5 min.
     pub fn crash_loop() -> Self {
-        Self { first: CRASH_FIRST, max: CRASH_MAX, reset: CRASH_RESET, next: CRASH_FIRST, free: true }
+        Self {
+            first: CRASH_FIRST,
+            max: CRASH_MAX,
+            reset: CRASH_RESET,
+            next: CRASH_FIRST,
+            free: true,
+        }
     }
 
     /// For retries of the node's own work.
     pub fn retry(first: Duration, max: Duration) -> Self {
-        Self { first, max, reset: Duration::MAX, next: first, free: false }
+        Self {
+            first,
+            max,
+            reset: Duration::MAX,
+            next: first,
+            free: false,
+        }
     }
 
     /// How long to wait after a failure that followed a run of `ran`.
@@ -52,7 +64,9 @@ mod tests {
     #[test]
     fn crash_loop_doubles_to_five_minutes_and_resets_after_ten() {
         let mut back_off = BackOff::crash_loop();
-        let waits: Vec<u64> = (0..8).map(|_| back_off.after(Duration::from_secs(1)).as_secs()).collect();
+        let waits: Vec<u64> = (0..8)
+            .map(|_| back_off.after(Duration::from_secs(1)).as_secs())
+            .collect();
         assert_eq!(waits, [0, 10, 20, 40, 80, 160, 300, 300]);
         assert_eq!(back_off.after(Duration::from_secs(600)).as_secs(), 10);
     }

@@ -57,7 +57,9 @@ pub async fn del(paths: &Paths, pod: &Pod, sandbox: &Sandbox) -> Result<(), CniE
     let result = own_result(&chain.version, sandbox);
     let mut first = Ok(());
     for plugin in chain.plugins.iter().rev() {
-        let outcome = call(paths, &chain, plugin, "DEL", pod, sandbox, Some(&result)).await.map(drop);
+        let outcome = call(paths, &chain, plugin, "DEL", pod, sandbox, Some(&result))
+            .await
+            .map(drop);
         if first.is_ok() {
             first = outcome;
         }
@@ -67,12 +69,19 @@ pub async fn del(paths: &Paths, pod: &Pod, sandbox: &Sandbox) -> Result<(), CniE
 
 fn read_chain(paths: &Paths) -> Result<Option<Chain>, CniError> {
     let dir = paths.cni_config();
-    let Ok(entries) = std::fs::read_dir(&dir) else { return Ok(None) };
+    let Ok(entries) = std::fs::read_dir(&dir) else {
+        return Ok(None);
+    };
     let mut files: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
     files.retain(|path| path.extension().is_some_and(|extension| extension == "conflist"));
     files.sort();
-    let Some(path) = files.into_iter().next() else { return Ok(None) };
-    let config = |message: String| CniError::Config { path: path.clone(), message };
+    let Some(path) = files.into_iter().next() else {
+        return Ok(None);
+    };
+    let config = |message: String| CniError::Config {
+        path: path.clone(),
+        message,
+    };
     let text = match std::fs::read(&path) {
         Ok(text) => text,
         // Removed between listing and reading: there is no chain.
@@ -80,7 +89,10 @@ fn read_chain(paths: &Paths) -> Result<Option<Chain>, CniError> {
         Err(error) => return Err(config(error.to_string())),
     };
     let list: Value = serde_json::from_slice(&text).map_err(|error| config(error.to_string()))?;
-    let plugins = list["plugins"].as_array().cloned().ok_or_else(|| config("plugins: must be a list".into()))?;
+    let plugins = list["plugins"]
+        .as_array()
+        .cloned()
+        .ok_or_else(|| config("plugins: must be a list".into()))?;
     Ok(Some(Chain {
         name: list["name"].as_str().unwrap_or("weir").to_string(),
         version: list["cniVersion"].as_str().unwrap_or(CNI_VERSION).to_string(),
@@ -90,7 +102,11 @@ fn read_chain(paths: &Paths) -> Result<Option<Chain>, CniError> {
 
 /// What the node's own step made, as a plugin would report it.
 fn own_result(version: &str, sandbox: &Sandbox) -> Value {
-    let netns = sandbox.netns.as_ref().map(|path| path.display().to_string()).unwrap_or_default();
+    let netns = sandbox
+        .netns
+        .as_ref()
+        .map(|path| path.display().to_string())
+        .unwrap_or_default();
     json!({
         "cniVersion": version,
         "interfaces": [{"name": "eth0", "sandbox": netns}],
@@ -110,7 +126,10 @@ async fn call(
     previous: Option<&Value>,
 ) -> Result<Option<Value>, CniError> {
     let kind = plugin["type"].as_str().unwrap_or_default().to_string();
-    let failed = |message: String| CniError::Plugin { plugin: kind.clone(), message };
+    let failed = |message: String| CniError::Plugin {
+        plugin: kind.clone(),
+        message,
+    };
     if kind.is_empty() || kind.contains('/') {
         return Err(failed("type: must name a program in /opt/cni/bin".into()));
     }
@@ -130,7 +149,11 @@ async fn call(
         sandbox.id,
         of(&meta.uid)
     );
-    let netns = sandbox.netns.as_ref().map(|path| path.display().to_string()).unwrap_or_default();
+    let netns = sandbox
+        .netns
+        .as_ref()
+        .map(|path| path.display().to_string())
+        .unwrap_or_default();
     let mut child = Command::new(bin.join(&kind))
         .env("CNI_COMMAND", command)
         .env("CNI_CONTAINERID", &sandbox.id)
@@ -160,8 +183,14 @@ async fn call(
     if output.status.success() {
         return Ok(answer);
     }
-    let told = answer.as_ref().and_then(|answer| answer["msg"].as_str()).map(String::from);
-    let details = answer.as_ref().and_then(|answer| answer["details"].as_str()).unwrap_or_default();
+    let told = answer
+        .as_ref()
+        .and_then(|answer| answer["msg"].as_str())
+        .map(String::from);
+    let details = answer
+        .as_ref()
+        .and_then(|answer| answer["details"].as_str())
+        .unwrap_or_default();
     let stderr = String::from_utf8_lossy(&output.stderr);
     let message = told.unwrap_or_else(|| stderr.lines().last().unwrap_or("no message").to_string());
     Err(failed(format!("{command}: {message} {details} ({})", output.status)))

@@ -119,7 +119,12 @@ impl Runner {
     }
 
     fn restarts(&self, good: bool) -> bool {
-        let policy = self.pod.spec.as_ref().and_then(|spec| spec.restart_policy.as_deref()).unwrap_or("Always");
+        let policy = self
+            .pod
+            .spec
+            .as_ref()
+            .and_then(|spec| spec.restart_policy.as_deref())
+            .unwrap_or("Always");
         let policy = self.container.restart_policy.as_deref().unwrap_or(policy);
         let sidecar = self.container.restart_policy.as_deref() == Some("Always");
         match policy {
@@ -141,15 +146,22 @@ impl Runner {
             self.runtime.namespace,
             self.runtime.uid
         );
-        let event = format!("Back-off restarting failed container {name} in pod {pod}_{}", self.runtime.namespace);
+        let event = format!(
+            "Back-off restarting failed container {name} in pod {pod}_{}",
+            self.runtime.namespace
+        );
         self.node.events.warning(&self.pod, Some(name), "BackOff", event);
         self.runtime.update(name, |view| {
             view.last = Some(end.clone());
-            view.state = State::Waiting { reason: "CrashLoopBackOff".into(), message: Some(message) };
+            view.state = State::Waiting {
+                reason: "CrashLoopBackOff".into(),
+                message: Some(message),
+            };
         });
         self.wait_or_stop(wait).await;
         if self.stopping().is_some() {
-            self.runtime.update(name, |view| view.state = State::Terminated(end.clone()));
+            self.runtime
+                .update(name, |view| view.state = State::Terminated(end.clone()));
         }
     }
 
@@ -160,19 +172,32 @@ impl Runner {
 
     fn waiting(&self, reason: &str, message: &str) {
         self.runtime.update(&self.container.name, |view| {
-            view.state = State::Waiting { reason: reason.into(), message: Some(message.into()) };
+            view.state = State::Waiting {
+                reason: reason.into(),
+                message: Some(message.into()),
+            };
         });
     }
 
     fn start_failed(&self, error: &StartError) {
         self.waiting(error.reason, &error.message);
-        self.node.events.warning(&self.pod, Some(&self.container.name), "Failed", format!("Error: {}", error.message));
+        self.node.events.warning(
+            &self.pod,
+            Some(&self.container.name),
+            "Failed",
+            format!("Error: {}", error.message),
+        );
     }
 
     async fn pull_failed(&self, error: &StartError) {
-        let (name, image) = (&self.container.name, self.container.image.as_deref().unwrap_or_default());
+        let (name, image) = (
+            &self.container.name,
+            self.container.image.as_deref().unwrap_or_default(),
+        );
         self.waiting("ErrImagePull", &error.message);
-        self.node.events.warning(&self.pod, Some(name), "Failed", &error.message);
+        self.node
+            .events
+            .warning(&self.pod, Some(name), "Failed", &error.message);
         self.wait_or_stop(ERR_IMAGE_PULL).await;
         let message = format!("Back-off pulling image \"{image}\"");
         self.node.events.normal(&self.pod, Some(name), "BackOff", &message);
@@ -184,22 +209,38 @@ impl Runner {
         let _permit = self.node.start_permits.acquire().await;
         let name = &self.container.name;
         let id = new_id();
-        let own_pid_namespace = !self.pod.spec.as_ref().is_some_and(|spec| spec.host_pid == Some(true));
+        let own_pid_namespace = self.pod.spec.as_ref().is_none_or(|spec| spec.host_pid != Some(true));
         let (spec, file) = self.specify(&id, own_pid_namespace).map_err(|error| *error)?;
-        let failed = |error: &dyn std::fmt::Display| StartError { reason: "RunContainerError", message: error.to_string() };
-        let path = self.node.paths.log(&self.runtime.namespace, &self.runtime.name, &self.runtime.uid, name, attempt);
+        let failed = |error: &dyn std::fmt::Display| StartError {
+            reason: "RunContainerError",
+            message: error.to_string(),
+        };
+        let path = self.node.paths.log(
+            &self.runtime.namespace,
+            &self.runtime.name,
+            &self.runtime.uid,
+            name,
+            attempt,
+        );
         let log = Log::create(path).await.map_err(|e| failed(&e))?;
         let launch = Launch {
             program: self.node.exe.clone(),
             args: vec!["container-init".into(), file],
             netns: self.netns.clone(),
-            pid_namespace: if own_pid_namespace { PidNamespace::New } else { PidNamespace::Node },
+            pid_namespace: if own_pid_namespace {
+                PidNamespace::New
+            } else {
+                PidNamespace::Node
+            },
             stdin: false,
             kill_on_drop: false,
         };
         let mut child = process::start(launch).await.map_err(|e| failed(&e))?;
         let started_at = Timestamp::now();
-        let number = child.id().and_then(|pid| i32::try_from(pid).ok()).ok_or_else(|| failed(&"no process"))?;
+        let number = child
+            .id()
+            .and_then(|pid| i32::try_from(pid).ok())
+            .ok_or_else(|| failed(&"no process"))?;
         let mut copies = Vec::new();
         if let Some(out) = child.stdout.take() {
             copies.push(tokio::spawn(log.clone().copy("stdout", out)));
@@ -210,23 +251,42 @@ impl Runner {
         let netns = self.netns.clone();
         self.runtime.set_started(
             name,
-            Started { command: spec.command, own_pid_namespace, netns, log: log.clone(), attempt },
+            Started {
+                command: spec.command,
+                own_pid_namespace,
+                netns,
+                log: log.clone(),
+                attempt,
+            },
         );
-        self.node.events.normal(&self.pod, Some(name), "Started", format!("Container started: {name}"));
+        self.node
+            .events
+            .normal(&self.pod, Some(name), "Started", format!("Container started: {name}"));
         self.runtime.update(name, |view| {
             view.state = State::Running { since: started_at };
             (view.id, view.pid) = (id.clone(), Some(number));
             // Without a startup probe a container counts as started at once; init containers have no readiness.
             view.started = self.container.startup_probe.is_none();
         });
-        Ok(Process { child, pid: Pid::from_raw(number), own_pid_namespace, id, started_at, log, copies })
+        Ok(Process {
+            child,
+            pid: Pid::from_raw(number),
+            own_pid_namespace,
+            id,
+            started_at,
+            log,
+            copies,
+        })
     }
 
     /// Writes the specification for `weir container-init`.
     fn specify(&self, id: &str, own_pid_namespace: bool) -> Result<(ContainerSpec, String), Box<StartError>> {
         let node = &self.node;
         let config = |error: &dyn std::fmt::Display| {
-            Box::new(StartError { reason: "CreateContainerConfigError", message: error.to_string() })
+            Box::new(StartError {
+                reason: "CreateContainerConfigError",
+                message: error.to_string(),
+            })
         };
         let spec = self.pod.spec.as_ref().ok_or_else(|| config(&"the pod has no spec"))?;
         let mut env = env::variables(&self.pod, &self.container, &self.placement, node.caches.as_ref())
@@ -239,7 +299,12 @@ impl Runner {
         let argv = node
             .images
             .command(image, &expand(&self.container.command), &expand(&self.container.args))
-            .map_err(|error| Box::new(StartError { reason: "ErrImagePull", message: error.to_string() }))?;
+            .map_err(|error| {
+                Box::new(StartError {
+                    reason: "ErrImagePull",
+                    message: error.to_string(),
+                })
+            })?;
         let host_network = spec.host_network == Some(true);
         let hostname = files::hostname(&self.pod);
         for (key, value) in [("PATH", node.images.path()), ("HOSTNAME", &hostname), ("HOME", "/root")] {
@@ -260,7 +325,13 @@ impl Runner {
             command: CommandSpec {
                 argv,
                 env,
-                cwd: self.container.working_dir.as_deref().filter(|dir| !dir.is_empty()).unwrap_or("/").into(),
+                cwd: self
+                    .container
+                    .working_dir
+                    .as_deref()
+                    .filter(|dir| !dir.is_empty())
+                    .unwrap_or("/")
+                    .into(),
                 uid: node.users.map(user),
                 gid: node.users.map(group),
             },
@@ -283,7 +354,11 @@ impl Runner {
         let (verdicts, mut verdict) = mpsc::channel(1);
         let sidecar = self.init && self.container.restart_policy.as_deref() == Some("Always");
         let probes = (!self.init || sidecar).then(|| tokio::spawn(self.probed().run(verdicts)));
-        let hook = self.container.lifecycle.as_ref().and_then(|lifecycle| lifecycle.post_start.clone());
+        let hook = self
+            .container
+            .lifecycle
+            .as_ref()
+            .and_then(|lifecycle| lifecycle.post_start.clone());
         let mut stop = self.runtime.stop.subscribe();
         let mut post_start = Box::pin(async {
             match &hook {
@@ -328,7 +403,11 @@ impl Runner {
 
     /// Seconds of grace when no deletion says otherwise.
     fn grace(&self) -> Duration {
-        let seconds = self.pod.spec.as_ref().and_then(|spec| spec.termination_grace_period_seconds);
+        let seconds = self
+            .pod
+            .spec
+            .as_ref()
+            .and_then(|spec| spec.termination_grace_period_seconds);
         Duration::from_secs(seconds.and_then(|seconds| u64::try_from(seconds).ok()).unwrap_or(30))
     }
 
@@ -337,11 +416,21 @@ impl Runner {
     async fn terminate(&self, process: &mut Process, fixed: Option<Duration>) -> std::io::Result<ExitStatus> {
         let name = &self.container.name;
         let began = Instant::now();
-        let grace = || fixed.or(self.stopping().map(|s| Duration::from_secs(s.grace_seconds))).unwrap_or_default();
+        let grace = || {
+            fixed
+                .or(self.stopping().map(|s| Duration::from_secs(s.grace_seconds)))
+                .unwrap_or_default()
+        };
         if fixed.is_none() {
-            self.node.events.normal(&self.pod, Some(name), "Killing", format!("Stopping container {name}"));
+            self.node
+                .events
+                .normal(&self.pod, Some(name), "Killing", format!("Stopping container {name}"));
         }
-        let hook = self.container.lifecycle.as_ref().and_then(|lifecycle| lifecycle.pre_stop.as_ref());
+        let hook = self
+            .container
+            .lifecycle
+            .as_ref()
+            .and_then(|lifecycle| lifecycle.pre_stop.as_ref());
         let mut extra = Duration::ZERO;
         if let Some(hook) = hook.filter(|_| !grace().is_zero()) {
             tokio::select! {
@@ -383,7 +472,9 @@ impl Runner {
     async fn hook(&self, hook: &LifecycleHandler) -> Result<(), String> {
         if let Some(exec) = &hook.exec {
             let argv = exec.command.clone().unwrap_or_default();
-            return exec::run(&self.node, &self.runtime, &self.container.name, argv).await.map(drop);
+            return exec::run(&self.node, &self.runtime, &self.container.name, argv)
+                .await
+                .map(drop);
         }
         if let Some(http) = &hook.http_get {
             return probes::http_get(http, &self.container, self.placement.pod_ip).await;
@@ -439,5 +530,8 @@ impl Process {
 
 /// The placement of a pod on this node.
 pub fn placement(ip: Ipv4Addr) -> Placement {
-    Placement { pod_ip: ip, host_ip: NODE_IP }
+    Placement {
+        pod_ip: ip,
+        host_ip: NODE_IP,
+    }
 }

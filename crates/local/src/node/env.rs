@@ -37,8 +37,15 @@ pub enum EnvError {
     #[error("secret \"{0}\" not found")]
     NoSecret(String),
     #[error("couldn't find key {key} in {kind} {namespace}/{name}")]
-    NoKey { key: String, kind: &'static str, namespace: String, name: String },
-    #[error("unsupported fieldPath {0} (known: metadata.name, metadata.namespace, metadata.uid, metadata.labels['KEY'], metadata.annotations['KEY'], spec.nodeName, spec.serviceAccountName, status.podIP, status.podIPs, status.hostIP, status.hostIPs)")]
+    NoKey {
+        key: String,
+        kind: &'static str,
+        namespace: String,
+        name: String,
+    },
+    #[error(
+        "unsupported fieldPath {0} (known: metadata.name, metadata.namespace, metadata.uid, metadata.labels['KEY'], metadata.annotations['KEY'], spec.nodeName, spec.serviceAccountName, status.podIP, status.podIPs, status.hostIP, status.hostIPs)"
+    )]
     FieldPath(String),
     #[error("unsupported resource {0} (known: limits.cpu, limits.memory, requests.cpu, requests.memory)")]
     Resource(String),
@@ -55,7 +62,11 @@ pub fn variables(
     lookup: &dyn Lookup,
 ) -> Result<Vec<(String, String)>, EnvError> {
     let namespace = pod.metadata.namespace.as_deref().unwrap_or("default");
-    let links = pod.spec.as_ref().and_then(|spec| spec.enable_service_links).unwrap_or(true);
+    let links = pod
+        .spec
+        .as_ref()
+        .and_then(|spec| spec.enable_service_links)
+        .unwrap_or(true);
     let mut env = Variables::default();
     for (name, value) in service_variables(if links { lookup.services(namespace) } else { Vec::new() }) {
         env.set(name, value);
@@ -65,7 +76,10 @@ pub fn variables(
         if let Some(from) = &source.config_map_ref {
             match lookup.config_map(namespace, &from.name) {
                 Some(map) => {
-                    map.data.iter().flatten().for_each(|(k, v)| env.set(format!("{prefix}{k}"), v.clone()));
+                    map.data
+                        .iter()
+                        .flatten()
+                        .for_each(|(k, v)| env.set(format!("{prefix}{k}"), v.clone()));
                 }
                 None if from.optional == Some(true) => {}
                 None => return Err(EnvError::NoConfigMap(from.name.clone())),
@@ -74,7 +88,11 @@ pub fn variables(
         if let Some(from) = &source.secret_ref {
             match lookup.secret(namespace, &from.name) {
                 Some(secret) => {
-                    secret.data.iter().flatten().for_each(|(k, v)| env.set(format!("{prefix}{k}"), text(v)));
+                    secret
+                        .data
+                        .iter()
+                        .flatten()
+                        .for_each(|(k, v)| env.set(format!("{prefix}{k}"), text(v)));
                 }
                 None if from.optional == Some(true) => {}
                 None => return Err(EnvError::NoSecret(from.name.clone())),
@@ -108,7 +126,10 @@ impl Variables {
     }
 
     fn into_list(mut self) -> Vec<(String, String)> {
-        self.order.into_iter().filter_map(|name| self.values.remove(&name).map(|value| (name, value))).collect()
+        self.order
+            .into_iter()
+            .filter_map(|name| self.values.remove(&name).map(|value| (name, value)))
+            .collect()
     }
 }
 
@@ -129,7 +150,11 @@ fn resolve(
     if let Some(key) = &source.config_map_key_ref {
         let optional = key.optional == Some(true);
         let Some(map) = lookup.config_map(namespace, &key.name) else {
-            return if optional { Ok(None) } else { Err(EnvError::NoConfigMap(key.name.clone())) };
+            return if optional {
+                Ok(None)
+            } else {
+                Err(EnvError::NoConfigMap(key.name.clone()))
+            };
         };
         let value = map.data.as_ref().and_then(|data| data.get(&key.key)).cloned();
         return present(value, optional, &key.key, "ConfigMap", namespace, &key.name);
@@ -137,7 +162,11 @@ fn resolve(
     if let Some(key) = &source.secret_key_ref {
         let optional = key.optional == Some(true);
         let Some(secret) = lookup.secret(namespace, &key.name) else {
-            return if optional { Ok(None) } else { Err(EnvError::NoSecret(key.name.clone())) };
+            return if optional {
+                Ok(None)
+            } else {
+                Err(EnvError::NoSecret(key.name.clone()))
+            };
         };
         let value = secret.data.as_ref().and_then(|data| data.get(&key.key)).map(text);
         return present(value, optional, &key.key, "Secret", namespace, &key.name);
@@ -156,7 +185,12 @@ fn present(
     if value.is_some() || optional {
         return Ok(value);
     }
-    Err(EnvError::NoKey { key: key.into(), kind, namespace: namespace.into(), name: name.into() })
+    Err(EnvError::NoKey {
+        key: key.into(),
+        kind,
+        namespace: namespace.into(),
+        name: name.into(),
+    })
 }
 
 /// A field of the pod, for variables and downward-API files.
@@ -164,10 +198,20 @@ pub fn field(selector: &ObjectFieldSelector, pod: &Pod, placement: &Placement) -
     let (meta, path) = (&pod.metadata, selector.field_path.as_str());
     let keyed = |prefix: &str| path.strip_prefix(prefix).and_then(|rest| rest.strip_suffix("']"));
     if let Some(key) = keyed("metadata.labels['") {
-        return Ok(meta.labels.as_ref().and_then(|l| l.get(key)).cloned().unwrap_or_default());
+        return Ok(meta
+            .labels
+            .as_ref()
+            .and_then(|l| l.get(key))
+            .cloned()
+            .unwrap_or_default());
     }
     if let Some(key) = keyed("metadata.annotations['") {
-        return Ok(meta.annotations.as_ref().and_then(|l| l.get(key)).cloned().unwrap_or_default());
+        return Ok(meta
+            .annotations
+            .as_ref()
+            .and_then(|l| l.get(key))
+            .cloned()
+            .unwrap_or_default());
     }
     let spec = pod.spec.as_ref();
     let list = |map: &Option<std::collections::BTreeMap<String, String>>| {
@@ -190,7 +234,11 @@ pub fn field(selector: &ObjectFieldSelector, pod: &Pod, placement: &Placement) -
 
 /// The pod's service account.
 pub fn service_account(pod: &Pod) -> &str {
-    pod.spec.as_ref().and_then(|spec| spec.service_account_name.as_deref()).filter(|n| !n.is_empty()).unwrap_or("default")
+    pod.spec
+        .as_ref()
+        .and_then(|spec| spec.service_account_name.as_deref())
+        .filter(|n| !n.is_empty())
+        .unwrap_or("default")
 }
 
 /// A container's resource, in units of the divisor; without a limit the machine's.
@@ -208,7 +256,9 @@ pub fn resource(selector: &ResourceFieldSelector, pod: &Pod, container: &Contain
         _ => return Err(unknown()),
     };
     let scale = |quantity: &str| parse_quantity(quantity);
-    let value = map.and_then(|map| map.get(name)).and_then(|quantity| scale(&quantity.0));
+    let value = map
+        .and_then(|map| map.get(name))
+        .and_then(|quantity| scale(&quantity.0));
     let value = match (value, name, side) {
         (Some(value), ..) => value,
         (None, "cpu" | "memory", "requests") => 0.0,
@@ -216,12 +266,19 @@ pub fn resource(selector: &ResourceFieldSelector, pod: &Pod, container: &Contain
         (None, "memory", _) => super::register::memory_bytes() as f64,
         _ => return Err(unknown()),
     };
-    let divisor = selector.divisor.as_ref().and_then(|d| scale(&d.0)).filter(|d| *d > 0.0).unwrap_or(1.0);
+    let divisor = selector
+        .divisor
+        .as_ref()
+        .and_then(|d| scale(&d.0))
+        .filter(|d| *d > 0.0)
+        .unwrap_or(1.0);
     Ok(format!("{}", (value / divisor).ceil() as u64))
 }
 
 fn parse_quantity(text: &str) -> Option<f64> {
-    let split = text.find(|c: char| !(c.is_ascii_digit() || c == '.')).unwrap_or(text.len());
+    let split = text
+        .find(|c: char| !(c.is_ascii_digit() || c == '.'))
+        .unwrap_or(text.len());
     let (number, suffix) = text.split_at(split);
     let factor = match suffix {
         "" => 1.0,
@@ -244,16 +301,27 @@ fn service_variables(services: Vec<std::sync::Arc<Service>>) -> Vec<(String, Str
     let mut list = Vec::new();
     for service in services {
         let Some(spec) = &service.spec else { continue };
-        let Some(ip) = spec.cluster_ip.as_deref().filter(|ip| !ip.is_empty() && *ip != "None") else { continue };
-        let (Some(ports), Some(name)) = (spec.ports.as_deref(), &service.metadata.name) else { continue };
+        let Some(ip) = spec.cluster_ip.as_deref().filter(|ip| !ip.is_empty() && *ip != "None") else {
+            continue;
+        };
+        let (Some(ports), Some(name)) = (spec.ports.as_deref(), &service.metadata.name) else {
+            continue;
+        };
         let prefix = name.to_uppercase().replace('-', "_");
         if prefix == "KUBERNETES" {
             continue;
         }
-        let ports = ports.iter().map(|p| (p.name.as_deref(), p.port.to_string(), p.protocol.as_deref()));
+        let ports = ports
+            .iter()
+            .map(|p| (p.name.as_deref(), p.port.to_string(), p.protocol.as_deref()));
         push_links(&mut list, &prefix, ip, ports.collect());
     }
-    push_links(&mut list, "KUBERNETES", API_HOST, vec![(Some("https"), API_PORT.to_string(), Some("TCP"))]);
+    push_links(
+        &mut list,
+        "KUBERNETES",
+        API_HOST,
+        vec![(Some("https"), API_PORT.to_string(), Some("TCP"))],
+    );
     list
 }
 
@@ -264,14 +332,22 @@ fn push_links(
     ports: Vec<(Option<&str>, String, Option<&str>)>,
 ) {
     let mut push = |name: String, value: &str| list.push((name, value.to_string()));
-    let Some((_, first, first_protocol)) = ports.first() else { return };
+    let Some((_, first, first_protocol)) = ports.first() else {
+        return;
+    };
     let lower = |protocol: &Option<&str>| protocol.unwrap_or("TCP").to_lowercase();
     push(format!("{prefix}_SERVICE_HOST"), ip);
     push(format!("{prefix}_SERVICE_PORT"), first);
-    push(format!("{prefix}_PORT"), &format!("{}://{ip}:{first}", lower(first_protocol)));
+    push(
+        format!("{prefix}_PORT"),
+        &format!("{}://{ip}:{first}", lower(first_protocol)),
+    );
     for (name, port, protocol) in &ports {
         if let Some(name) = name.filter(|name| !name.is_empty()) {
-            push(format!("{prefix}_SERVICE_PORT_{}", name.to_uppercase().replace('-', "_")), port);
+            push(
+                format!("{prefix}_SERVICE_PORT_{}", name.to_uppercase().replace('-', "_")),
+                port,
+            );
         }
         let (lower, upper) = (lower(protocol), protocol.unwrap_or("TCP"));
         let base = format!("{prefix}_PORT_{port}_{upper}");
@@ -347,24 +423,26 @@ mod tests {
         }))
         .unwrap();
         let container: Container = serde_json::from_value(container).unwrap();
-        let placement =
-            Placement { pod_ip: Ipv4Addr::new(10, 244, 1, 9), host_ip: Ipv4Addr::new(10, 244, 0, 1) };
+        let placement = Placement {
+            pod_ip: Ipv4Addr::new(10, 244, 1, 9),
+            host_ip: Ipv4Addr::new(10, 244, 0, 1),
+        };
         variables(&pod, &container, &placement, &Fixed).map(|list| list.into_iter().collect())
     }
 
     #[test]
     fn sources_are_resolved_and_later_ones_win() {
         let env = env(json!({"name": "c",
-            "envFrom": [{"prefix": "S_", "configMapRef": {"name": "settings"}},
-                        {"secretRef": {"name": "gone", "optional": true}}],
-            "env": [
-                {"name": "S_host", "value": "b"},
-                {"name": "URL", "value": "http://$(S_host):$(MY_DB_SERVICE_PORT)/$(NOPE)/$$(S_host)"},
-                {"name": "IP", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}},
-                {"name": "APP", "valueFrom": {"fieldRef": {"fieldPath": "metadata.labels['app']"}}},
-                {"name": "PW", "valueFrom": {"secretKeyRef": {"name": "login", "key": "password"}}},
-                {"name": "CPU", "valueFrom": {"resourceFieldRef": {"resource": "requests.cpu"}}},
-            ]}))
+        "envFrom": [{"prefix": "S_", "configMapRef": {"name": "settings"}},
+                    {"secretRef": {"name": "gone", "optional": true}}],
+        "env": [
+            {"name": "S_host", "value": "b"},
+            {"name": "URL", "value": "http://$(S_host):$(MY_DB_SERVICE_PORT)/$(NOPE)/$$(S_host)"},
+            {"name": "IP", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}},
+            {"name": "APP", "valueFrom": {"fieldRef": {"fieldPath": "metadata.labels['app']"}}},
+            {"name": "PW", "valueFrom": {"secretKeyRef": {"name": "login", "key": "password"}}},
+            {"name": "CPU", "valueFrom": {"resourceFieldRef": {"resource": "requests.cpu"}}},
+        ]}))
         .unwrap();
         assert_eq!(env["S_level"], "debug");
         assert_eq!(env["URL"], "http://b:5432/$(NOPE)/$(S_host)");

@@ -23,6 +23,9 @@ const COMPONENT: &str = "kubelet";
 /// Distinct events remembered for counting.
 const REMEMBERED_MAX: usize = 4096;
 
+/// What makes two events the same: pod, container, reason, message.
+type Key = (Option<String>, Option<String>, &'static str, String);
+
 /// The handle that takes events.
 #[derive(Clone, Debug)]
 pub struct Events(mpsc::Sender<Happening>);
@@ -55,14 +58,7 @@ impl Events {
         self.send(pod, container, "Warning", reason, message.into());
     }
 
-    fn send(
-        &self,
-        pod: &Pod,
-        container: Option<&str>,
-        kind: &'static str,
-        reason: &'static str,
-        message: String,
-    ) {
+    fn send(&self, pod: &Pod, container: Option<&str>, kind: &'static str, reason: &'static str, message: String) {
         let object = ObjectReference {
             api_version: Some("v1".into()),
             kind: Some("Pod".into()),
@@ -72,15 +68,25 @@ impl Events {
             resource_version: pod.metadata.resource_version.clone(),
             field_path: container.map(|name| format!("spec.containers{{{name}}}")),
         };
-        let _ = self.0.try_send(Happening { object, kind, reason, message });
+        let _ = self.0.try_send(Happening {
+            object,
+            kind,
+            reason,
+            message,
+        });
     }
 }
 
 async fn write_all(client: Client, mut receiver: mpsc::Receiver<Happening>) {
-    let mut known: HashMap<(Option<String>, Option<String>, &'static str, String), (String, i32)> = HashMap::new();
+    let mut known: HashMap<Key, (String, i32)> = HashMap::new();
     while let Some(happening) = receiver.recv().await {
         let object = &happening.object;
-        let key = (object.uid.clone(), object.field_path.clone(), happening.reason, happening.message.clone());
+        let key = (
+            object.uid.clone(),
+            object.field_path.clone(),
+            happening.reason,
+            happening.message.clone(),
+        );
         let api: Api<Event> = Api::namespaced(client.clone(), object.namespace.as_deref().unwrap_or("default"));
         if known.len() >= REMEMBERED_MAX {
             known.clear();
@@ -111,7 +117,11 @@ fn event(happening: &Happening) -> Event {
     let object = &happening.object;
     let name = format!("{}.{:x}", object.name.as_deref().unwrap_or("pod"), now.as_nanosecond());
     Event {
-        metadata: ObjectMeta { name: Some(name), namespace: object.namespace.clone(), ..ObjectMeta::default() },
+        metadata: ObjectMeta {
+            name: Some(name),
+            namespace: object.namespace.clone(),
+            ..ObjectMeta::default()
+        },
         involved_object: object.clone(),
         type_: Some(happening.kind.into()),
         reason: Some(happening.reason.into()),
@@ -119,7 +129,10 @@ fn event(happening: &Happening) -> Event {
         count: Some(1),
         first_timestamp: Some(Time(now)),
         last_timestamp: Some(Time(now)),
-        source: Some(EventSource { component: Some(COMPONENT.into()), host: Some(NODE_NAME.into()) }),
+        source: Some(EventSource {
+            component: Some(COMPONENT.into()),
+            host: Some(NODE_NAME.into()),
+        }),
         reporting_component: Some(COMPONENT.into()),
         reporting_instance: Some(NODE_NAME.into()),
         ..Event::default()

@@ -42,11 +42,17 @@ pub async fn start(
         program: node.exe.clone(),
         args: vec!["container-exec".into(), pid.to_string(), command],
         netns: started.netns,
-        pid_namespace: if started.own_pid_namespace { PidNamespace::Of(pid) } else { PidNamespace::Node },
+        pid_namespace: if started.own_pid_namespace {
+            PidNamespace::Of(pid)
+        } else {
+            PidNamespace::Node
+        },
         stdin,
         kill_on_drop: true,
     };
-    process::start(launch).await.map_err(|error| format!("cannot enter container {container}: {error}"))
+    process::start(launch)
+        .await
+        .map_err(|error| format!("cannot enter container {container}: {error}"))
 }
 
 /// Runs the command to its end; its output when it exits with 0, what went wrong otherwise.

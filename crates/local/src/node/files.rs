@@ -25,7 +25,9 @@ pub fn hostname(pod: &Pod) -> String {
     if spec.is_some_and(|spec| spec.host_network == Some(true)) {
         return super::NODE_NAME.to_string();
     }
-    let name = spec.and_then(|spec| spec.hostname.clone()).filter(|name| !name.is_empty());
+    let name = spec
+        .and_then(|spec| spec.hostname.clone())
+        .filter(|name| !name.is_empty());
     let mut name = name.or(pod.metadata.name.clone()).unwrap_or_default();
     name.truncate(63);
     name.trim_end_matches(['-', '.']).to_string()
@@ -42,7 +44,11 @@ fn resolv_conf(spec: &PodSpec, namespace: &str) -> String {
         }
         _ => {
             servers.push(DNS.to_string());
-            search.extend([format!("{namespace}.svc.{DOMAIN}"), format!("svc.{DOMAIN}"), DOMAIN.to_string()]);
+            search.extend([
+                format!("{namespace}.svc.{DOMAIN}"),
+                format!("svc.{DOMAIN}"),
+                DOMAIN.to_string(),
+            ]);
             options.push("ndots:5".to_string());
         }
     }
@@ -52,7 +58,12 @@ fn resolv_conf(spec: &PodSpec, namespace: &str) -> String {
         for option in config.options.iter().flatten() {
             let name = option.name.clone().unwrap_or_default();
             options.retain(|known| known.split(':').next() != Some(&name));
-            options.push(option.value.as_ref().map_or(name.clone(), |value| format!("{name}:{value}")));
+            options.push(
+                option
+                    .value
+                    .as_ref()
+                    .map_or(name.clone(), |value| format!("{name}:{value}")),
+            );
         }
     }
     let mut text: String = servers.iter().map(|server| format!("nameserver {server}\n")).collect();
@@ -99,6 +110,10 @@ mod tests {
             files[0].1,
             "nameserver 10.96.0.10\nsearch shop.svc.cluster.local svc.cluster.local cluster.local x.y\noptions ndots:2\n"
         );
-        assert!(files[1].1.ends_with("10.244.1.2\tp.db.shop.svc.cluster.local\tp\n1.2.3.4\ta\tb\n"));
+        assert!(
+            files[1]
+                .1
+                .ends_with("10.244.1.2\tp.db.shop.svc.cluster.local\tp\n1.2.3.4\ta\tb\n")
+        );
     }
 }

@@ -26,9 +26,9 @@ use tokio::sync::{Mutex, Semaphore};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
+use super::Node;
 use super::env::Lookup;
 use super::run::NodeError;
-use super::Node;
 
 const NAMESPACE: &str = "weir-system";
 const SERVICE: &str = "weir-metrics";
@@ -50,18 +50,26 @@ struct Front {
 
 /// Makes the inherited listener asynchronous.
 pub fn listen(listener: std::net::TcpListener) -> Result<TcpListener, NodeError> {
-    let failed = |source| NodeError::Io { what: "the metric store's listener", source };
+    let failed = |source| NodeError::Io {
+        what: "the metric store's listener",
+        source,
+    };
     listener.set_nonblocking(true).map_err(failed)?;
     TcpListener::from_std(listener).map_err(failed)
 }
 
 /// Serves until `shutdown`.
 pub async fn run(node: Arc<Node>, listener: TcpListener, shutdown: CancellationToken) {
-    let front = Arc::new(Front { node, token: Mutex::default() });
+    let front = Arc::new(Front {
+        node,
+        token: Mutex::default(),
+    });
     let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let accept = async {
         loop {
-            let Ok(permit) = permits.clone().acquire_owned().await else { return };
+            let Ok(permit) = permits.clone().acquire_owned().await else {
+                return;
+            };
             let Ok((stream, _)) = listener.accept().await else {
                 tokio::time::sleep(Duration::from_millis(100)).await;
                 continue;
@@ -72,7 +80,8 @@ pub async fn run(node: Arc<Node>, listener: TcpListener, shutdown: CancellationT
                     let front = front.clone();
                     async move { Ok::<_, std::convert::Infallible>(front.forward(request).await) }
                 });
-                let connection = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service);
+                let connection =
+                    hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service);
                 if let Err(error) = connection.await {
                     tracing::debug!(%error, "connection of the host");
                 }
@@ -88,7 +97,10 @@ impl Front {
         match timeout(ANSWER_DEADLINE, self.try_forward(request)).await {
             Ok(Ok(response)) => response,
             Ok(Err(message)) => plain(StatusCode::SERVICE_UNAVAILABLE, message),
-            Err(_) => plain(StatusCode::GATEWAY_TIMEOUT, "the metric store did not answer in time".into()),
+            Err(_) => plain(
+                StatusCode::GATEWAY_TIMEOUT,
+                "the metric store did not answer in time".into(),
+            ),
         }
     }
 
@@ -96,14 +108,20 @@ impl Front {
         let address = self.address()?;
         let host = HeaderValue::from_str(&address.to_string()).map_err(|error| error.to_string())?;
         if !request.headers().contains_key(AUTHORIZATION) {
-            let token = self.token().await.map_err(|error| format!("no token for the metric store: {error}"))?;
+            let token = self
+                .token()
+                .await
+                .map_err(|error| format!("no token for the metric store: {error}"))?;
             request.headers_mut().insert(AUTHORIZATION, token);
         }
         request.headers_mut().insert(HOST, host);
         let stream = timeout(CONNECT_DEADLINE, TcpStream::connect(address)).await;
-        let stream = stream.map_err(|_| "the metric store does not answer".to_string())?.map_err(|e| e.to_string())?;
-        let (mut sender, connection) =
-            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|error| error.to_string())?;
+        let stream = stream
+            .map_err(|_| "the metric store does not answer".to_string())?
+            .map_err(|e| e.to_string())?;
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+            .await
+            .map_err(|error| error.to_string())?;
         tokio::spawn(connection);
         let response = sender.send_request(request).await.map_err(|error| error.to_string())?;
         Ok(response.map(BodyExt::boxed))
@@ -111,7 +129,9 @@ impl Front {
 
     fn address(&self) -> Result<SocketAddr, String> {
         let services = self.node.caches.services(NAMESPACE);
-        let service = services.iter().find(|service| service.metadata.name.as_deref() == Some(SERVICE));
+        let service = services
+            .iter()
+            .find(|service| service.metadata.name.as_deref() == Some(SERVICE));
         let ip = service.and_then(|service| service.spec.as_ref()?.cluster_ip.as_ref()?.parse().ok());
         let ip = ip.ok_or_else(|| format!("service {SERVICE}.{NAMESPACE} is not installed"))?;
         Ok(SocketAddr::new(ip, PORT))
@@ -135,19 +155,29 @@ impl Front {
         });
         bindings.patch(ACCOUNT, &params, &Patch::Apply(binding)).await?;
         let request = TokenRequest {
-            spec: Some(TokenRequestSpec { expiration_seconds: Some(TOKEN_SECONDS), ..TokenRequestSpec::default() }),
+            spec: Some(TokenRequestSpec {
+                expiration_seconds: Some(TOKEN_SECONDS),
+                ..TokenRequestSpec::default()
+            }),
             ..TokenRequest::default()
         };
-        let answer = accounts.create_token_request(ACCOUNT, &PostParams::default(), &request).await?;
+        let answer = accounts
+            .create_token_request(ACCOUNT, &PostParams::default(), &request)
+            .await?;
         let text = answer.status.and_then(|status| status.token).unwrap_or_default();
         let value = HeaderValue::from_str(&format!("Bearer {text}")).unwrap_or(HeaderValue::from_static(""));
-        *token = Some((value.clone(), Instant::now() + Duration::from_secs(TOKEN_SECONDS as u64 / 2)));
+        *token = Some((
+            value.clone(),
+            Instant::now() + Duration::from_secs(TOKEN_SECONDS as u64 / 2),
+        ));
         Ok(value)
     }
 }
 
 fn plain(status: StatusCode, message: String) -> Response<Body> {
-    let body = Full::new(Bytes::from(format!("{message}\n"))).map_err(|never| match never {}).boxed();
+    let body = Full::new(Bytes::from(format!("{message}\n")))
+        .map_err(|never| match never {})
+        .boxed();
     let mut response = Response::new(body);
     *response.status_mut() = status;
     response

@@ -17,7 +17,9 @@ pub struct Images {
 
 /// The image cannot be "pulled".
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
-#[error("failed to pull image \"{0}\": this node has no images; only `weir` and `bookinfo` are built in, any other needs `command` to name a program of the machine")]
+#[error(
+    "failed to pull image \"{0}\": this node has no images; only `weir` and `bookinfo` are built in, any other needs `command` to name a program of the machine"
+)]
 pub struct ErrImagePull(pub String);
 
 impl Images {
@@ -30,10 +32,19 @@ impl Images {
             binaries.push(("bookinfo", bookinfo));
         }
         let mut path = vec![IN_CONTAINER.to_string()];
-        path.extend(extra_path.iter().chain([&dir.to_path_buf()]).map(|p| p.display().to_string()));
+        path.extend(
+            extra_path
+                .iter()
+                .chain([&dir.to_path_buf()])
+                .map(|p| p.display().to_string()),
+        );
         path.extend(machine_path.split(':').filter(|p| !p.is_empty()).map(String::from));
         let keep = extra_path.iter().cloned().chain([dir.to_path_buf()]).collect();
-        Self { binaries, path: path.join(":"), keep }
+        Self {
+            binaries,
+            path: path.join(":"),
+            keep,
+        }
     }
 
     /// The command line of a container.
@@ -95,7 +106,10 @@ mod tests {
         }
         let command = ["sleep".to_string(), "1".to_string()];
         assert_eq!(images.command("nginx", &command, &[]).unwrap(), command);
-        assert_eq!(images.command("nginx:1", &[], &args), Err(ErrImagePull("nginx:1".into())));
+        assert_eq!(
+            images.command("nginx:1", &[], &args),
+            Err(ErrImagePull("nginx:1".into()))
+        );
         assert_eq!(images.path(), "/.image:/x:/usr/bin:/bin");
     }
 }

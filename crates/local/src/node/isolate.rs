@@ -24,7 +24,11 @@ pub enum IsolateError {
     #[error("{what}: {errno}")]
     System { what: &'static str, errno: Errno },
     #[error("mount {what} on {path}: {errno}")]
-    Mount { what: &'static str, path: PathBuf, errno: Errno },
+    Mount {
+        what: &'static str,
+        path: PathBuf,
+        errno: Errno,
+    },
     #[error("create {path}: {source}")]
     Create { path: PathBuf, source: std::io::Error },
 }
@@ -47,7 +51,10 @@ pub(super) fn enter(paths: &Paths) -> Result<(), IsolateError> {
         errno,
     })?;
     for dir in paths.dirs() {
-        fs::create_dir_all(&dir).map_err(|source| IsolateError::Create { path: dir.clone(), source })?;
+        fs::create_dir_all(&dir).map_err(|source| IsolateError::Create {
+            path: dir.clone(),
+            source,
+        })?;
     }
     tmpfs(&paths.volumes())?;
     tmpfs(&paths.netns())?;
@@ -60,24 +67,43 @@ pub(super) fn enter(paths: &Paths) -> Result<(), IsolateError> {
 fn bind_run(paths: &Paths) -> Result<(), IsolateError> {
     let run = Path::new("/run");
     let data_dir = &paths.data_dir;
-    let held = File::open(data_dir).map_err(|source| IsolateError::Create { path: data_dir.clone(), source })?;
+    let held = File::open(data_dir).map_err(|source| IsolateError::Create {
+        path: data_dir.clone(),
+        source,
+    })?;
     let bind = |source: &Path, target: &Path| {
         mount(Some(source), target, NONE, MsFlags::MS_BIND | MsFlags::MS_REC, NONE).map_err(|errno| {
-            IsolateError::Mount { what: "a bind", path: target.to_path_buf(), errno }
+            IsolateError::Mount {
+                what: "a bind",
+                path: target.to_path_buf(),
+                errno,
+            }
         })
     };
     bind(&paths.root().join("run"), run)?;
     if data_dir.starts_with(run) {
-        fs::create_dir_all(data_dir)
-            .map_err(|source| IsolateError::Create { path: data_dir.clone(), source })?;
+        fs::create_dir_all(data_dir).map_err(|source| IsolateError::Create {
+            path: data_dir.clone(),
+            source,
+        })?;
         bind(&PathBuf::from(format!("/proc/self/fd/{}", held.as_raw_fd())), data_dir)?;
     }
     Ok(())
 }
 
 fn tmpfs(path: &Path) -> Result<(), IsolateError> {
-    mount(Some("tmpfs"), path, Some("tmpfs"), MsFlags::MS_NOSUID | MsFlags::MS_NODEV, Some("mode=755"))
-        .map_err(|errno| IsolateError::Mount { what: "tmpfs", path: path.to_path_buf(), errno })
+    mount(
+        Some("tmpfs"),
+        path,
+        Some("tmpfs"),
+        MsFlags::MS_NOSUID | MsFlags::MS_NODEV,
+        Some("mode=755"),
+    )
+    .map_err(|errno| IsolateError::Mount {
+        what: "tmpfs",
+        path: path.to_path_buf(),
+        errno,
+    })
 }
 
 fn propagation(path: impl AsRef<Path>, flags: MsFlags) -> Result<(), IsolateError> {

@@ -50,7 +50,11 @@ impl Log {
         }
         let file = File::create(&path).await?;
         let file = Mutex::new(Writer { file, bytes: 0 });
-        Ok(Arc::new(Self { path, file, grown: watch::channel(Growth::default()).0 }))
+        Ok(Arc::new(Self {
+            path,
+            file,
+            grown: watch::channel(Growth::default()).0,
+        }))
     }
 
     /// Tells of growth.
@@ -69,7 +73,11 @@ impl Log {
         let mut line = Vec::with_capacity(256);
         loop {
             line.clear();
-            match (&mut reader).take(LINE_BYTES_MAX as u64).read_until(b'\n', &mut line).await {
+            match (&mut reader)
+                .take(LINE_BYTES_MAX as u64)
+                .read_until(b'\n', &mut line)
+                .await
+            {
                 Ok(0) | Err(_) => return,
                 Ok(_) => {}
             }
@@ -92,7 +100,10 @@ impl Log {
         let mut writer = self.file.lock().await;
         if writer.bytes >= FILE_BYTES_MAX {
             tokio::fs::rename(&self.path, old_path(&self.path)).await?;
-            *writer = Writer { file: File::create(&self.path).await?, bytes: 0 };
+            *writer = Writer {
+                file: File::create(&self.path).await?,
+                bytes: 0,
+            };
         }
         writer.file.write_all(entry).await?;
         writer.file.flush().await?;
@@ -130,7 +141,11 @@ fn parse(line: &[u8]) -> Option<Line<'_>> {
     let time = std::str::from_utf8(parts.next()?).ok()?;
     let _stream = parts.next()?;
     let partial = parts.next()? == b"P";
-    Some(Line { time, partial, text: parts.next()? })
+    Some(Line {
+        time,
+        partial,
+        text: parts.next()?,
+    })
 }
 
 /// Reads a log file from where the last reading ended.
@@ -149,7 +164,14 @@ pub struct Reader {
 impl Reader {
     /// Reads the file at `path`, and its moved-aside older part first.
     pub fn new(path: PathBuf, selection: Selection) -> Self {
-        Self { path, selection, file: None, rest: Vec::new(), sent: 0, inside_line: false }
+        Self {
+            path,
+            selection,
+            file: None,
+            rest: Vec::new(),
+            sent: 0,
+            inside_line: false,
+        }
     }
 
     /// What is there now, rendered as asked.
@@ -275,13 +297,26 @@ mod tests {
         assert_eq!(reader.read_existing().await.unwrap(), b"one\ntwo\nthree");
         log.clone().copy("stderr", &b"!\nfour\n"[..]).await;
         assert_eq!(reader.read_more().await.unwrap(), b"!\nfour\n");
-        let tail = Selection { tail_lines: Some(2), ..Selection::default() };
-        assert_eq!(Reader::new(path.clone(), tail).read_existing().await.unwrap(), b"!\nfour\n");
-        let limited = Selection { limit_bytes: Some(5), ..Selection::default() };
+        let tail = Selection {
+            tail_lines: Some(2),
+            ..Selection::default()
+        };
+        assert_eq!(
+            Reader::new(path.clone(), tail).read_existing().await.unwrap(),
+            b"!\nfour\n"
+        );
+        let limited = Selection {
+            limit_bytes: Some(5),
+            ..Selection::default()
+        };
         let mut reader = Reader::new(path.clone(), limited);
         assert_eq!(reader.read_existing().await.unwrap(), b"one\nt");
         assert!(reader.exhausted());
-        let stamped = Selection { timestamps: true, tail_lines: Some(1), ..Selection::default() };
+        let stamped = Selection {
+            timestamps: true,
+            tail_lines: Some(1),
+            ..Selection::default()
+        };
         let text = Reader::new(path, stamped).read_existing().await.unwrap();
         let text = String::from_utf8(text).unwrap();
         assert!(text.split(' ').next().unwrap().parse::<Timestamp>().is_ok(), "{text}");

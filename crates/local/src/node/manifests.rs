@@ -68,7 +68,10 @@ pub fn read_manifests(path: &Path) -> io::Result<Vec<Manifest>> {
         .map(|file| {
             let text = std::fs::read_to_string(&file)
                 .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", file.display())))?;
-            Ok(Manifest { name: file.display().to_string(), text })
+            Ok(Manifest {
+                name: file.display().to_string(),
+                text,
+            })
         })
         .collect()
 }
@@ -84,9 +87,21 @@ struct Item {
 impl Item {
     fn error(&self, message: impl fmt::Display) -> ManifestError {
         let meta = &self.object.metadata;
-        let namespace = meta.namespace.as_ref().map(|namespace| format!("{namespace}/")).unwrap_or_default();
-        let object = format!("{} {namespace}{}: ", self.gvk.kind, meta.name.as_deref().unwrap_or("(no name)"));
-        ManifestError { file: self.file.clone(), object, message: message.to_string() }
+        let namespace = meta
+            .namespace
+            .as_ref()
+            .map(|namespace| format!("{namespace}/"))
+            .unwrap_or_default();
+        let object = format!(
+            "{} {namespace}{}: ",
+            self.gvk.kind,
+            meta.name.as_deref().unwrap_or("(no name)")
+        );
+        ManifestError {
+            file: self.file.clone(),
+            object,
+            message: message.to_string(),
+        }
     }
 }
 
@@ -105,7 +120,9 @@ pub async fn apply(client: &Client, manifests: &[Manifest]) -> (usize, Vec<Manif
                 }
             }
         }
-        let known = group.iter().filter_map(|item| kinds.get(&item.gvk).map(|kind| (item, kind)));
+        let known = group
+            .iter()
+            .filter_map(|item| kinds.get(&item.gvk).map(|kind| (item, kind)));
         let outcomes = futures::stream::iter(known.map(|(item, kind)| apply_one(client, item, kind)))
             .buffered(PARALLEL)
             .collect::<Vec<_>>()
@@ -123,7 +140,11 @@ pub async fn apply(client: &Client, manifests: &[Manifest]) -> (usize, Vec<Manif
 fn parse(manifests: &[Manifest]) -> (Vec<Item>, Vec<ManifestError>) {
     let (mut items, mut errors) = (Vec::new(), Vec::new());
     for manifest in manifests {
-        let failed = |message: String| ManifestError { file: manifest.name.clone(), object: String::new(), message };
+        let failed = |message: String| ManifestError {
+            file: manifest.name.clone(),
+            object: String::new(),
+            message,
+        };
         // `defaultMode: 0400` is octal, as in every tool that reads manifests.
         let options = serde_saphyr::options! { legacy_octal_numbers: true };
         let documents = match serde_saphyr::from_multiple_with_options::<Value>(&manifest.text, options) {
@@ -149,12 +170,10 @@ fn parse(manifests: &[Manifest]) -> (Vec<Item>, Vec<ManifestError>) {
 fn flatten(document: Value) -> Vec<Value> {
     match document {
         Value::Null => Vec::new(),
-        Value::Object(mut map) if map.get("kind").is_some_and(|kind| kind == "List") => {
-            match map.remove("items") {
-                Some(Value::Array(items)) => items,
-                _ => Vec::new(),
-            }
-        }
+        Value::Object(mut map) if map.get("kind").is_some_and(|kind| kind == "List") => match map.remove("items") {
+            Some(Value::Array(items)) => items,
+            _ => Vec::new(),
+        },
         other => vec![other],
     }
 }
@@ -162,7 +181,9 @@ fn flatten(document: Value) -> Vec<Value> {
 fn to_item(file: &str, value: Value) -> Result<Item, String> {
     for key in ["apiVersion", "kind"] {
         if !value[key].is_string() {
-            return Err(format!("{key}: missing; every object needs apiVersion, kind and metadata.name"));
+            return Err(format!(
+                "{key}: missing; every object needs apiVersion, kind and metadata.name"
+            ));
         }
     }
     let object: DynamicObject = serde_json::from_value(value).map_err(|error| error.to_string())?;
@@ -171,7 +192,11 @@ fn to_item(file: &str, value: Value) -> Result<Item, String> {
     }
     let types = object.types.clone().unwrap_or_default();
     let gvk = GroupVersionKind::try_from(&types).map_err(|error| error.to_string())?;
-    Ok(Item { file: file.to_string(), object, gvk })
+    Ok(Item {
+        file: file.to_string(),
+        object,
+        gvk,
+    })
 }
 
 /// What others need comes first.
@@ -195,7 +220,11 @@ async fn find_kind(client: &Client, gvk: &GroupVersionKind) -> Result<(ApiResour
             Ok((resource, capabilities)) => return Ok((resource, capabilities.scope == Scope::Namespaced)),
             Err(_) if Instant::now() < deadline => tokio::time::sleep(back_off.after(Duration::ZERO)).await,
             Err(error) => {
-                return Err(format!("apiVersion and kind: no {} in {} is served ({error})", gvk.kind, gvk.api_version()));
+                return Err(format!(
+                    "apiVersion and kind: no {} in {} is served ({error})",
+                    gvk.kind,
+                    gvk.api_version()
+                ));
             }
         }
     }
@@ -237,21 +266,46 @@ mod tests {
 
     #[test]
     fn documents_are_split_sorted_and_bad_ones_named() {
-        let manifest = |name: &str, text: &str| Manifest { name: name.into(), text: text.into() };
+        let manifest = |name: &str, text: &str| Manifest {
+            name: name.into(),
+            text: text.into(),
+        };
         let manifests = [
-            manifest("a.yaml", "kind: Service\napiVersion: v1\nmetadata: {name: s}\n---\n---\nkind: Namespace\napiVersion: v1\nmetadata: {name: ns}\n"),
+            manifest(
+                "a.yaml",
+                "kind: Service\napiVersion: v1\nmetadata: {name: s}\n---\n---\nkind: Namespace\napiVersion: v1\nmetadata: {name: ns}\n",
+            ),
             manifest("b.yaml", "kind: Pod\nmetadata: {name: p}\n"),
             manifest("c.yaml", "a: [1\n"),
-            manifest("e.yaml", "apiVersion: v1\nkind: Pod\nmetadata: {name: z}\nspec: {mode: 0400}\n"),
-            manifest("d.yaml", "apiVersion: v1\nkind: List\nitems:\n- {apiVersion: v1, kind: Pod, metadata: {name: q}}\n"),
+            manifest(
+                "e.yaml",
+                "apiVersion: v1\nkind: Pod\nmetadata: {name: z}\nspec: {mode: 0400}\n",
+            ),
+            manifest(
+                "d.yaml",
+                "apiVersion: v1\nkind: List\nitems:\n- {apiVersion: v1, kind: Pod, metadata: {name: q}}\n",
+            ),
         ];
         let (mut items, errors) = parse(&manifests);
         items.sort_by_key(|item| rank(&item.gvk.kind));
-        let names: Vec<_> = items.iter().map(|item| item.object.metadata.name.clone().unwrap()).collect();
+        let names: Vec<_> = items
+            .iter()
+            .map(|item| item.object.metadata.name.clone().unwrap())
+            .collect();
         assert_eq!(names, ["ns", "s", "z", "q"]);
         assert_eq!(items[2].object.data["spec"]["mode"], 0o400);
         assert_eq!(errors.len(), 2);
-        assert!(errors[0].to_string().starts_with("b.yaml: document 1: apiVersion: missing"), "{}", errors[0]);
-        assert!(errors[1].to_string().starts_with("c.yaml: not valid YAML"), "{}", errors[1]);
+        assert!(
+            errors[0]
+                .to_string()
+                .starts_with("b.yaml: document 1: apiVersion: missing"),
+            "{}",
+            errors[0]
+        );
+        assert!(
+            errors[1].to_string().starts_with("c.yaml: not valid YAML"),
+            "{}",
+            errors[1]
+        );
     }
 }

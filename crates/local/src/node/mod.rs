@@ -120,8 +120,13 @@ pub struct Users {
 impl Users {
     fn detect() -> Self {
         let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
-        let count = map.split_whitespace().nth(2).and_then(|count| count.parse::<u64>().ok());
-        Self { only_root: count.is_some_and(|count| count == 1) }
+        let count = map
+            .split_whitespace()
+            .nth(2)
+            .and_then(|count| count.parse::<u64>().ok());
+        Self {
+            only_root: count.is_some_and(|count| count == 1),
+        }
     }
 
     /// The id to change to; none where only root exists.
@@ -139,7 +144,12 @@ pub fn node_main(data_dir: &Path) -> ExitCode {
     let config = config.and_then(|text| serde_json::from_slice::<NodeConfig>(&text).map_err(|e| e.to_string()));
     let config = match config {
         Ok(config) => config,
-        Err(error) => return fail(&format!("{}: {error} (this command is started by weir up)", file.display())),
+        Err(error) => {
+            return fail(&format!(
+                "{}: {error} (this command is started by weir up)",
+                file.display()
+            ));
+        }
     };
     if let Err(error) = isolate::enter(&paths) {
         return fail(&error);
@@ -147,7 +157,10 @@ pub fn node_main(data_dir: &Path) -> ExitCode {
     if let Err(error) = reaper::end_with_parent() {
         return fail(&error);
     }
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(WORKER_THREADS).enable_all().build();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(WORKER_THREADS)
+        .enable_all()
+        .build();
     let runtime = match runtime {
         Ok(runtime) => runtime,
         Err(error) => return fail(&error),

@@ -42,7 +42,10 @@ const SYSCTLS: [(&str, &str); 8] = [
 #[derive(Debug, thiserror::Error)]
 pub enum NetworkError {
     #[error("{what}: {source}")]
-    Netlink { what: &'static str, source: rtnetlink::Error },
+    Netlink {
+        what: &'static str,
+        source: rtnetlink::Error,
+    },
     #[error("{what}: {source}")]
     Io { what: String, source: io::Error },
     #[error("no link named {0}")]
@@ -58,13 +61,18 @@ pub async fn set_up_node() -> Result<(), NetworkError> {
         if let Err(source) = fs::write(&path, value) {
             // Some are not offered inside a user namespace; without forwarding nothing would work.
             if key.ends_with("ip_forward") {
-                return Err(NetworkError::Io { what: format!("write {}", path.display()), source });
+                return Err(NetworkError::Io {
+                    what: format!("write {}", path.display()),
+                    source,
+                });
             }
             tracing::debug!(key, error = %source, "sysctl not set");
         }
     }
-    let (connection, handle, _) =
-        rtnetlink::new_connection().map_err(|source| NetworkError::Io { what: "netlink".into(), source })?;
+    let (connection, handle, _) = rtnetlink::new_connection().map_err(|source| NetworkError::Io {
+        what: "netlink".into(),
+        source,
+    })?;
     let driver = tokio::spawn(connection);
     let result = set_up_bridge(&handle).await;
     driver.abort();
@@ -74,10 +82,18 @@ pub async fn set_up_node() -> Result<(), NetworkError> {
 async fn set_up_bridge(handle: &Handle) -> Result<(), NetworkError> {
     up(handle, link_index(handle, "lo").await?).await?;
     let bridge = LinkBridge::new(BRIDGE).address(BRIDGE_MAC.to_vec()).up().build();
-    handle.link().add(bridge).execute().await.map_err(netlink("add the bridge"))?;
+    handle
+        .link()
+        .add(bridge)
+        .execute()
+        .await
+        .map_err(netlink("add the bridge"))?;
     let index = link_index(handle, BRIDGE).await?;
     let address = handle.address().add(index, IpAddr::V4(NODE_IP), POD_PREFIX);
-    address.execute().await.map_err(netlink("give the bridge its address"))?;
+    address
+        .execute()
+        .await
+        .map_err(netlink("give the bridge its address"))?;
     up(handle, index).await
 }
 
@@ -87,8 +103,10 @@ async fn set_up_bridge(handle: &Handle) -> Result<(), NetworkError> {
 /// When the kernel refuses; what was made until then is undone.
 pub async fn add_pod(path: PathBuf, ip: Ipv4Addr, veth: String) -> Result<(), NetworkError> {
     let undo = path.clone();
-    let result = on_own_thread("pod-network", move |runtime| runtime.block_on(make_pod_namespace(&path, ip, &veth)))
-        .await;
+    let result = on_own_thread("pod-network", move |runtime| {
+        runtime.block_on(make_pod_namespace(&path, ip, &veth))
+    })
+    .await;
     if result.is_err() {
         remove_pod(&undo);
     }
@@ -118,27 +136,57 @@ async fn make_pod_namespace(path: &Path, ip: Ipv4Addr, veth: &str) -> Result<(),
     mount(Some("/proc/thread-self/ns/net"), path, none, MsFlags::MS_BIND, none)
         .map_err(|e| io("bind the namespace")(e.into()))?;
 
-    pod.link().add(LinkVeth::new("eth0", veth).build()).execute().await.map_err(netlink("add the veth pair"))?;
+    pod.link()
+        .add(LinkVeth::new("eth0", veth).build())
+        .execute()
+        .await
+        .map_err(netlink("add the veth pair"))?;
     let outer = link_index(&pod, veth).await?;
-    let moved = LinkUnspec::new_with_index(outer).setns_by_fd(node_ns.as_raw_fd()).build();
-    pod.link().set(moved).execute().await.map_err(netlink("move the veth to the node"))?;
+    let moved = LinkUnspec::new_with_index(outer)
+        .setns_by_fd(node_ns.as_raw_fd())
+        .build();
+    pod.link()
+        .set(moved)
+        .execute()
+        .await
+        .map_err(netlink("move the veth to the node"))?;
     let bridge = link_index(&node, BRIDGE).await?;
     let outer = link_index(&node, veth).await?;
     let port = LinkUnspec::new_with_index(outer).controller(bridge).up().build();
-    node.link().set(port).execute().await.map_err(netlink("attach the veth to the bridge"))?;
+    node.link()
+        .set(port)
+        .execute()
+        .await
+        .map_err(netlink("attach the veth to the bridge"))?;
 
     up(&pod, link_index(&pod, "lo").await?).await?;
     let eth0 = link_index(&pod, "eth0").await?;
-    pod.address().add(eth0, IpAddr::V4(ip), 32).execute().await.map_err(netlink("give the pod its address"))?;
+    pod.address()
+        .add(eth0, IpAddr::V4(ip), 32)
+        .execute()
+        .await
+        .map_err(netlink("give the pod its address"))?;
     up(&pod, eth0).await?;
     let gateway = RouteMessageBuilder::<Ipv4Addr>::new()
         .destination_prefix(NODE_IP, 32)
         .output_interface(eth0)
         .scope(RouteScope::Link)
         .build();
-    pod.route().add(gateway).execute().await.map_err(netlink("add the route to the gateway"))?;
-    let default = RouteMessageBuilder::<Ipv4Addr>::new().gateway(NODE_IP).output_interface(eth0).onlink().build();
-    pod.route().add(default).execute().await.map_err(netlink("add the default route"))?;
+    pod.route()
+        .add(gateway)
+        .execute()
+        .await
+        .map_err(netlink("add the route to the gateway"))?;
+    let default = RouteMessageBuilder::<Ipv4Addr>::new()
+        .gateway(NODE_IP)
+        .output_interface(eth0)
+        .onlink()
+        .build();
+    pod.route()
+        .add(default)
+        .execute()
+        .await
+        .map_err(netlink("add the default route"))?;
     Ok(())
 }
 
@@ -150,18 +198,26 @@ where
     F: FnOnce(&tokio::runtime::Runtime) -> Result<T, NetworkError> + Send + 'static,
 {
     let (done, result) = tokio::sync::oneshot::channel();
-    let failed = |source| NetworkError::Io { what: "start a thread".into(), source };
+    let failed = |source| NetworkError::Io {
+        what: "start a thread".into(),
+        source,
+    };
     std::thread::Builder::new()
         .name(name.to_string())
         .spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
             let outcome = runtime
-                .map_err(|source| NetworkError::Io { what: "start a runtime".into(), source })
+                .map_err(|source| NetworkError::Io {
+                    what: "start a runtime".into(),
+                    source,
+                })
                 .and_then(|runtime| work(&runtime));
             let _ = done.send(outcome);
         })
         .map_err(failed)?;
-    result.await.map_err(|_| failed(io::Error::other("the thread panicked")))?
+    result
+        .await
+        .map_err(|_| failed(io::Error::other("the thread panicked")))?
 }
 
 fn netlink(what: &'static str) -> impl FnOnce(rtnetlink::Error) -> NetworkError {
@@ -171,7 +227,9 @@ fn netlink(what: &'static str) -> impl FnOnce(rtnetlink::Error) -> NetworkError 
 async fn link_index(handle: &Handle, name: &str) -> Result<u32, NetworkError> {
     let mut links = handle.link().get().match_name(name.to_string()).execute();
     let found = links.try_next().await.map_err(netlink("look up a link"))?;
-    found.map(|link| link.header.index).ok_or_else(|| NetworkError::NoLink(name.to_string()))
+    found
+        .map(|link| link.header.index)
+        .ok_or_else(|| NetworkError::NoLink(name.to_string()))
 }
 
 fn up(handle: &Handle, index: u32) -> impl Future<Output = Result<(), NetworkError>> {
@@ -211,7 +269,11 @@ impl Addresses {
 
     /// Gives an address back.
     pub fn release(&self, ip: Ipv4Addr) {
-        self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).used.remove(&ip);
+        self.0
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner())
+            .used
+            .remove(&ip);
     }
 }
 

@@ -14,7 +14,9 @@ const OWN: [&str; 3] = ["etc/cni", "opt/cni", "var/lib/weir"];
 impl Paths {
     /// `data_dir` must be canonical.
     pub fn new(data_dir: &Path) -> Self {
-        Self { data_dir: data_dir.to_path_buf() }
+        Self {
+            data_dir: data_dir.to_path_buf(),
+        }
     }
 
     /// Everything of the node; removed at the end.
@@ -50,7 +52,12 @@ impl Paths {
     /// Directories that must exist before anything is mounted.
     pub fn dirs(&self) -> Vec<PathBuf> {
         let root = self.root();
-        let mut dirs = vec![self.volumes(), self.netns(), root.join("run/containerd"), root.join("run/weir")];
+        let mut dirs = vec![
+            self.volumes(),
+            self.netns(),
+            root.join("run/containerd"),
+            root.join("run/weir"),
+        ];
         dirs.extend(OWN.iter().map(|own| root.join(own)));
         dirs.extend([self.cni_config(), self.cni_bin()]);
         dirs
@@ -72,7 +79,11 @@ impl Paths {
     /// A directory of the host as a pod's hostPath names it: some are the node's own, the others the machine's.
     pub fn host_path(&self, path: &Path) -> PathBuf {
         let relative = path.strip_prefix("/").unwrap_or(path);
-        if OWN.iter().any(|own| relative.starts_with(own)) { self.root().join(relative) } else { path.to_path_buf() }
+        if OWN.iter().any(|own| relative.starts_with(own)) {
+            self.root().join(relative)
+        } else {
+            path.to_path_buf()
+        }
     }
 
     pub fn content_dir(&self, uid: &str) -> PathBuf {
@@ -100,7 +111,9 @@ impl Paths {
     }
 
     pub fn log(&self, namespace: &str, name: &str, uid: &str, container: &str, attempt: i32) -> PathBuf {
-        self.pod_logs(namespace, name, uid).join(container).join(format!("{attempt}.log"))
+        self.pod_logs(namespace, name, uid)
+            .join(container)
+            .join(format!("{attempt}.log"))
     }
 
     pub fn pki(&self) -> PathBuf {

@@ -118,7 +118,12 @@ async fn set_up(
 
 async fn make_sandbox(node: &Node, pod: &Pod) -> Result<Sandbox, SetUpError> {
     let host_network = pod.spec.as_ref().is_some_and(|spec| spec.host_network == Some(true));
-    let mut sandbox = Sandbox { id: new_id(), netns: None, ip: NODE_IP, created_at: Timestamp::now() };
+    let mut sandbox = Sandbox {
+        id: new_id(),
+        netns: None,
+        ip: NODE_IP,
+        created_at: Timestamp::now(),
+    };
     if host_network {
         return Ok(sandbox);
     }
@@ -140,7 +145,10 @@ async fn make_sandbox(node: &Node, pod: &Pod) -> Result<Sandbox, SetUpError> {
 async fn remove_sandbox(node: &Node, pod: &Pod, sandbox: &Sandbox) {
     let Some(netns) = &sandbox.netns else { return };
     // When the whole node goes, nothing is left that a plugin could undo.
-    let deletion = node.stopping.run_until_cancelled(cni::del(&node.paths, pod, sandbox)).await;
+    let deletion = node
+        .stopping
+        .run_until_cancelled(cni::del(&node.paths, pod, sandbox))
+        .await;
     if let Some(Err(error)) = deletion {
         tracing::warn!(pod = pod.metadata.name, %error, "CNI DEL");
     }
@@ -204,7 +212,12 @@ impl PodRuntime {
         if sidecars.is_empty() {
             return;
         }
-        let grace = self.object().spec.as_ref().and_then(|spec| spec.termination_grace_period_seconds).unwrap_or(30);
+        let grace = self
+            .object()
+            .spec
+            .as_ref()
+            .and_then(|spec| spec.termination_grace_period_seconds)
+            .unwrap_or(30);
         self.request_stop(u64::try_from(grace).unwrap_or(30));
         while sidecars.join_next().await.is_some() {}
     }
@@ -214,7 +227,10 @@ async fn remove_from_api(node: &Node, runtime: &PodRuntime) {
     let api: Api<Pod> = Api::namespaced(node.client.clone(), &runtime.namespace);
     let params = DeleteParams {
         grace_period_seconds: Some(0),
-        preconditions: Some(Preconditions { uid: Some(runtime.uid.clone()), resource_version: None }),
+        preconditions: Some(Preconditions {
+            uid: Some(runtime.uid.clone()),
+            resource_version: None,
+        }),
         ..DeleteParams::default()
     };
     let mut back_off = BackOff::retry(RETRY_FIRST, RETRY_MAX);
@@ -226,7 +242,12 @@ async fn remove_from_api(node: &Node, runtime: &PodRuntime) {
             Err(error) => {
                 tracing::debug!(pod = runtime.name, %error, "pod not removed yet");
                 let wait = back_off.after(Duration::ZERO);
-                if node.stopping.run_until_cancelled(tokio::time::sleep(wait)).await.is_none() {
+                if node
+                    .stopping
+                    .run_until_cancelled(tokio::time::sleep(wait))
+                    .await
+                    .is_none()
+                {
                     return;
                 }
             }

@@ -52,7 +52,11 @@ impl Counter {
     pub fn record(&mut self, success: bool) -> Option<bool> {
         self.run = if self.last == Some(success) { self.run + 1 } else { 1 };
         self.last = Some(success);
-        let threshold = if success { self.success_threshold } else { self.failure_threshold };
+        let threshold = if success {
+            self.success_threshold
+        } else {
+            self.failure_threshold
+        };
         if self.run < threshold || (self.verdict == Some(success)) {
             return None;
         }
@@ -109,7 +113,10 @@ impl Probed {
             match counter.record(result.is_ok()) {
                 Some(true) => return true,
                 Some(false) => {
-                    let message = format!("Container {} failed startup probe, will be restarted", self.container.name);
+                    let message = format!(
+                        "Container {} failed startup probe, will be restarted",
+                        self.container.name
+                    );
                     let _ = verdicts.send(Verdict::Unhealthy(message)).await;
                     return false;
                 }
@@ -136,7 +143,11 @@ impl Probed {
                 ready = verdict;
                 self.runtime.update(&self.container.name, |view| view.ready = verdict);
             }
-            let wait = if ready || waited >= period(probe) { period(probe) } else { eager.min(period(probe)) };
+            let wait = if ready || waited >= period(probe) {
+                period(probe)
+            } else {
+                eager.min(period(probe))
+            };
             waited += wait;
             tokio::time::sleep(wait).await;
         }
@@ -148,7 +159,10 @@ impl Probed {
         loop {
             let result = self.ask(probe, kind).await;
             if counter.record(result.is_ok()) == Some(false) {
-                let message = format!("Container {} failed liveness probe, will be restarted", self.container.name);
+                let message = format!(
+                    "Container {} failed liveness probe, will be restarted",
+                    self.container.name
+                );
                 let _ = verdicts.send(Verdict::Unhealthy(message)).await;
                 return;
             }
@@ -166,7 +180,9 @@ impl Probed {
 
     fn unhealthy(&self, kind: &str, message: &str) {
         let message = format!("{kind} probe failed: {message}");
-        self.node.events.warning(&self.pod, Some(&self.container.name), "Unhealthy", message);
+        self.node
+            .events
+            .warning(&self.pod, Some(&self.container.name), "Unhealthy", message);
     }
 
     async fn ask_quietly(&self, probe: &Probe) -> Result<(), String> {
@@ -176,21 +192,32 @@ impl Probed {
                 http_get(http, &self.container, self.pod_ip).await
             } else if let Some(tcp) = &probe.tcp_socket {
                 let address = address(tcp.host.as_deref(), &tcp.port, &self.container, self.pod_ip)?;
-                TcpStream::connect(address).await.map(drop).map_err(|error| format!("dial tcp {address}: {error}"))
+                TcpStream::connect(address)
+                    .await
+                    .map(drop)
+                    .map_err(|error| format!("dial tcp {address}: {error}"))
             } else if let Some(command) = &probe.exec {
                 let argv = command.command.clone().unwrap_or_default();
-                exec::run(&self.node, &self.runtime, &self.container.name, argv).await.map(drop)
+                exec::run(&self.node, &self.runtime, &self.container.name, argv)
+                    .await
+                    .map(drop)
             } else {
                 Err("this node knows httpGet, tcpSocket and exec probes only".into())
             }
         };
-        tokio::time::timeout(timeout, asked).await.unwrap_or_else(|_| Err(format!("no answer within {timeout:?}")))
+        tokio::time::timeout(timeout, asked)
+            .await
+            .unwrap_or_else(|_| Err(format!("no answer within {timeout:?}")))
     }
 }
 
 /// Asks an HTTP server of the container, from the node's network; a status below 400 is a success.
 pub async fn http_get(action: &HTTPGetAction, container: &Container, pod_ip: Ipv4Addr) -> Result<(), String> {
-    if action.scheme.as_deref().is_some_and(|scheme| scheme.eq_ignore_ascii_case("https")) {
+    if action
+        .scheme
+        .as_deref()
+        .is_some_and(|scheme| scheme.eq_ignore_ascii_case("https"))
+    {
         return https_reachable(action, container, pod_ip).await;
     }
     let address = address(action.host.as_deref(), &action.port, container, pod_ip)?;
@@ -198,10 +225,13 @@ pub async fn http_get(action: &HTTPGetAction, container: &Container, pod_ip: Ipv
     let url = format!("http://{address}{path}");
     let failed = |error: &dyn std::fmt::Display| format!("Get \"{url}\": {error}");
     let stream = TcpStream::connect(address).await.map_err(|e| failed(&e))?;
-    let (mut sender, connection) =
-        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|e| failed(&e))?;
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+        .await
+        .map_err(|e| failed(&e))?;
     let driver = tokio::spawn(connection);
-    let mut request = http::Request::get(path).header("user-agent", USER_AGENT).header("accept", "*/*");
+    let mut request = http::Request::get(path)
+        .header("user-agent", USER_AGENT)
+        .header("accept", "*/*");
     let headers = action.http_headers.as_deref().unwrap_or_default();
     if !headers.iter().any(|header| header.name.eq_ignore_ascii_case("host")) {
         request = request.header("host", address.to_string());
@@ -209,7 +239,10 @@ pub async fn http_get(action: &HTTPGetAction, container: &Container, pod_ip: Ipv
     for header in headers {
         request = request.header(&header.name, &header.value);
     }
-    let request = request.header("connection", "close").body(Empty::<Bytes>::new()).map_err(|e| failed(&e))?;
+    let request = request
+        .header("connection", "close")
+        .body(Empty::<Bytes>::new())
+        .map_err(|e| failed(&e))?;
     let answered = sender.send_request(request).await.map_err(|e| failed(&e))?;
     let status = answered.status();
     let body = Limited::new(answered.into_body(), BODY_BYTES_MAX).collect().await;
@@ -217,9 +250,15 @@ pub async fn http_get(action: &HTTPGetAction, container: &Container, pod_ip: Ipv
     if (200..400).contains(&status.as_u16()) {
         return Ok(());
     }
-    let text = body.map(|body| String::from_utf8_lossy(&body.to_bytes()).into_owned()).unwrap_or_default();
+    let text = body
+        .map(|body| String::from_utf8_lossy(&body.to_bytes()).into_owned())
+        .unwrap_or_default();
     let quoted: String = text.chars().take(QUOTED_MAX).collect();
-    Err(format!("HTTP probe failed with statuscode: {} {quoted}", status.as_u16()).trim_end().to_string())
+    Err(
+        format!("HTTP probe failed with statuscode: {} {quoted}", status.as_u16())
+            .trim_end()
+            .to_string(),
+    )
 }
 
 /// An HTTPS probe does not verify certificates; that the server speaks TLS and answers is what counts.
@@ -230,8 +269,9 @@ async fn https_reachable(action: &HTTPGetAction, container: &Container, pod_ip: 
     let connector = super::tls::unverified_connector().map_err(|e| failed(&e))?;
     let name = rustls_pki_types::ServerName::IpAddress(IpAddr::V4(pod_ip).into());
     let stream = connector.connect(name, stream).await.map_err(|e| failed(&e))?;
-    let (mut sender, connection) =
-        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|e| failed(&e))?;
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+        .await
+        .map_err(|e| failed(&e))?;
     let driver = tokio::spawn(connection);
     let path = action.path.as_deref().filter(|path| !path.is_empty()).unwrap_or("/");
     let request = http::Request::get(path)
@@ -240,9 +280,18 @@ async fn https_reachable(action: &HTTPGetAction, container: &Container, pod_ip: 
         .header("connection", "close")
         .body(Empty::<Bytes>::new())
         .map_err(|e| failed(&e))?;
-    let status = sender.send_request(request).await.map_err(|e| failed(&e))?.status().as_u16();
+    let status = sender
+        .send_request(request)
+        .await
+        .map_err(|e| failed(&e))?
+        .status()
+        .as_u16();
     driver.abort();
-    if (200..400).contains(&status) { Ok(()) } else { Err(format!("HTTP probe failed with statuscode: {status}")) }
+    if (200..400).contains(&status) {
+        Ok(())
+    } else {
+        Err(format!("HTTP probe failed with statuscode: {status}"))
+    }
 }
 
 /// Where a probe goes: a number, or the name of one of the container's ports.
@@ -256,7 +305,11 @@ pub fn address(
         IntOrString::Int(number) => Some(*number),
         IntOrString::String(name) => {
             let ports = container.ports.as_deref().unwrap_or_default();
-            ports.iter().find(|p| p.name.as_ref() == Some(name)).map(|p| p.container_port).or(name.parse().ok())
+            ports
+                .iter()
+                .find(|p| p.name.as_ref() == Some(name))
+                .map(|p| p.container_port)
+                .or(name.parse().ok())
         }
     };
     let number = number.and_then(|number| u16::try_from(number).ok());
@@ -287,9 +340,15 @@ mod tests {
 
     #[test]
     fn a_verdict_needs_enough_results_in_a_row() {
-        let probe = Probe { failure_threshold: Some(3), success_threshold: Some(2), ..Probe::default() };
+        let probe = Probe {
+            failure_threshold: Some(3),
+            success_threshold: Some(2),
+            ..Probe::default()
+        };
         let mut counter = Counter::new(&probe);
-        let results = [true, true, true, false, false, true, false, false, false, false, true, true];
+        let results = [
+            true, true, true, false, false, true, false, false, false, false, true, true,
+        ];
         let verdicts: Vec<_> = results.into_iter().map(|result| counter.record(result)).collect();
         let mut expected = vec![None; 12];
         (expected[1], expected[8], expected[11]) = (Some(true), Some(false), Some(true));

@@ -47,13 +47,19 @@ pub async fn start(launch: Launch) -> io::Result<Child> {
         let _inside = runtime.enter();
         let _ = done.send(start_here(&launch));
     })?;
-    result.await.map_err(|_| io::Error::other("the launching thread panicked"))?
+    result
+        .await
+        .map_err(|_| io::Error::other("the launching thread panicked"))?
 }
 
 fn start_here(launch: &Launch) -> io::Result<Child> {
     let stdin = if launch.stdin { Stdio::piped() } else { Stdio::null() };
     let mut command = Command::new(&launch.program);
-    command.args(&launch.args).stdin(stdin).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+        .args(&launch.args)
+        .stdin(stdin)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
     command.kill_on_drop(launch.kill_on_drop);
     if let Some(netns) = &launch.netns {
         setns(File::open(netns)?, CloneFlags::CLONE_NEWNET)?;

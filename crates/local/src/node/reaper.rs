@@ -35,15 +35,23 @@ pub(super) async fn reap_orphans() {
 }
 
 fn own_zombies() -> HashSet<i32> {
-    let Ok(entries) = std::fs::read_dir("/proc") else { return HashSet::new() };
-    let pids = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+    let Ok(entries) = std::fs::read_dir("/proc") else {
+        return HashSet::new();
+    };
+    let pids = entries
+        .flatten()
+        .filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
     pids.filter(|pid| is_own_zombie(*pid)).collect()
 }
 
 fn is_own_zombie(pid: i32) -> bool {
-    let Ok(stat) = std::fs::read_to_string(format!("/proc/{pid}/stat")) else { return false };
+    let Ok(stat) = std::fs::read_to_string(format!("/proc/{pid}/stat")) else {
+        return false;
+    };
     // The name in parentheses may contain anything.
-    let Some((_, rest)) = stat.rsplit_once(") ") else { return false };
+    let Some((_, rest)) = stat.rsplit_once(") ") else {
+        return false;
+    };
     let mut fields = rest.split(' ');
     let (state, parent) = (fields.next(), fields.next());
     state == Some("Z") && parent.and_then(|parent| parent.parse::<u32>().ok()) == Some(std::process::id())

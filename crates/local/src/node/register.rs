@@ -26,7 +26,11 @@ pub async fn run(node: Arc<Node>) {
     let keep = async {
         let mut round = 0u32;
         loop {
-            let outcome = if round == 0 { create(&node).await } else { renew(&node, round).await };
+            let outcome = if round == 0 {
+                create(&node).await
+            } else {
+                renew(&node, round).await
+            };
             let wait = match outcome {
                 Ok(()) => {
                     round = round.saturating_add(1);
@@ -61,7 +65,12 @@ async fn create(node: &Node) -> Result<(), kube::Error> {
         Err(kube::Error::Api(status)) if status.code == 409 => {}
         other => drop(other?),
     }
-    api.patch_status(NODE_NAME, &PatchParams::default(), &Patch::Merge(json!({"status": status()}))).await?;
+    api.patch_status(
+        NODE_NAME,
+        &PatchParams::default(),
+        &Patch::Merge(json!({"status": status()})),
+    )
+    .await?;
     let leases: Api<Lease> = Api::namespaced(node.client.clone(), "kube-node-lease");
     let lease = json!({
         "apiVersion": "coordination.k8s.io/v1", "kind": "Lease",
@@ -78,18 +87,21 @@ async fn create(node: &Node) -> Result<(), kube::Error> {
 async fn renew(node: &Node, round: u32) -> Result<(), kube::Error> {
     let leases: Api<Lease> = Api::namespaced(node.client.clone(), "kube-node-lease");
     let patch = json!({"spec": {"renewTime": MicroTime(Timestamp::now())}});
-    leases.patch(NODE_NAME, &PatchParams::default(), &Patch::Merge(patch)).await?;
+    leases
+        .patch(NODE_NAME, &PatchParams::default(), &Patch::Merge(patch))
+        .await?;
     if round.is_multiple_of(STATUS_EVERY) {
         let api: Api<NodeObject> = Api::all(node.client.clone());
         let now = Timestamp::now().to_string();
         let old = api.get(NODE_NAME).await?;
-        let mut conditions = serde_json::to_value(old.status.and_then(|status| status.conditions))
-            .map_err(kube::Error::SerdeError)?;
+        let mut conditions =
+            serde_json::to_value(old.status.and_then(|status| status.conditions)).map_err(kube::Error::SerdeError)?;
         for condition in conditions.as_array_mut().into_iter().flatten() {
             condition["lastHeartbeatTime"] = json!(now);
         }
         let patch = json!({"status": {"conditions": conditions}});
-        api.patch_status(NODE_NAME, &PatchParams::default(), &Patch::Merge(patch)).await?;
+        api.patch_status(NODE_NAME, &PatchParams::default(), &Patch::Merge(patch))
+            .await?;
     }
     Ok(())
 }
@@ -132,18 +144,23 @@ fn status() -> Value {
 pub fn memory_bytes() -> u64 {
     let text = read("/proc/meminfo");
     let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"));
-    let kib = line.and_then(|line| line.trim().split(' ').next()).and_then(|number| number.parse::<u64>().ok());
+    let kib = line
+        .and_then(|line| line.trim().split(' ').next())
+        .and_then(|number| number.parse::<u64>().ok());
     kib.unwrap_or(1024 * 1024) * 1024
 }
 
 fn read(path: &str) -> String {
-    std::fs::read_to_string(path).map(|text| text.trim().to_string()).unwrap_or_default()
+    std::fs::read_to_string(path)
+        .map(|text| text.trim().to_string())
+        .unwrap_or_default()
 }
 
 fn os_image() -> String {
     let text = read("/etc/os-release");
     let name = text.lines().find_map(|line| line.strip_prefix("PRETTY_NAME="));
-    name.map(|name| name.trim_matches('"').to_string()).unwrap_or_else(|| "Linux".into())
+    name.map(|name| name.trim_matches('"').to_string())
+        .unwrap_or_else(|| "Linux".into())
 }
 
 fn arch() -> &'static str {

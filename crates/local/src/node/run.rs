@@ -63,7 +63,10 @@ pub enum NodeError {
 
 /// Runs until SIGTERM or SIGINT.
 pub(super) async fn until_signalled(config: NodeConfig) -> Result<(), NodeError> {
-    let failed = |source| NodeError::Io { what: "signals", source };
+    let failed = |source| NodeError::Io {
+        what: "signals",
+        source,
+    };
     let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
     let shutdown = CancellationToken::new();
@@ -87,11 +90,18 @@ pub async fn run_node(config: NodeConfig, shutdown: CancellationToken) -> Result
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let paths = Paths::new(&config.data_dir);
     let (api_listener, metrics_listener) = inherited_listeners()?;
-    let exe = std::env::current_exe().map_err(|source| NodeError::Io { what: "this program's path", source })?;
+    let exe = std::env::current_exe().map_err(|source| NodeError::Io {
+        what: "this program's path",
+        source,
+    })?;
     network::set_up_node().await?;
     let pki = ensure_pki(&paths.pki())?;
     let api_stop = CancellationToken::new();
-    let api_server = ApiServer { exe: exe.clone(), paths: paths.clone(), listener: api_listener };
+    let api_server = ApiServer {
+        exe: exe.clone(),
+        paths: paths.clone(),
+        listener: api_listener,
+    };
     let api_server = tokio::spawn(api_server.supervise(api_stop.clone()));
     let reaper = tokio::spawn(reaper::reap_orphans());
 
@@ -101,7 +111,17 @@ pub async fn run_node(config: NodeConfig, shutdown: CancellationToken) -> Result
         let host = format!("https://{}", config.api_address);
         pki.write_kubeconfig(Identity::Admin, &host, &paths.kubeconfig())?;
         progress.say(&format!("API server ready at {host}"));
-        serve(&config, &paths, &pki, client, exe, metrics_listener, &progress, &shutdown).await
+        serve(
+            &config,
+            &paths,
+            &pki,
+            client,
+            exe,
+            metrics_listener,
+            &progress,
+            &shutdown,
+        )
+        .await
     }
     .await;
 
@@ -150,7 +170,9 @@ async fn serve(
     tasks.spawn(cri::run(node.clone(), cri::listen(paths)?, rest.clone()));
     tasks.spawn(front::run(node.clone(), front::listen(metrics_listener)?, rest.clone()));
     if !node.caches.ready().await {
-        return Err(NodeError::NoApi("ConfigMaps, Secrets and Services could not be listed".into()));
+        return Err(NodeError::NoApi(
+            "ConfigMaps, Secrets and Services could not be listed".into(),
+        ));
     }
     tasks.spawn(kubelet::run(node.clone()));
     progress.say("node ready");
@@ -174,7 +196,11 @@ async fn apply(client: &Client, config: &NodeConfig, progress: &Progress) {
     for error in &errors {
         eprintln!("weir up: {error}");
     }
-    let refused = if errors.is_empty() { String::new() } else { format!(", {} refused", errors.len()) };
+    let refused = if errors.is_empty() {
+        String::new()
+    } else {
+        format!(", {} refused", errors.len())
+    };
     progress.say(&format!("{applied} objects applied{refused}"));
 }
 
@@ -230,7 +256,10 @@ struct Progress {
 
 impl Progress {
     fn start() -> Self {
-        Self { began: Instant::now(), terminal: std::io::stdout().is_terminal() }
+        Self {
+            began: Instant::now(),
+            terminal: std::io::stdout().is_terminal(),
+        }
     }
 
     fn say(&self, what: &str) {

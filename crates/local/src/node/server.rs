@@ -48,7 +48,10 @@ pub async fn listen(pki: &Pki) -> Result<Listening, NodeError> {
     let acceptor = tls::acceptor(&pki.ca(), &pki.cert("kubelet-server"), &pki.key("kubelet-server"))?;
     let listener = TcpListener::bind((NODE_IP, KUBELET_PORT))
         .await
-        .map_err(|source| NodeError::Io { what: "the kubelet's port", source })?;
+        .map_err(|source| NodeError::Io {
+            what: "the kubelet's port",
+            source,
+        })?;
     Ok(Listening { listener, acceptor })
 }
 
@@ -57,7 +60,9 @@ pub async fn run(node: Arc<Node>, listening: Listening, shutdown: CancellationTo
     let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let accept = async {
         loop {
-            let Ok(permit) = permits.clone().acquire_owned().await else { return };
+            let Ok(permit) = permits.clone().acquire_owned().await else {
+                return;
+            };
             let Ok((stream, _)) = listening.listener.accept().await else {
                 tokio::time::sleep(Duration::from_millis(100)).await;
                 continue;
@@ -73,16 +78,24 @@ pub async fn run(node: Arc<Node>, listening: Listening, shutdown: CancellationTo
 }
 
 async fn serve_connection(node: Arc<Node>, acceptor: TlsAcceptor, stream: TcpStream) {
-    let Ok(Ok(stream)) = timeout(HANDSHAKE_DEADLINE, acceptor.accept(stream)).await else { return };
+    let Ok(Ok(stream)) = timeout(HANDSHAKE_DEADLINE, acceptor.accept(stream)).await else {
+        return;
+    };
     let certificates = stream.get_ref().1.peer_certificates().unwrap_or_default();
-    let allowed = certificates.first().is_some_and(|certificate| common_name(certificate).as_deref() == Some(CLIENT));
+    let allowed = certificates
+        .first()
+        .is_some_and(|certificate| common_name(certificate).as_deref() == Some(CLIENT));
     let service = service_fn(move |request| {
         let node = node.clone();
         async move {
             let response = if allowed {
                 route(&node, request).await
             } else {
-                status(StatusCode::FORBIDDEN, "Forbidden", "only the API server may ask the kubelet")
+                status(
+                    StatusCode::FORBIDDEN,
+                    "Forbidden",
+                    "only the API server may ask the kubelet",
+                )
             };
             Ok::<_, std::convert::Infallible>(response)
         }
@@ -98,7 +111,13 @@ async fn serve_connection(node: Arc<Node>, acceptor: TlsAcceptor, stream: TcpStr
 
 fn common_name(certificate: &[u8]) -> Option<String> {
     let (_, certificate) = x509_parser::parse_x509_certificate(certificate).ok()?;
-    certificate.subject().iter_common_name().next()?.as_str().ok().map(String::from)
+    certificate
+        .subject()
+        .iter_common_name()
+        .next()?
+        .as_str()
+        .ok()
+        .map(String::from)
 }
 
 async fn route(node: &Arc<Node>, request: Request<Incoming>) -> Response<Body> {
@@ -115,20 +134,30 @@ async fn route(node: &Arc<Node>, request: Request<Incoming>) -> Response<Body> {
             Some(runtime) => stream::respond(node, runtime, container, &query, request).await,
             None => not_found(namespace, pod),
         },
-        _ => status(StatusCode::NOT_FOUND, "NotFound", "this kubelet serves /healthz, /containerLogs and /exec"),
+        _ => status(
+            StatusCode::NOT_FOUND,
+            "NotFound",
+            "this kubelet serves /healthz, /containerLogs and /exec",
+        ),
     }
 }
 
 fn find(node: &Node, namespace: &str, pod: &str) -> Option<Arc<PodRuntime>> {
     let pods = node.pods();
-    let mut found = pods.into_iter().filter(|runtime| runtime.namespace == namespace && runtime.name == pod);
+    let mut found = pods
+        .into_iter()
+        .filter(|runtime| runtime.namespace == namespace && runtime.name == pod);
     let first = found.next()?;
     // Two only while one of them goes: the other is meant.
     Some(found.find(|runtime| runtime.stop.borrow().is_none()).unwrap_or(first))
 }
 
 fn not_found(namespace: &str, pod: &str) -> Response<Body> {
-    status(StatusCode::NOT_FOUND, "NotFound", &format!("pod \"{namespace}/{pod}\" is not on this node"))
+    status(
+        StatusCode::NOT_FOUND,
+        "NotFound",
+        &format!("pod \"{namespace}/{pod}\" is not on this node"),
+    )
 }
 
 fn text(text: &str) -> Response<Body> {
@@ -146,7 +175,9 @@ fn status(code: StatusCode, reason: &str, message: &str) -> Response<Body> {
     });
     let mut response = Response::new(full(body.to_string()));
     *response.status_mut() = code;
-    response.headers_mut().insert("content-type", http::HeaderValue::from_static("application/json"));
+    response
+        .headers_mut()
+        .insert("content-type", http::HeaderValue::from_static("application/json"));
     response
 }
 
@@ -158,7 +189,9 @@ impl Query {
     fn parse(text: &str) -> Self {
         let decode = |text: &str| {
             let text = text.replace('+', " ");
-            percent_encoding::percent_decode_str(&text).decode_utf8_lossy().into_owned()
+            percent_encoding::percent_decode_str(&text)
+                .decode_utf8_lossy()
+                .into_owned()
         };
         let mut map: HashMap<String, Vec<String>> = HashMap::new();
         for pair in text.split('&').filter(|pair| !pair.is_empty()) {
@@ -181,7 +214,13 @@ impl Query {
     }
 
     fn number(&self, key: &str) -> Result<Option<u64>, String> {
-        self.one(key).map(|value| value.parse().map_err(|_| format!("{key}: must be a number, is {value:?}"))).transpose()
+        self.one(key)
+            .map(|value| {
+                value
+                    .parse()
+                    .map_err(|_| format!("{key}: must be a number, is {value:?}"))
+            })
+            .transpose()
     }
 }
 

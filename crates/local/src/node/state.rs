@@ -70,7 +70,10 @@ impl ContainerView {
             name: name.to_string(),
             image: image.to_string(),
             init,
-            state: State::Waiting { reason: reason.into(), message: None },
+            state: State::Waiting {
+                reason: reason.into(),
+                message: None,
+            },
             last: None,
             restarts: 0,
             ready: false,
@@ -145,8 +148,10 @@ impl PodRuntime {
     pub fn new(pod: Arc<Pod>) -> Self {
         let mut containers = Vec::new();
         if let Some(spec) = &pod.spec {
-            for (list, init) in [(spec.init_containers.as_deref().unwrap_or_default(), true), (&spec.containers, false)]
-            {
+            for (list, init) in [
+                (spec.init_containers.as_deref().unwrap_or_default(), true),
+                (&spec.containers, false),
+            ] {
                 let views = list
                     .iter()
                     .map(|c| ContainerView::new(&c.name, c.image.as_deref().unwrap_or_default(), init));
@@ -160,7 +165,10 @@ impl PodRuntime {
             pod: watch::channel(pod).0,
             stop: watch::channel(None).0,
             changes: watch::channel(0).0,
-            inner: Mutex::new(Inner { containers, ..Inner::default() }),
+            inner: Mutex::new(Inner {
+                containers,
+                ..Inner::default()
+            }),
         }
     }
 
@@ -194,7 +202,9 @@ impl PodRuntime {
     pub fn update(&self, name: &str, change: impl FnOnce(&mut ContainerView)) {
         let changed = {
             let mut inner = self.lock();
-            let Some(view) = inner.containers.iter_mut().find(|c| c.name == name) else { return };
+            let Some(view) = inner.containers.iter_mut().find(|c| c.name == name) else {
+                return;
+            };
             let before = view.clone();
             change(view);
             *view != before

@@ -30,9 +30,15 @@ pub fn compute(pod: &Pod, now_state: &Snapshot, before: Option<&PodStatus>, now:
     let views = |init: bool| now_state.containers.iter().filter(move |view| view.init == init);
     let phase = phase(pod, now_state);
     let terminal = matches!(phase, "Succeeded" | "Failed");
-    let unready: Vec<&str> = views(false).filter(|view| !view.ready).map(|view| view.name.as_str()).collect();
+    let unready: Vec<&str> = views(false)
+        .filter(|view| !view.ready)
+        .map(|view| view.name.as_str())
+        .collect();
     let ready = unready.is_empty() && !terminal && now_state.sandbox.is_some();
-    let uninitialized: Vec<&str> = views(true).filter(|v| !v.succeeded() && !v.started).map(|v| v.name.as_str()).collect();
+    let uninitialized: Vec<&str> = views(true)
+        .filter(|v| !v.succeeded() && !v.started)
+        .map(|v| v.name.as_str())
+        .collect();
     let initialized = now_state.initialized || (uninitialized.is_empty() && now_state.sandbox.is_some());
 
     let not_ready = || match phase {
@@ -52,7 +58,15 @@ pub fn compute(pod: &Pod, now_state: &Snapshot, before: Option<&PodStatus>, now:
     let sandbox_there = now_state.sandbox.is_some() && !now_state.finished;
     let conditions = vec![
         conditions.make("PodReadyToStartContainers", sandbox_there, None),
-        conditions.make("Initialized", initialized, if initialized { completed() } else { Some(not_initialized()) }),
+        conditions.make(
+            "Initialized",
+            initialized,
+            if initialized {
+                completed()
+            } else {
+                Some(not_initialized())
+            },
+        ),
         conditions.make("Ready", ready, (!ready).then(not_ready)),
         conditions.make("ContainersReady", ready, (!ready).then(not_ready)),
         conditions.make("PodScheduled", true, None),
@@ -61,7 +75,11 @@ pub fn compute(pod: &Pod, now_state: &Snapshot, before: Option<&PodStatus>, now:
         let list: Vec<_> = views(init).map(container_status).collect();
         (!list.is_empty()).then_some(list)
     };
-    let ip = now_state.sandbox.as_ref().map(|sandbox| sandbox.ip.to_string()).or(before.and_then(|b| b.pod_ip.clone()));
+    let ip = now_state
+        .sandbox
+        .as_ref()
+        .map(|sandbox| sandbox.ip.to_string())
+        .or(before.and_then(|b| b.pod_ip.clone()));
     let host_ip = NODE_IP.to_string();
     PodStatus {
         phase: Some(phase.into()),
@@ -85,10 +103,17 @@ fn phase(pod: &Pod, state: &Snapshot) -> &'static str {
     if state.failure.is_some() {
         return "Failed";
     }
-    let policy = pod.spec.as_ref().and_then(|spec| spec.restart_policy.as_deref()).unwrap_or("Always");
+    let policy = pod
+        .spec
+        .as_ref()
+        .and_then(|spec| spec.restart_policy.as_deref())
+        .unwrap_or("Always");
     let app: Vec<&ContainerView> = state.containers.iter().filter(|view| !view.init).collect();
     let ended = |view: &&ContainerView| matches!(view.state, State::Terminated(_));
-    let init_failed = state.containers.iter().any(|view| view.init && ended(&view) && !view.succeeded());
+    let init_failed = state
+        .containers
+        .iter()
+        .any(|view| view.init && ended(&view) && !view.succeeded());
     if init_failed && (policy == "Never" || state.finished) {
         return "Failed";
     }
@@ -118,9 +143,14 @@ impl Conditions<'_> {
     /// A condition whose transition time is kept while its status stays.
     fn make(&self, kind: &str, on: bool, why: Option<(String, Option<String>)>) -> PodCondition {
         let status = if on { "True" } else { "False" };
-        let conditions = self.before.and_then(|before| before.conditions.as_deref()).unwrap_or_default();
+        let conditions = self
+            .before
+            .and_then(|before| before.conditions.as_deref())
+            .unwrap_or_default();
         let same = conditions.iter().find(|c| c.type_ == kind && c.status == status);
-        let since = same.and_then(|c| c.last_transition_time.clone()).unwrap_or(Time(self.now));
+        let since = same
+            .and_then(|c| c.last_transition_time.clone())
+            .unwrap_or(Time(self.now));
         let (reason, message) = why.map_or((None, None), |(reason, message)| (Some(reason), message));
         PodCondition {
             type_: kind.into(),
@@ -137,7 +167,11 @@ fn container_status(view: &ContainerView) -> ContainerStatus {
     ContainerStatus {
         name: view.name.clone(),
         image: view.image.clone(),
-        image_id: if view.id.is_empty() { String::new() } else { format!("weir-local/{}", view.image) },
+        image_id: if view.id.is_empty() {
+            String::new()
+        } else {
+            format!("weir-local/{}", view.image)
+        },
         container_id: (!view.id.is_empty()).then(|| container_id(&view.id)),
         ready: view.ready,
         started: Some(view.started),
@@ -156,11 +190,16 @@ pub fn container_id(id: &str) -> String {
 fn container_state(state: &State) -> ContainerState {
     match state {
         State::Waiting { reason, message } => ContainerState {
-            waiting: Some(ContainerStateWaiting { reason: Some(reason.clone()), message: message.clone() }),
+            waiting: Some(ContainerStateWaiting {
+                reason: Some(reason.clone()),
+                message: message.clone(),
+            }),
             ..ContainerState::default()
         },
         State::Running { since } => ContainerState {
-            running: Some(ContainerStateRunning { started_at: Some(Time(*since)) }),
+            running: Some(ContainerStateRunning {
+                started_at: Some(Time(*since)),
+            }),
             ..ContainerState::default()
         },
         State::Terminated(end) => terminated(end),
@@ -188,7 +227,10 @@ fn qos_class(containers: &[Container]) -> &'static str {
     let mut guaranteed = true;
     for container in containers {
         let resources = container.resources.clone().unwrap_or_default();
-        let (limits, requests) = (resources.limits.unwrap_or_default(), resources.requests.unwrap_or_default());
+        let (limits, requests) = (
+            resources.limits.unwrap_or_default(),
+            resources.requests.unwrap_or_default(),
+        );
         any |= !limits.is_empty() || !requests.is_empty();
         for name in ["cpu", "memory"] {
             let limit = limits.get(name);
@@ -234,7 +276,10 @@ async fn write(api: &Api<Pod>, runtime: &PodRuntime, status: &PodStatus) -> bool
     let mut back_off = BackOff::retry(Duration::from_millis(50), RETRY_MAX);
     let patch = json!({"metadata": {"uid": runtime.uid}, "status": patch_body(status)});
     loop {
-        match api.patch_status(&runtime.name, &PatchParams::default(), &Patch::Merge(&patch)).await {
+        match api
+            .patch_status(&runtime.name, &PatchParams::default(), &Patch::Merge(&patch))
+            .await
+        {
             Ok(_) => return true,
             Err(kube::Error::Api(status)) if status.code == 404 || status.code == 409 => return false,
             Err(error) => {
@@ -281,7 +326,12 @@ mod tests {
             ip: Ipv4Addr::new(10, 244, 1, 1),
             created_at: Timestamp::UNIX_EPOCH,
         };
-        Snapshot { sandbox: Some(sandbox), containers: vec![view], initialized: true, ..Snapshot::default() }
+        Snapshot {
+            sandbox: Some(sandbox),
+            containers: vec![view],
+            initialized: true,
+            ..Snapshot::default()
+        }
     }
 
     fn ended(exit_code: i32) -> State {
@@ -317,9 +367,18 @@ mod tests {
 
     #[test]
     fn a_condition_keeps_its_transition_time_until_it_changes() {
-        let (early, late) = (Timestamp::from_second(100).unwrap(), Timestamp::from_second(200).unwrap());
+        let (early, late) = (
+            Timestamp::from_second(100).unwrap(),
+            Timestamp::from_second(200).unwrap(),
+        );
         let ready = |status: &PodStatus| {
-            let found = status.conditions.as_ref().unwrap().iter().find(|c| c.type_ == "Ready").unwrap();
+            let found = status
+                .conditions
+                .as_ref()
+                .unwrap()
+                .iter()
+                .find(|c| c.type_ == "Ready")
+                .unwrap();
             (found.status.clone(), found.last_transition_time.clone().unwrap().0)
         };
         let waiting = compute(&pod("Always"), &snapshot(|_| {}), None, early);

@@ -15,7 +15,10 @@ use tokio_rustls::{TlsAcceptor, TlsConnector};
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
     #[error("{path}: {source}")]
-    Pem { path: String, source: rustls_pki_types::pem::Error },
+    Pem {
+        path: String,
+        source: rustls_pki_types::pem::Error,
+    },
     #[error(transparent)]
     Rustls(#[from] rustls::Error),
     #[error(transparent)]

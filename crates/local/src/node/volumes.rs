@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 
 use k8s_openapi::api::authentication::v1::{BoundObjectReference, TokenRequest, TokenRequestSpec};
 use k8s_openapi::api::core::v1::{
-    ConfigMapVolumeSource, Container, DownwardAPIVolumeFile, KeyToPath, Pod, ProjectedVolumeSource,
-    SecretVolumeSource, ServiceAccount, ServiceAccountTokenProjection, Volume,
+    ConfigMapVolumeSource, Container, DownwardAPIVolumeFile, KeyToPath, Pod, ProjectedVolumeSource, SecretVolumeSource,
+    ServiceAccount, ServiceAccountTokenProjection, Volume,
 };
 use kube::Api;
 use kube::api::PostParams;
@@ -36,21 +36,40 @@ const FILE_MODE: u32 = 0o644;
 #[derive(Debug, thiserror::Error)]
 pub enum VolumeError {
     #[error("volume \"{volume}\": {kind} \"{name}\" not found")]
-    Missing { volume: String, kind: &'static str, name: String },
+    Missing {
+        volume: String,
+        kind: &'static str,
+        name: String,
+    },
     #[error("volume \"{volume}\": {kind} \"{name}\" has no key \"{key}\"")]
-    NoKey { volume: String, kind: &'static str, name: String, key: String },
+    NoKey {
+        volume: String,
+        kind: &'static str,
+        name: String,
+        key: String,
+    },
     #[error("volume \"{volume}\": service account token: {source}")]
     Token { volume: String, source: kube::Error },
     #[error("volume \"{volume}\": {source}")]
     Field { volume: String, source: EnvError },
     #[error("volume \"{volume}\": {path}: {source}")]
-    Io { volume: String, path: PathBuf, source: io::Error },
+    Io {
+        volume: String,
+        path: PathBuf,
+        source: io::Error,
+    },
     #[error("volume \"{volume}\": path \"{path}\" must be relative and without ..")]
     BadPath { volume: String, path: String },
-    #[error("volume \"{volume}\": this node has configMap, secret, downwardAPI, projected, emptyDir and hostPath volumes only")]
+    #[error(
+        "volume \"{volume}\": this node has configMap, secret, downwardAPI, projected, emptyDir and hostPath volumes only"
+    )]
     Unsupported { volume: String },
     #[error("volume \"{volume}\": hostPath {path} is not a {wanted}")]
-    HostPath { volume: String, path: PathBuf, wanted: &'static str },
+    HostPath {
+        volume: String,
+        path: PathBuf,
+        wanted: &'static str,
+    },
     #[error("container \"{container}\" mounts volume \"{volume}\", which the pod does not have")]
     NoSuchVolume { container: String, volume: String },
 }
@@ -73,7 +92,12 @@ struct Token {
 impl Volumes {
     /// Nothing is made yet.
     pub fn new(node: Arc<Node>, uid: &str) -> Self {
-        Self { node, uid: uid.to_string(), tokens: HashMap::new(), written: HashMap::new() }
+        Self {
+            node,
+            uid: uid.to_string(),
+            tokens: HashMap::new(),
+            written: HashMap::new(),
+        }
     }
 
     /// Makes every volume, or brings it up to date.
@@ -130,9 +154,14 @@ impl Volumes {
             return Ok(());
         }
         for path in files.keys() {
-            let inside = Path::new(path).components().all(|part| matches!(part, Component::Normal(_)));
+            let inside = Path::new(path)
+                .components()
+                .all(|part| matches!(part, Component::Normal(_)));
             if !inside || path.is_empty() {
-                return Err(VolumeError::BadPath { volume: name.into(), path: path.clone() });
+                return Err(VolumeError::BadPath {
+                    volume: name.into(),
+                    path: path.clone(),
+                });
             }
         }
         let dir = self.node.paths.content(&self.uid, name);
@@ -142,25 +171,56 @@ impl Volumes {
     }
 
     fn config_map(&self, pod: &Pod, volume: &str, source: &ConfigMapVolumeSource) -> Result<Files, VolumeError> {
-        let from = From { volume, kind: "configmap", name: &source.name, optional: source.optional == Some(true) };
+        let from = From {
+            volume,
+            kind: "configmap",
+            name: &source.name,
+            optional: source.optional == Some(true),
+        };
         let found = self.node.caches.config_map(namespace(pod), &source.name).map(|map| {
-            let text = map.data.iter().flatten().map(|(k, v)| (k.clone(), v.clone().into_bytes()));
+            let text = map
+                .data
+                .iter()
+                .flatten()
+                .map(|(k, v)| (k.clone(), v.clone().into_bytes()));
             let binary = map.binary_data.iter().flatten().map(|(k, v)| (k.clone(), v.0.clone()));
             text.chain(binary).collect()
         });
-        pick(&from, found, source.items.as_deref(), mode(source.default_mode, FILE_MODE))
+        pick(
+            &from,
+            found,
+            source.items.as_deref(),
+            mode(source.default_mode, FILE_MODE),
+        )
     }
 
     fn secret(&self, pod: &Pod, volume: &str, source: &SecretVolumeSource) -> Result<Files, VolumeError> {
         let name = source.secret_name.as_deref().unwrap_or_default();
-        let from = From { volume, kind: "secret", name, optional: source.optional == Some(true) };
+        let from = From {
+            volume,
+            kind: "secret",
+            name,
+            optional: source.optional == Some(true),
+        };
         let found = self.secret_data(pod, name);
-        pick(&from, found, source.items.as_deref(), mode(source.default_mode, FILE_MODE))
+        pick(
+            &from,
+            found,
+            source.items.as_deref(),
+            mode(source.default_mode, FILE_MODE),
+        )
     }
 
     fn secret_data(&self, pod: &Pod, name: &str) -> Option<BTreeMap<String, Vec<u8>>> {
         let secret = self.node.caches.secret(namespace(pod), name)?;
-        Some(secret.data.iter().flatten().map(|(k, v)| (k.clone(), v.0.clone())).collect())
+        Some(
+            secret
+                .data
+                .iter()
+                .flatten()
+                .map(|(k, v)| (k.clone(), v.0.clone()))
+                .collect(),
+        )
     }
 
     fn downward(
@@ -173,7 +233,10 @@ impl Volumes {
     ) -> Result<Files, VolumeError> {
         let mut files = Files::new();
         for item in items {
-            let failed = |source| VolumeError::Field { volume: volume.into(), source };
+            let failed = |source| VolumeError::Field {
+                volume: volume.into(),
+                source,
+            };
             let text = if let Some(field) = &item.field_ref {
                 env::field(field, pod, placement).map_err(failed)?
             } else if let Some(resource) = &item.resource_field_ref {
@@ -212,8 +275,18 @@ impl Volumes {
             }
             if let Some(part) = &part.secret {
                 let optional = part.optional == Some(true);
-                let from = From { volume, kind: "secret", name: &part.name, optional };
-                files.extend(pick(&from, self.secret_data(pod, &part.name), part.items.as_deref(), default_mode)?);
+                let from = From {
+                    volume,
+                    kind: "secret",
+                    name: &part.name,
+                    optional,
+                };
+                files.extend(pick(
+                    &from,
+                    self.secret_data(pod, &part.name),
+                    part.items.as_deref(),
+                    default_mode,
+                )?);
             }
             if let Some(part) = &part.downward_api {
                 let items = part.items.as_deref().unwrap_or_default();
@@ -237,7 +310,11 @@ impl Volumes {
         let meta = &pod.metadata;
         let request = TokenRequest {
             spec: Some(TokenRequestSpec {
-                audiences: projection.audience.clone().filter(|a| !a.is_empty()).map(|audience| vec![audience]),
+                audiences: projection
+                    .audience
+                    .clone()
+                    .filter(|a| !a.is_empty())
+                    .map(|audience| vec![audience]),
                 expiration_seconds: Some(seconds),
                 bound_object_ref: Some(BoundObjectReference {
                     api_version: Some("v1".into()),
@@ -251,15 +328,26 @@ impl Volumes {
         };
         let api: Api<ServiceAccount> = Api::namespaced(self.node.client.clone(), namespace(pod));
         let account = env::service_account(pod);
-        let answer = api.create_token_request(account, &PostParams::default(), &request).await;
+        let answer = api
+            .create_token_request(account, &PostParams::default(), &request)
+            .await;
         let text = answer
-            .map_err(|source| VolumeError::Token { volume: volume.into(), source })?
+            .map_err(|source| VolumeError::Token {
+                volume: volume.into(),
+                source,
+            })?
             .status
             .and_then(|status| status.token)
             .unwrap_or_default();
         let life = Duration::from_secs(u64::try_from(seconds).unwrap_or(TOKEN_SECONDS as u64));
         let renew_at = Instant::now() + life.mul_f64(TOKEN_RENEW);
-        self.tokens.insert(key, Token { text: text.clone(), renew_at });
+        self.tokens.insert(
+            key,
+            Token {
+                text: text.clone(),
+                renew_at,
+            },
+        );
         Ok(text)
     }
 }
@@ -268,14 +356,28 @@ impl Volumes {
 ///
 /// # Errors
 /// When a mount names no volume of the pod, or its source is not there.
-pub fn mounts(node: &Node, pod: &Pod, container: &Container, vars: &HashMap<String, String>) -> Result<Vec<BindMount>, VolumeError> {
+pub fn mounts(
+    node: &Node,
+    pod: &Pod,
+    container: &Container,
+    vars: &HashMap<String, String>,
+) -> Result<Vec<BindMount>, VolumeError> {
     let uid = pod.metadata.uid.as_deref().unwrap_or_default();
-    let volumes = pod.spec.as_ref().and_then(|spec| spec.volumes.as_deref()).unwrap_or_default();
+    let volumes = pod
+        .spec
+        .as_ref()
+        .and_then(|spec| spec.volumes.as_deref())
+        .unwrap_or_default();
     let mut list = Vec::new();
     for mount in container.volume_mounts.iter().flatten() {
-        let volume = volumes.iter().find(|volume| volume.name == mount.name).ok_or_else(|| {
-            VolumeError::NoSuchVolume { container: container.name.clone(), volume: mount.name.clone() }
-        })?;
+        let volume =
+            volumes
+                .iter()
+                .find(|volume| volume.name == mount.name)
+                .ok_or_else(|| VolumeError::NoSuchVolume {
+                    container: container.name.clone(),
+                    volume: mount.name.clone(),
+                })?;
         let mut source = if volume.empty_dir.is_some() {
             node.paths.empty_dir(uid, &volume.name)
         } else if let Some(host) = &volume.host_path {
@@ -288,9 +390,14 @@ pub fn mounts(node: &Node, pod: &Pod, container: &Container, vars: &HashMap<Stri
             None => mount.sub_path.clone(),
         };
         if let Some(sub_path) = sub_path.filter(|path| !path.is_empty()) {
-            let inside = Path::new(&sub_path).components().all(|part| matches!(part, Component::Normal(_)));
+            let inside = Path::new(&sub_path)
+                .components()
+                .all(|part| matches!(part, Component::Normal(_)));
             if !inside {
-                return Err(VolumeError::BadPath { volume: volume.name.clone(), path: sub_path });
+                return Err(VolumeError::BadPath {
+                    volume: volume.name.clone(),
+                    path: sub_path,
+                });
             }
             source = source.join(sub_path);
             if !source.exists() {
@@ -327,10 +434,17 @@ fn pick(
         if from.optional {
             return Ok(Files::new());
         }
-        return Err(VolumeError::Missing { volume: from.volume.into(), kind: from.kind, name: from.name.into() });
+        return Err(VolumeError::Missing {
+            volume: from.volume.into(),
+            kind: from.kind,
+            name: from.name.into(),
+        });
     };
     let Some(items) = items.filter(|items| !items.is_empty()) else {
-        return Ok(data.into_iter().map(|(key, value)| (key, (value, default_mode))).collect());
+        return Ok(data
+            .into_iter()
+            .map(|(key, value)| (key, (value, default_mode)))
+            .collect());
     };
     let mut files = Files::new();
     for item in items {
@@ -341,7 +455,12 @@ fn pick(
             None if from.optional => {}
             None => {
                 let (volume, key) = (from.volume.into(), item.key.clone());
-                return Err(VolumeError::NoKey { volume, kind: from.kind, name: from.name.into(), key });
+                return Err(VolumeError::NoKey {
+                    volume,
+                    kind: from.kind,
+                    name: from.name.into(),
+                    key,
+                });
             }
         }
     }
@@ -353,12 +472,16 @@ fn host_path(volume: &str, path: &Path, kind: &str) -> Result<(), VolumeError> {
     match kind {
         "DirectoryOrCreate" => fs::create_dir_all(path).map_err(failed),
         "FileOrCreate" if !path.exists() => fs::write(path, "").map_err(failed),
-        "Directory" if !path.is_dir() => {
-            Err(VolumeError::HostPath { volume: volume.into(), path: path.into(), wanted: "directory" })
-        }
-        "File" if !path.is_file() => {
-            Err(VolumeError::HostPath { volume: volume.into(), path: path.into(), wanted: "file" })
-        }
+        "Directory" if !path.is_dir() => Err(VolumeError::HostPath {
+            volume: volume.into(),
+            path: path.into(),
+            wanted: "directory",
+        }),
+        "File" if !path.is_file() => Err(VolumeError::HostPath {
+            volume: volume.into(),
+            path: path.into(),
+            wanted: "file",
+        }),
         // As container runtimes do for a bind mount whose source is missing.
         "" if !path.exists() => fs::create_dir_all(path).map_err(failed),
         _ => Ok(()),
@@ -395,7 +518,9 @@ fn swap_in(dir: &Path, files: &Files) -> io::Result<()> {
     }
     for entry in fs::read_dir(dir)?.flatten() {
         let name = entry.file_name();
-        let stale = name.to_str().is_some_and(|name| !name.starts_with("..") && !tops.contains(&name));
+        let stale = name
+            .to_str()
+            .is_some_and(|name| !name.starts_with("..") && !tops.contains(&name));
         if stale {
             let _ = fs::remove_file(entry.path());
         }
@@ -429,7 +554,9 @@ mod tests {
     use super::*;
 
     fn files(list: &[(&str, &str)]) -> Files {
-        list.iter().map(|(path, text)| (path.to_string(), (text.as_bytes().to_vec(), 0o640))).collect()
+        list.iter()
+            .map(|(path, text)| (path.to_string(), (text.as_bytes().to_vec(), 0o640)))
+            .collect()
     }
 
     #[test]
@@ -451,14 +578,27 @@ mod tests {
     #[test]
     fn chosen_keys_must_exist_unless_optional() {
         let data = || Some(BTreeMap::from([("k".to_string(), b"v".to_vec())]));
-        let item = |key: &str| KeyToPath { key: key.into(), path: "p".into(), mode: Some(0o600), ..KeyToPath::default() };
-        let from = |optional| From { volume: "v", kind: "configmap", name: "m", optional };
+        let item = |key: &str| KeyToPath {
+            key: key.into(),
+            path: "p".into(),
+            mode: Some(0o600),
+            ..KeyToPath::default()
+        };
+        let from = |optional| From {
+            volume: "v",
+            kind: "configmap",
+            name: "m",
+            optional,
+        };
         let picked = pick(&from(false), data(), Some(&[item("k")]), 0o644).unwrap();
         assert_eq!(picked["p"], (b"v".to_vec(), 0o600));
         let error = pick(&from(false), data(), Some(&[item("x")]), 0o644).unwrap_err();
         assert_eq!(error.to_string(), "volume \"v\": configmap \"m\" has no key \"x\"");
         assert!(pick(&from(true), data(), Some(&[item("x")]), 0o644).unwrap().is_empty());
         assert!(pick(&from(true), None, None, 0o644).unwrap().is_empty());
-        assert!(matches!(pick(&from(false), None, None, 0o644), Err(VolumeError::Missing { .. })));
+        assert!(matches!(
+            pick(&from(false), None, None, 0o644),
+            Err(VolumeError::Missing { .. })
+        ));
     }
 }

@@ -37,14 +37,18 @@ async fn try_respond(
         return Err(format!("container {container} is not valid for pod {pod}"));
     }
     let Some(started) = runtime.started(container) else {
-        return Err(format!("container \"{container}\" in pod \"{pod}\" is waiting to start"));
+        return Err(format!(
+            "container \"{container}\" in pod \"{pod}\" is waiting to start"
+        ));
     };
     let selection = selection(query)?;
     let previous = query.flag("previous");
     let attempt = if previous { started.attempt - 1 } else { started.attempt };
     let path = node.paths.log(namespace, pod, &runtime.uid, container, attempt);
     if previous && !path.exists() {
-        return Err(format!("previous terminated container \"{container}\" in pod \"{pod}\" not found"));
+        return Err(format!(
+            "previous terminated container \"{container}\" in pod \"{pod}\" not found"
+        ));
     }
     let growth = started.log.subscribe();
     let mut reader = Reader::new(path, selection);
@@ -52,7 +56,12 @@ async fn try_respond(
     if previous || !query.flag("follow") {
         return Ok(Response::new(full_bytes(existing)));
     }
-    let follow = Follow { reader, growth, first: Some(existing), seen: None };
+    let follow = Follow {
+        reader,
+        growth,
+        first: Some(existing),
+        seen: None,
+    };
     let frames = stream::unfold(follow, |mut follow| async move {
         let bytes = follow.next().await?;
         Some((Ok(Frame::data(bytes)), follow))
@@ -61,14 +70,16 @@ async fn try_respond(
 }
 
 fn full_bytes(bytes: Vec<u8>) -> Body {
-    http_body_util::Full::new(Bytes::from(bytes)).map_err(|never| match never {}).boxed()
+    http_body_util::Full::new(Bytes::from(bytes))
+        .map_err(|never| match never {})
+        .boxed()
 }
 
 fn selection(query: &Query) -> Result<Selection, String> {
     let since_seconds = query.number("sinceSeconds")?;
-    let since_time = query.one("sinceTime").map(|time| {
-        time.parse::<Timestamp>().map_err(|error| format!("sinceTime: {error}"))
-    });
+    let since_time = query
+        .one("sinceTime")
+        .map(|time| time.parse::<Timestamp>().map_err(|error| format!("sinceTime: {error}")));
     let since = match since_seconds {
         Some(seconds) => {
             let seconds = i64::try_from(seconds).unwrap_or(i64::MAX);
@@ -77,7 +88,12 @@ fn selection(query: &Query) -> Result<Selection, String> {
         None => since_time.transpose()?,
     };
     let tail_lines = query.number("tailLines")?.and_then(|lines| usize::try_from(lines).ok());
-    Ok(Selection { tail_lines, since, timestamps: query.flag("timestamps"), limit_bytes: query.number("limitBytes")? })
+    Ok(Selection {
+        tail_lines,
+        since,
+        timestamps: query.flag("timestamps"),
+        limit_bytes: query.number("limitBytes")?,
+    })
 }
 
 struct Follow {
@@ -130,7 +146,11 @@ impl<S: futures::Stream> futures::Stream for SyncStream<S> {
         self: std::pin::Pin<&mut Self>,
         context: &mut std::task::Context<'_>,
     ) -> std::task::Poll<Option<Self::Item>> {
-        let inner = self.get_mut().0.get_mut().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let inner = self
+            .get_mut()
+            .0
+            .get_mut()
+            .unwrap_or_else(|poisoned| poisoned.into_inner());
         inner.as_mut().poll_next(context)
     }
 }

@@ -18,11 +18,11 @@ use tokio::process::{Child, ChildStdin};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
+use tokio_tungstenite::tungstenite::protocol::Role;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::{Message, Utf8Bytes};
-use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
-use tokio_tungstenite::tungstenite::protocol::Role;
 
 use super::super::Node;
 use super::super::exec;
@@ -57,7 +57,10 @@ pub(super) async fn respond(
         return status(StatusCode::BAD_REQUEST, "BadRequest", message);
     }
     let headers = request.headers();
-    let offered = headers.get_all(SEC_WEBSOCKET_PROTOCOL).iter().filter_map(|value| value.to_str().ok());
+    let offered = headers
+        .get_all(SEC_WEBSOCKET_PROTOCOL)
+        .iter()
+        .filter_map(|value| value.to_str().ok());
     let offered: Vec<&str> = offered.flat_map(|value| value.split(',')).map(str::trim).collect();
     let protocol = PROTOCOLS.into_iter().find(|known| offered.contains(known));
     let (Some(protocol), Some(key)) = (protocol, headers.get(SEC_WEBSOCKET_KEY)) else {
@@ -110,7 +113,10 @@ async fn run(upgraded: Upgraded, mut child: Child) {
             }
         }
         // Clients take anything but a normal closure for an error.
-        let normal = CloseFrame { code: CloseCode::Normal, reason: Utf8Bytes::default() };
+        let normal = CloseFrame {
+            code: CloseCode::Normal,
+            reason: Utf8Bytes::default(),
+        };
         let _ = sink.send(Message::Close(Some(normal))).await;
         let _ = sink.close().await;
     });
@@ -137,7 +143,9 @@ async fn run(upgraded: Upgraded, mut child: Child) {
     }
     let status = match status {
         Ok(status) => final_status(exec::exit_code(status)),
-        Err(error) => json!({"metadata": {}, "status": "Failure", "reason": "InternalError", "message": error.to_string()}),
+        Err(error) => {
+            json!({"metadata": {}, "status": "Failure", "reason": "InternalError", "message": error.to_string()})
+        }
     };
     let mut message = vec![STATUS];
     message.extend_from_slice(status.to_string().as_bytes());
