@@ -26,7 +26,8 @@ pub struct NodeInfo {
     pub user_agent: String,
 }
 
-/// How a node stands. A node with two connections (a restart in progress) shows the newest.
+/// How a node stands, over all its streams: of each type the newest stream's (there are two while a proxy restarts, and
+/// where a supervisor asks for more on behalf of its proxy).
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct NodeStatus {
     /// The node.
@@ -99,13 +100,18 @@ impl Cache {
 
     /// The connected nodes, in order of their ids.
     pub fn nodes(&self) -> Vec<NodeInfo> {
-        let state = self.lock();
-        state
-            .nodes
-            .values()
-            .filter_map(|e| e.clients.values().next_back())
-            .map(|c| c.node.clone())
-            .collect()
+        let describe = |entry: &Entry| {
+            let says = |c: &&Client| !c.node.engine.is_empty();
+            let mut newest_first = entry.clients.values().rev();
+            let newest = newest_first.next()?;
+            let client = if says(&newest) {
+                newest
+            } else {
+                newest_first.find(says).unwrap_or(newest)
+            };
+            Some(client.node.clone())
+        };
+        self.lock().nodes.values().filter_map(describe).collect()
     }
 
     /// Gives a connected node its snapshot. Streams send what differs from the one before; an equal snapshot wakes
@@ -136,12 +142,16 @@ impl Cache {
             .values()
             .filter_map(|entry| {
                 let newest = entry.clients.values().next_back()?;
+                // Envoy's supervisor asks for peers on a stream of its own: what is shown is the node's as a whole.
+                let configured = |c: &&Client| c.types.contains_key(&ResourceType::Listener);
+                let main = entry.clients.values().rev().find(configured).unwrap_or(newest);
+                let types = entry.clients.values().flat_map(|c| c.types.clone()).collect();
                 Some(NodeStatus {
-                    node: newest.node.clone(),
+                    node: main.node.clone(),
                     clients: entry.clients.len(),
-                    protocol: newest.protocol.to_owned(),
+                    protocol: main.protocol.to_owned(),
                     configured: entry.snapshot.borrow().is_some(),
-                    types: newest.types.clone(),
+                    types,
                 })
             })
             .collect()
@@ -254,6 +264,34 @@ mod tests {
         drop(first);
         assert!(cache.nodes().is_empty());
         assert!(cache.snapshot("a.default").is_none());
+    }
+
+    #[test]
+    fn a_node_is_shown_as_a_whole() {
+        let cache = Cache::new();
+        let types = |ty| BTreeMap::from([(ty, TypeStatus::default())]);
+        let proxy = cache.connect(node("a"), "sotw");
+        proxy.report(types(ResourceType::Listener));
+        let supervisor = cache.connect(
+            NodeInfo {
+                id: "a".into(),
+                ..Default::default()
+            },
+            "delta",
+        );
+        supervisor.report(types(ResourceType::Peer));
+        let status = &cache.status()[0];
+        assert_eq!(
+            (status.protocol.as_str(), status.node.engine.as_str()),
+            ("sotw", "weir")
+        );
+        let shown: Vec<_> = status.types.keys().copied().collect();
+        assert_eq!(shown, [ResourceType::Listener, ResourceType::Peer]);
+        assert_eq!(
+            cache.nodes()[0].engine,
+            "weir",
+            "a stream that does not say leaves the engine as it is"
+        );
     }
 
     #[test]
