@@ -450,6 +450,81 @@ where
         .into_inner()
 }
 
+/// A chained plugin is called with the pod's namespace before its containers start, and after they have ended; while it
+/// fails the pod waits, and an event says why.
+async fn chained_plugins_are_called(cluster: &Cluster) {
+    let root = cluster.data().join("node/root");
+    let told = cluster.dir.path().join("told");
+    fs::create_dir_all(&told).unwrap();
+    fs::write(told.join("fail"), "").unwrap();
+    let script = format!(
+        "#!/bin/sh\ncd {}\ncat > $CNI_COMMAND.json\n\
+         if [ -e fail ]; then echo '{{\"code\": 7, \"msg\": \"not yet\"}}'; exit 1; fi\n\
+         {{ echo $CNI_ARGS; echo $CNI_IFNAME; nsenter --net=$CNI_NETNS ip -o -4 address show eth0; }} > $CNI_COMMAND.new\n\
+         mv $CNI_COMMAND.new $CNI_COMMAND.txt\n",
+        told.display()
+    );
+    use std::os::unix::fs::PermissionsExt;
+    let plugin = root.join("opt/cni/bin/told");
+    fs::write(&plugin, script).unwrap();
+    fs::set_permissions(&plugin, fs::Permissions::from_mode(0o755)).unwrap();
+    let list = json!({"cniVersion": "1.0.0", "name": "n", "plugins": [{"type": "told", "key": "value"}]});
+    fs::write(root.join("etc/cni/net.d/10-test.conflist"), list.to_string()).unwrap();
+
+    let client = cluster.client().await;
+    let pods: Api<Pod> = Api::default_namespaced(client.clone());
+    create(
+        &pods,
+        "chained",
+        json!({"containers": [{"name": "c", "image": "x", "command": ["cat", "/nowhere"]}]}),
+    )
+    .await;
+    let events: Api<k8s_openapi::api::core::v1::Event> = Api::default_namespaced(client);
+    let began = Instant::now();
+    loop {
+        let list = events.list(&kube::api::ListParams::default()).await.unwrap();
+        let message = |event: &k8s_openapi::api::core::v1::Event| event.message.clone().unwrap_or_default();
+        if list.iter().any(|event| {
+            event.reason.as_deref() == Some("FailedCreatePodSandBox") && message(event).contains("not yet")
+        }) {
+            break;
+        }
+        assert!(began.elapsed() < DEADLINE, "no event tells of the plugin");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert!(pods.get("chained").await.unwrap().status.unwrap().pod_ip.is_none());
+    fs::remove_file(told.join("fail")).unwrap();
+    let started = |pod: &Pod| {
+        pod.status
+            .as_ref()
+            .is_some_and(|status| status.container_statuses.iter().flatten().any(|c| c.restart_count > 0))
+    };
+    let pod = wait_pod(&pods, "chained", "started", started).await;
+    let ip = pod.status.unwrap().pod_ip.unwrap();
+    let text = |name: &str| fs::read_to_string(told.join(name)).unwrap_or_default();
+    assert!(
+        text("ADD.txt").contains("K8S_POD_NAMESPACE=default;K8S_POD_NAME=chained;"),
+        "{}",
+        text("ADD.txt")
+    );
+    assert!(
+        text("ADD.txt").contains(&format!("inet {ip}/32")),
+        "{}",
+        text("ADD.txt")
+    );
+    let config: serde_json::Value = serde_json::from_str(&text("ADD.json")).unwrap();
+    assert_eq!(config["key"], "value");
+    assert_eq!(config["name"], "n");
+    assert_eq!(config["prevResult"]["ips"][0]["address"], format!("{ip}/32"));
+    // What failing attempts left behind was undone by a DEL; the one that counts comes with the pod's end.
+    let _ = fs::remove_file(told.join("DEL.txt"));
+    pods.delete("chained", &DeleteParams::default().grace_period(1))
+        .await
+        .unwrap();
+    wait_for("DEL", || text("DEL.txt").contains(&ip));
+    fs::remove_file(root.join("etc/cni/net.d/10-test.conflist")).unwrap();
+}
+
 async fn api_server_comes_back(cluster: &Cluster) {
     let client = cluster.client().await;
     let nodes: Api<Node> = Api::all(client.clone());
@@ -497,6 +572,7 @@ async fn a_cluster_works_and_leaves_nothing() {
     } else {
         eprintln!("SKIPPED: the CRI socket is in a mount namespace that only root can look into");
     }
+    chained_plugins_are_called(&cluster).await;
     api_server_comes_back(&cluster).await;
     let processes = cluster.processes();
     assert!(processes.len() > 4, "{processes:?}");
