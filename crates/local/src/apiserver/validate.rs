@@ -257,6 +257,7 @@ fn builtin(resource: &Resource, object: &Value, old: Option<&Value>, causes: &mu
                     causes.push(Cause::required(format!("roleRef.{field}"), ""));
                 }
             }
+            subjects(object, causes);
             if old.is_some_and(|o| o["roleRef"] != object["roleRef"]) {
                 causes.push(Cause::invalid("roleRef", &object["roleRef"], "cannot change roleRef"));
             }
@@ -605,6 +606,28 @@ fn ingress(object: &Value, causes: &mut Vec<Cause>) {
                     ));
                 }
             }
+        }
+    }
+}
+
+fn subjects(binding: &Value, causes: &mut Vec<Cause>) {
+    for (i, subject) in items(binding, "/subjects").iter().enumerate() {
+        let at = format!("subjects[{i}]");
+        if str_at(subject, "/name").is_empty() {
+            causes.push(Cause::required(format!("{at}.name"), ""));
+        }
+        match str_at(subject, "/kind") {
+            "User" | "Group" => {}
+            "ServiceAccount" => {
+                if str_at(subject, "/namespace").is_empty() {
+                    causes.push(Cause::required(format!("{at}.namespace"), ""));
+                }
+            }
+            other => causes.push(Cause::unsupported(
+                format!("{at}.kind"),
+                &other.into(),
+                &["ServiceAccount", "User", "Group"],
+            )),
         }
     }
 }

@@ -70,9 +70,12 @@ impl Server {
     async fn config(&self, identity: Identity) -> Config {
         let text = self.pki.kubeconfig(identity, &self.url()).unwrap();
         let config = Kubeconfig::from_yaml(&text).unwrap();
-        Config::from_custom_kubeconfig(config, &KubeConfigOptions::default())
+        let mut config = Config::from_custom_kubeconfig(config, &KubeConfigOptions::default())
             .await
-            .unwrap()
+            .unwrap();
+        // A 503 is an answer here.
+        config.default_retry = false;
+        config
     }
 
     pub async fn admin(&self) -> Client {

@@ -41,11 +41,11 @@ async fn updates_conflict_and_generations_count_the_spec() {
     );
 
     let mut first = made.clone();
-    first.spec.as_mut().unwrap().replicas = Some(3);
+    first.spec.replicas = Some(3);
     let first = api.replace("d", &PostParams::default(), &first).await.unwrap();
     assert_eq!(first.metadata.generation, Some(2));
     let mut second = made;
-    second.spec.as_mut().unwrap().replicas = Some(4);
+    second.spec.replicas = Some(4);
     let Err(kube::Error::Api(status)) = api.replace("d", &PostParams::default(), &second).await else {
         panic!("a stale update was accepted");
     };
@@ -59,7 +59,7 @@ async fn updates_conflict_and_generations_count_the_spec() {
     // Status and spec do not touch each other.
     let patch = Patch::Merge(json!({"spec": {"replicas": 9}, "status": {"replicas": 3}}));
     let after = api.patch_status("d", &PatchParams::default(), &patch).await.unwrap();
-    assert_eq!(after.spec.unwrap().replicas, Some(3));
+    assert_eq!(after.spec.replicas, Some(3));
     assert_eq!(after.status.unwrap().replicas, Some(3));
     let after = api
         .patch(
