@@ -25,11 +25,13 @@ pub(super) fn build(spec: &ContainerSpec) -> Result<(), LaunchError> {
     bind_flags("/", MsFlags::MS_SLAVE | MsFlags::MS_REC)?;
     let scratch = &spec.rootfs;
     tmpfs(scratch)?;
+    // Layers are named relative to here: an overlay's options cannot hold every path.
+    std::env::set_current_dir(scratch).map_err(io("chdir", scratch))?;
     let root = scratch.join("root");
     make_dir(&root, 0o755)?;
     tmpfs(&root)?;
     for entry in read_dir(Path::new("/"))? {
-        furnish(&entry, &root, scratch)?;
+        furnish(&entry, &root)?;
     }
     submounts(&root, &spec.private);
     make_dir(&root.join(".old"), 0o700)?;
@@ -51,7 +53,7 @@ pub(super) fn build(spec: &ContainerSpec) -> Result<(), LaunchError> {
 }
 
 /// Puts one entry of the machine's root into the new one.
-fn furnish(source: &Path, root: &Path, scratch: &Path) -> Result<(), LaunchError> {
+fn furnish(source: &Path, root: &Path) -> Result<(), LaunchError> {
     let Some(name) = source.file_name() else { return Ok(()) };
     let target = root.join(name);
     let kind = fs::symlink_metadata(source).map_err(io("stat", source))?;
@@ -73,7 +75,7 @@ fn furnish(source: &Path, root: &Path, scratch: &Path) -> Result<(), LaunchError
         }
         _ => {
             make_dir(&target, mode)?;
-            overlay(source, &target, &scratch.join("layer").join(name)).or_else(|_| {
+            overlay(source, &target, &Path::new("layer").join(name)).or_else(|_| {
                 bind(source, &target)?;
                 remount_read_only(&target)
             })

@@ -253,6 +253,10 @@ pub async fn keep_written(node: Arc<Node>, runtime: Arc<PodRuntime>) {
     let mut first = true;
     loop {
         changes.mark_unchanged();
+        if node.stopping.is_cancelled() {
+            // The pods do not end, the node does: kept data goes on from what they were.
+            return;
+        }
         let snapshot = runtime.snapshot();
         let status = compute(&runtime.object(), &snapshot, written.as_ref(), Timestamp::now());
         if first || written.as_ref() != Some(&status) {
