@@ -51,7 +51,9 @@ pub struct Admin {
 pub async fn serve_public(admin: Admin, socket: TcpListener) {
     let limit = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     loop {
-        let Ok(permit) = Arc::clone(&limit).acquire_owned().await else { return };
+        let Ok(permit) = Arc::clone(&limit).acquire_owned().await else {
+            return;
+        };
         match socket.accept().await {
             Ok((stream, _)) => {
                 let admin = admin.clone();
@@ -140,7 +142,10 @@ impl Admin {
                 false => text(StatusCode::SERVICE_UNAVAILABLE, "INITIALIZING\n"),
             },
             (_, "/metrics" | "/stats/prometheus" | "/ready") => text(StatusCode::METHOD_NOT_ALLOWED, "use GET\n"),
-            _ => text(StatusCode::NOT_FOUND, "here are /metrics, /stats/prometheus and /ready\n"),
+            _ => text(
+                StatusCode::NOT_FOUND,
+                "here are /metrics, /stats/prometheus and /ready\n",
+            ),
         }
     }
 
@@ -245,9 +250,8 @@ fn chain(chain: &crate::config::FilterChain) -> Value {
 fn routes(active: &Active) -> Value {
     let mut tables: Vec<_> = active.routes.values().collect();
     tables.sort_by(|a, b| a.name.cmp(&b.name));
-    let one = |table: &&Arc<crate::config::RouteTable>| {
-        json!({"name": &*table.name, "virtual_hosts": table_json(table)})
-    };
+    let one =
+        |table: &&Arc<crate::config::RouteTable>| json!({"name": &*table.name, "virtual_hosts": table_json(table)});
     Value::Array(tables.iter().map(one).collect())
 }
 
@@ -298,6 +302,8 @@ fn text(status: StatusCode, body: &str) -> Reply {
 fn reply(status: StatusCode, content_type: &'static str, body: String) -> Reply {
     let mut reply = Response::new(Full::new(Bytes::from(body)));
     *reply.status_mut() = status;
-    reply.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static(content_type));
+    reply
+        .headers_mut()
+        .insert(header::CONTENT_TYPE, header::HeaderValue::from_static(content_type));
     reply
 }

@@ -33,7 +33,10 @@ impl Rotation {
             return;
         }
         let credit_of = |e: &Endpoint| {
-            let place = self.endpoints.iter().position(|old| old.address == e.address && old.weight == e.weight)?;
+            let place = self
+                .endpoints
+                .iter()
+                .position(|old| old.address == e.address && old.weight == e.weight)?;
             self.credit.get(place).copied()
         };
         let credit = endpoints.iter().map(|e| credit_of(e).unwrap_or(0)).collect();

@@ -3,14 +3,20 @@
 //! Enters: an accepted socket. Leaves: the chosen chain, the other side's identity, the original endpoint. Knows nothing
 //! of the bytes.
 
-use std::net::{IpAddr, SocketAddr};
+use std::cell::OnceCell;
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use weir_series::canonical::{Direction, Peer, Target};
 
 use crate::config::{Active, Endpoint, Filter, Listener};
 use crate::worker::Worker;
+
+/// How long the first connection from an address waits for the answer who that is.
+const IDENTIFY_TIMEOUT: Duration = Duration::from_millis(100);
 
 /// A downstream connection.
 pub struct Flow {
@@ -30,13 +36,27 @@ pub struct Flow {
     pub from_host: bool,
     /// What the first bytes showed, where they were looked at.
     pub protocol: Option<&'static str>,
+    /// Who the client is, once that is known.
+    pub client: OnceCell<Arc<Peer>>,
+}
+
+impl Drop for Flow {
+    fn drop(&mut self) {
+        if self.asks() {
+            self.worker.shared.peers.close(self.source.ip());
+        }
+    }
 }
 
 impl Flow {
     /// The listener that answers for a connection accepted by `entry`.
     pub fn listener(active: &Active, entry: &str, destination: SocketAddr) -> Option<Arc<Listener>> {
         let accepted = active.listeners.get(entry)?;
-        let other = if accepted.hand_over { active.listener_for(destination) } else { None };
+        let other = if accepted.hand_over {
+            active.listener_for(destination)
+        } else {
+            None
+        };
         Some(Arc::clone(other.unwrap_or(accepted)))
     }
 
@@ -51,25 +71,51 @@ impl Flow {
     pub fn other_side(&self, endpoint: &Arc<Peer>) -> Arc<Peer> {
         match self.direction {
             Direction::Outbound => Arc::clone(endpoint),
-            Direction::Inbound => self.peer_of(self.source.ip()),
+            Direction::Inbound => self.client(),
         }
     }
 
-    /// Who has an address; an unknown peer where nobody knows.
-    fn peer_of(&self, address: IpAddr) -> Arc<Peer> {
-        self.worker.shared.peers.of(address).unwrap_or_default()
+    /// Who the client is; an unknown peer where nobody knows.
+    fn client(&self) -> Arc<Peer> {
+        if let Some(known) = self.client.get() {
+            return Arc::clone(known);
+        }
+        let Some(peer) = self.worker.shared.peers.of(self.source.ip()) else {
+            return Arc::default();
+        };
+        Arc::clone(self.client.get_or_init(|| peer))
+    }
+
+    /// Whether the client's identity matters.
+    fn asks(&self) -> bool {
+        self.direction == Direction::Inbound && !self.from_host
+    }
+
+    /// Asks who the client is, and waits a moment for the answer if it is the first connection from there.
+    pub async fn identify(&self) {
+        if self.asks() {
+            let (peers, address) = (&self.worker.shared.peers, self.source.ip());
+            peers.open(address);
+            if self.worker.shared.connected.load(Ordering::Relaxed) {
+                peers.wait(address, IDENTIFY_TIMEOUT).await;
+            }
+        }
     }
 
     /// The endpoint that the client itself chose. None without redirection: it would be this proxy.
     pub fn original_endpoint(&self, active: &Active) -> Option<Endpoint> {
         let peer = || active.peers.get(&self.destination).cloned().unwrap_or_default();
-        self.redirected.then(|| Endpoint { address: self.destination, weight: 1, peer: peer() })
+        self.redirected.then(|| Endpoint {
+            address: self.destination,
+            weight: 1,
+            peer: peer(),
+        })
     }
 
     /// Counts the bytes of this connection, where its other side is the client.
     pub fn downstream_target(&self) -> Option<Arc<Target>> {
-        let counted = self.direction == Direction::Inbound && !self.from_host;
-        counted.then(|| self.worker.target(self.direction, "", &self.peer_of(self.source.ip())))
+        self.asks()
+            .then(|| self.worker.target(self.direction, "", &self.client()))
     }
 
     /// Counts the bytes of a connection to an endpoint, where that is the other side.

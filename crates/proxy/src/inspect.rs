@@ -66,7 +66,11 @@ pub async fn inspect(stream: &mut TcpStream, limit: Duration) -> io::Result<(Byt
 /// Judges first bytes.
 pub fn verdict(bytes: &[u8]) -> Verdict {
     if PREFACE.starts_with(&bytes[..bytes.len().min(PREFACE.len())]) {
-        return if bytes.len() >= PREFACE.len() { Verdict::H2c } else { Verdict::Unsure };
+        return if bytes.len() >= PREFACE.len() {
+            Verdict::H2c
+        } else {
+            Verdict::Unsure
+        };
     }
     if bytes == b"\r" {
         return Verdict::Unsure;
@@ -81,7 +85,11 @@ pub fn verdict(bytes: &[u8]) -> Verdict {
     }
     let Some(end) = line.iter().position(|b| *b == b'\n') else {
         let text = line.iter().all(|b| *b >= b' ' && *b != 0x7f || *b == b'\r');
-        return if text && line.len() < HEAD_BYTES_MAX { Verdict::Unsure } else { Verdict::Other };
+        return if text && line.len() < HEAD_BYTES_MAX {
+            Verdict::Unsure
+        } else {
+            Verdict::Other
+        };
     };
     let request_line = line[..end].strip_suffix(b"\r").unwrap_or(&line[..end]);
     if request_line.ends_with(b" HTTP/1.1") {

@@ -100,8 +100,11 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Erro
     let publisher = Publisher::new(&bootstrap, cache, Arc::clone(&shared))
         .map_err(|(what, why)| Error::Resource(config.bootstrap.clone(), what, why))?;
     let quit = Arc::new(Notify::new());
-    let admin =
-        admin::Admin { shared: Arc::clone(&shared), publisher: publisher.clone(), quit: Arc::clone(&quit) };
+    let admin = admin::Admin {
+        shared: Arc::clone(&shared),
+        publisher: publisher.clone(),
+        quit: Arc::clone(&quit),
+    };
     let mut tasks = tokio::task::JoinSet::new();
     serve_admin(&config, &bootstrap, &admin, &mut tasks).await?;
     publisher.publish();
@@ -151,7 +154,9 @@ async fn serve_admin(
             tasks.spawn(admin::serve_pipe(admin.clone(), socket));
         }
         Some(AdminAddress::Tcp(address)) => {
-            let socket = TcpListener::bind(address).await.map_err(|e| Error::Listen(address.to_string(), e))?;
+            let socket = TcpListener::bind(address)
+                .await
+                .map_err(|e| Error::Listen(address.to_string(), e))?;
             tasks.spawn(admin::serve_private(admin.clone(), socket));
         }
         None => {}
@@ -167,7 +172,10 @@ fn start_workers(count: usize, shared: &Arc<Shared>) -> Result<Vec<JoinHandle<()
                 tracing::error!(%error, "a worker ended");
             }
         };
-        std::thread::Builder::new().name(format!("worker-{index}")).spawn(run).map_err(Error::Worker)
+        std::thread::Builder::new()
+            .name(format!("worker-{index}"))
+            .spawn(run)
+            .map_err(Error::Worker)
     };
     (0..count).map(start).collect()
 }
@@ -196,8 +204,15 @@ async fn drain(shared: &Shared, limit: Duration) {
 fn client_config(ads: Ads, node: &Node) -> client::Config {
     client::Config {
         target: ads.target,
-        tls: ads.tls.map(|tls| client::Tls { ca_file: tls.ca_file, server_name: tls.server_name }),
-        token: ads.token.map(|t| client::Token { file: t.file, header: t.header, prefix: t.prefix }),
+        tls: ads.tls.map(|tls| client::Tls {
+            ca_file: tls.ca_file,
+            server_name: tls.server_name,
+        }),
+        token: ads.token.map(|t| client::Token {
+            file: t.file,
+            header: t.header,
+            prefix: t.prefix,
+        }),
         mark: Some(SOCKET_MARK),
         node: config::node_message(node),
         state_of_the_world: ads.state_of_the_world,

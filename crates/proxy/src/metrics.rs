@@ -55,17 +55,24 @@ impl Series {
             }
         }
         // Endpoints that no route reaches may still be reached by address.
-        peers.extend(active.clusters.values().flat_map(|c| c.endpoints.iter()).map(|e| Arc::clone(&e.peer)));
+        peers.extend(
+            active
+                .clusters
+                .values()
+                .flat_map(|c| c.endpoints.iter())
+                .map(|e| Arc::clone(&e.peer)),
+        );
         mark(&mut self.peers, peers, now);
         mark(&mut self.authorities, authorities, now);
     }
 
-    /// Drops the series of destinations that were removed long enough ago.
-    pub fn sweep(&mut self, recorder: &Recorder, sources: &Peers, now: Instant) {
+    /// Drops the series of destinations that were removed long enough ago; `true` when there were any.
+    pub fn sweep(&mut self, recorder: &Recorder, sources: &Peers, now: Instant) -> bool {
         let lingers = |removed: &Option<Instant>| removed.is_none_or(|since| now < since + LINGER);
         self.peers.retain(|_, removed| lingers(removed));
         self.authorities.retain(|_, removed| lingers(removed));
         let (known_peers, known_authorities) = (&self.peers, &self.authorities);
+        let mut dropped = false;
         recorder.retain(|direction, authority, peer| {
             let peer = *peer == Peer::default()
                 || match direction {
@@ -74,8 +81,10 @@ impl Series {
                 };
             let authority = matches!(authority, "" | names::AUTHORITY_OTHER)
                 || known_authorities.contains_key(&(direction, Arc::from(authority)));
+            dropped |= !(peer && authority);
             peer && authority
         });
+        dropped
     }
 }
 
@@ -117,10 +126,22 @@ pub fn envoy_page(shared: &Shared, out: &mut String) {
     clusters.sort_by(|a, b| a.spec.name.cmp(&b.spec.name));
     let number = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
     gauge(out, "envoy_server_live", u64::from(!shared.life.draining()));
-    gauge(out, "envoy_control_plane_connected_state", u64::from(shared.connected.load(Ordering::Relaxed)));
-    gauge(out, "envoy_listener_downstream_cx_active", shared.connections.load(Ordering::Relaxed) as u64);
-    family(out, "membership_total", "gauge", &clusters, |c| c.endpoints.len() as u64);
-    family(out, "membership_healthy", "gauge", &clusters, |c| c.endpoints.len() as u64);
+    gauge(
+        out,
+        "envoy_control_plane_connected_state",
+        u64::from(shared.connected.load(Ordering::Relaxed)),
+    );
+    gauge(
+        out,
+        "envoy_listener_downstream_cx_active",
+        shared.connections.load(Ordering::Relaxed) as u64,
+    );
+    family(out, "membership_total", "gauge", &clusters, |c| {
+        c.endpoints.len() as u64
+    });
+    family(out, "membership_healthy", "gauge", &clusters, |c| {
+        c.endpoints.len() as u64
+    });
     type Counter = (&'static str, fn(&ClusterStats) -> &std::sync::atomic::AtomicU64);
     let counters: [Counter; 4] = [
         ("upstream_rq_total", |s| &s.rq_total),
@@ -145,8 +166,15 @@ fn family(out: &mut String, metric: &str, kind: &str, clusters: &[&Arc<Cluster>]
     for cluster in clusters {
         let (label, rest) = cluster.spec.name.split_once('.').unwrap_or((&cluster.spec.name, ""));
         let clean = |c: char| if c.is_ascii_alphanumeric() { c } else { '_' };
-        let infix: String = rest.chars().map(clean).chain((!rest.is_empty()).then_some('_')).collect();
-        by_name.entry(format!("envoy_cluster_{infix}{metric}")).or_default().push((label, value(cluster)));
+        let infix: String = rest
+            .chars()
+            .map(clean)
+            .chain((!rest.is_empty()).then_some('_'))
+            .collect();
+        by_name
+            .entry(format!("envoy_cluster_{infix}{metric}"))
+            .or_default()
+            .push((label, value(cluster)));
     }
     for (name, values) in by_name {
         let _ = writeln!(out, "# TYPE {name} {kind}");
@@ -165,7 +193,10 @@ mod tests {
     fn a_removed_destination_lingers_and_then_goes() {
         let recorder = Recorder::new();
         let sources = Peers::default();
-        let peer = Arc::new(Peer { pod: "p".into(), ..Peer::default() });
+        let peer = Arc::new(Peer {
+            pod: "p".into(),
+            ..Peer::default()
+        });
         recorder.target(Direction::Outbound, "", &peer);
         let mut series = Series::default();
         let start = Instant::now();
@@ -176,9 +207,7 @@ mod tests {
             recorder.render(&mut page);
             page.contains("dst_pod=\"p\"")
         };
-        series.sweep(&recorder, &sources, start + LINGER / 2);
-        assert!(shown());
-        series.sweep(&recorder, &sources, start + LINGER);
-        assert!(!shown());
+        assert!(!series.sweep(&recorder, &sources, start + LINGER / 2) && shown());
+        assert!(series.sweep(&recorder, &sources, start + LINGER) && !shown());
     }
 }

@@ -1,6 +1,6 @@
 //! Who has an address: the workloads behind the sources of inbound connections.
 //!
-//! Enters: addresses that connected, answers of the control plane. Leaves: [`Peer`]s, and the addresses to ask for.
+//! Enters: addresses that connect, answers of the control plane. Leaves: [`Peer`]s, and the addresses to ask for.
 //! An address that nobody knows is an unknown peer, never a guess.
 
 use std::collections::BTreeSet;
@@ -17,7 +17,7 @@ use crate::config::Map;
 
 /// Addresses asked for at a time; further ones stay unknown.
 pub const ADDRESSES_MAX: usize = 4096;
-/// An address that did not connect for this long is forgotten.
+/// An address without an open connection is forgotten after this time.
 pub const FORGET_AFTER: Duration = Duration::from_secs(600);
 
 /// The table of addresses.
@@ -26,29 +26,81 @@ pub struct Peers {
     table: Mutex<Map<IpAddr, Entry>>,
     /// An address was added.
     pub added: Notify,
+    /// The control plane told something.
+    answered: Notify,
 }
 
 #[derive(Debug)]
 struct Entry {
-    /// `None` until the control plane answers.
-    peer: Option<Arc<Peer>>,
+    answer: Answer,
+    connections: usize,
     used: Instant,
 }
 
+#[derive(Debug, Clone)]
+enum Answer {
+    Awaited,
+    Nobody,
+    Known(Arc<Peer>),
+}
+
 impl Peers {
-    /// Who has `address`, as far as is known now; asks for it if it is new.
-    pub fn of(&self, address: IpAddr) -> Option<Arc<Peer>> {
+    /// A connection from `address` begins: asks who that is, if that is new. [`Peers::close`] must follow.
+    pub fn open(&self, address: IpAddr) {
         let mut table = self.lock();
         if let Some(entry) = table.get_mut(&address) {
-            entry.used = Instant::now();
-            return entry.peer.clone();
+            entry.connections += 1;
+            return;
         }
         if table.len() < ADDRESSES_MAX {
-            table.insert(address, Entry { peer: None, used: Instant::now() });
+            table.insert(
+                address,
+                Entry {
+                    answer: Answer::Awaited,
+                    connections: 1,
+                    used: Instant::now(),
+                },
+            );
             drop(table);
             self.added.notify_one();
         }
-        None
+    }
+
+    /// A connection from `address` has ended.
+    pub fn close(&self, address: IpAddr) {
+        if let Some(entry) = self.lock().get_mut(&address) {
+            entry.connections = entry.connections.saturating_sub(1);
+            entry.used = Instant::now();
+        }
+    }
+
+    /// Who has `address`, as far as is known now.
+    pub fn of(&self, address: IpAddr) -> Option<Arc<Peer>> {
+        match self.answer(address)? {
+            Answer::Known(peer) => Some(peer),
+            Answer::Awaited | Answer::Nobody => None,
+        }
+    }
+
+    /// Waits until the control plane has said who has `address`, but no longer than `limit`.
+    pub async fn wait(&self, address: IpAddr, limit: Duration) {
+        let answered = async {
+            loop {
+                let next = self.answered.notified();
+                tokio::pin!(next);
+                // Registered before looking, so that no answer is missed.
+                next.as_mut().enable();
+                if !matches!(self.answer(address), Some(Answer::Awaited)) {
+                    return;
+                }
+                next.await;
+            }
+        };
+        let _ = tokio::time::timeout(limit, answered).await;
+    }
+
+    fn answer(&self, address: IpAddr) -> Option<Answer> {
+        self.lock().get(&address).map(|entry| entry.answer.clone())
     }
 
     /// The control plane says who has an address. Rejects what cannot be read.
@@ -62,30 +114,36 @@ impl Peers {
             owner: message.owner,
             service: String::new(),
         };
-        if let Some(entry) = self.lock().get_mut(&address) {
-            entry.peer = Some(Arc::new(peer));
-        }
+        self.tell(address, Answer::Known(Arc::new(peer)));
         Ok(())
     }
 
     /// The control plane knows nobody at an address (any more).
     pub fn unset(&self, name: &str) {
-        let Ok(address) = name.parse::<IpAddr>() else { return };
-        if let Some(entry) = self.lock().get_mut(&address) {
-            entry.peer = None;
+        if let Ok(address) = name.parse::<IpAddr>() {
+            self.tell(address, Answer::Nobody);
         }
+    }
+
+    fn tell(&self, address: IpAddr, answer: Answer) {
+        if let Some(entry) = self.lock().get_mut(&address) {
+            entry.answer = answer;
+        }
+        self.answered.notify_waiters();
     }
 
     /// The addresses to ask for; forgets those that were not used for long.
     pub fn wanted(&self) -> BTreeSet<String> {
         let mut table = self.lock();
-        table.retain(|_, entry| entry.used.elapsed() < FORGET_AFTER);
+        table.retain(|_, entry| entry.connections > 0 || entry.used.elapsed() < FORGET_AFTER);
         table.keys().map(ToString::to_string).collect()
     }
 
     /// Whether somebody at an address is still of interest.
     pub fn holds(&self, peer: &Peer) -> bool {
-        self.lock().values().any(|entry| entry.peer.as_deref() == Some(peer))
+        self.lock()
+            .values()
+            .any(|entry| matches!(&entry.answer, Answer::Known(known) if **known == *peer))
     }
 
     fn lock(&self) -> MutexGuard<'_, Map<IpAddr, Entry>> {
@@ -97,17 +155,27 @@ impl Peers {
 mod tests {
     use super::*;
 
-    #[test]
-    fn an_address_is_unknown_until_the_control_plane_answers_and_after_it_takes_back() {
+    #[tokio::test]
+    async fn an_address_is_unknown_until_the_control_plane_answers_and_after_it_takes_back() {
         let peers = Peers::default();
         let address: IpAddr = [10, 0, 0, 1].into();
+        peers.open(address);
         assert_eq!(peers.of(address), None);
         assert_eq!(peers.wanted(), BTreeSet::from(["10.0.0.1".to_owned()]));
-        let message = PeerMessage { namespace: "n".into(), pod: "p".into(), ..Default::default() };
-        peers.set("10.0.0.1", &message.encode_to_vec()).unwrap();
+        let message = PeerMessage {
+            namespace: "n".into(),
+            pod: "p".into(),
+            ..Default::default()
+        };
+        let limit = Duration::from_secs(20);
+        let answer = async { peers.set("10.0.0.1", &message.encode_to_vec()).unwrap() };
+        tokio::join!(peers.wait(address, limit), answer);
         assert_eq!(peers.of(address).unwrap().pod, "p");
         peers.unset("10.0.0.1");
         assert_eq!(peers.of(address), None);
+        peers.wait(address, limit).await;
+        peers.close(address);
+        assert_eq!(peers.wanted().len(), 1, "not forgotten at once");
     }
 
     #[test]
@@ -116,7 +184,7 @@ mod tests {
         assert!(peers.set("nobody", &[]).is_err());
         assert!(peers.set("10.0.0.1", &[0x0a, 0xff]).is_err());
         for i in 0..=ADDRESSES_MAX {
-            peers.of(IpAddr::from(u32::try_from(i).unwrap().to_be_bytes()));
+            peers.open(IpAddr::from(u32::try_from(i).unwrap().to_be_bytes()));
         }
         assert_eq!(peers.wanted().len(), ADDRESSES_MAX);
     }

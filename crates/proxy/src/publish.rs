@@ -83,19 +83,30 @@ impl Publisher {
             resolvers: BTreeMap::new(),
             last_rejections: BTreeMap::new(),
         };
-        Ok(Self { state: Arc::new(Mutex::new(state)), work: Arc::default() })
+        Ok(Self {
+            state: Arc::new(Mutex::new(state)),
+            work: Arc::default(),
+        })
     }
 
     /// What is held already, for the first request to the control plane.
     pub fn known(&self) -> Known {
         let state = self.lock();
-        state.store.raw().map(|r| (r.ty, r.name.clone(), r.version.clone())).collect()
+        state
+            .store
+            .raw()
+            .map(|r| (r.ty, r.name.clone(), r.version.clone()))
+            .collect()
     }
 
     /// What was refused and why, for the administration interface.
     pub fn rejections(&self) -> Vec<(ResourceType, String, String)> {
         let state = self.lock();
-        state.last_rejections.iter().map(|((ty, name), why)| (*ty, name.clone(), why.clone())).collect()
+        state
+            .last_rejections
+            .iter()
+            .map(|((ty, name), why)| (*ty, name.clone(), why.clone()))
+            .collect()
     }
 
     /// Raw resources from the control plane, for the administration interface.
@@ -124,7 +135,7 @@ impl Publisher {
         let mut sweep = tokio::time::interval(LINGER / 3);
         loop {
             let deadline = self.lock().deadline;
-            let wait = deadline.map(|d| tokio::time::Instant::from_std(d));
+            let wait = deadline.map(tokio::time::Instant::from_std);
             let due = async {
                 match wait {
                     Some(at) => tokio::time::sleep_until(at).await,
@@ -142,7 +153,9 @@ impl Publisher {
     fn sweep(&self) {
         let mut state = self.lock();
         let shared = Arc::clone(&state.shared);
-        state.series.sweep(&shared.recorder, &shared.peers, Instant::now());
+        if state.series.sweep(&shared.recorder, &shared.peers, Instant::now()) {
+            shared.series_epoch.fetch_add(1, Ordering::Relaxed);
+        }
     }
 
     /// Writes the cache if it is behind.
@@ -211,7 +224,11 @@ async fn resolve_again(publisher: Publisher, cluster: String, targets: Arc<Vec<D
                     let mut addresses: Vec<_> = addresses.collect();
                     addresses.sort_unstable();
                     addresses.dedup();
-                    let endpoint = |address| Endpoint { address, weight: target.weight, peer: Arc::clone(&target.peer) };
+                    let endpoint = |address| Endpoint {
+                        address,
+                        weight: target.weight,
+                        peer: Arc::clone(&target.peer),
+                    };
                     endpoints.extend(addresses.into_iter().map(endpoint));
                 }
                 Ok(Err(error)) => {
@@ -238,7 +255,12 @@ impl Consumer for Publisher {
                 state.shared.peers.set(&changed.name, &changed.body)
             } else {
                 let (name, version) = (changed.name.clone(), changed.version.clone());
-                let raw = Raw { ty: update.ty, name, version, body: changed.body.clone() };
+                let raw = Raw {
+                    ty: update.ty,
+                    name,
+                    version,
+                    body: changed.body.clone(),
+                };
                 state.store.set(raw, now).map_err(|rejection| rejection.to_string())
             };
             let key = (update.ty, changed.name.clone());
@@ -246,7 +268,10 @@ impl Consumer for Publisher {
                 Ok(()) => drop(state.last_rejections.remove(&key)),
                 Err(message) => {
                     state.last_rejections.insert(key, message.clone());
-                    rejected.push(Rejected { name: changed.name.clone(), message });
+                    rejected.push(Rejected {
+                        name: changed.name.clone(),
+                        message,
+                    });
                 }
             }
         }
@@ -270,7 +295,11 @@ impl Consumer for Publisher {
 
     fn wanted(&mut self, ty: ResourceType) -> BTreeSet<String> {
         let state = self.lock();
-        if ty == ResourceType::Peer { state.shared.peers.wanted() } else { state.store.wanted(ty) }
+        if ty == ResourceType::Peer {
+            state.shared.peers.wanted()
+        } else {
+            state.store.wanted(ty)
+        }
     }
 
     fn connected(&mut self, connected: bool) {

@@ -33,6 +33,8 @@ pub struct Shared {
     pub host_ip: Option<IpAddr>,
     /// Who has an address.
     pub peers: Peers,
+    /// Grows when series were dropped: workers look theirs up anew.
+    pub series_epoch: AtomicU64,
     /// Life of the process.
     pub life: Life,
     /// Which sockets are open.
@@ -135,6 +137,7 @@ impl Shared {
             recorder: Recorder::new(),
             host_ip,
             peers: Peers::default(),
+            series_epoch: AtomicU64::new(0),
             life: Life::new(),
             sockets: Sockets::default(),
             connections: AtomicUsize::new(0),

@@ -33,7 +33,11 @@ pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
 
 /// Connects, with a mark and a limit.
 pub async fn connect(address: SocketAddr, mark: Option<u32>, limit: Duration) -> io::Result<TcpStream> {
-    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    let socket = if address.is_ipv4() {
+        TcpSocket::new_v4()?
+    } else {
+        TcpSocket::new_v6()?
+    };
     if let Some(mark) = mark {
         SockRef::from(&socket).set_mark(mark)?;
     }
@@ -54,7 +58,11 @@ pub fn tune(stream: &TcpStream) {
 pub fn original_dst(stream: &TcpStream) -> io::Result<SocketAddr> {
     let local = stream.local_addr()?;
     let socket = SockRef::from(stream);
-    let original = if local.is_ipv4() { socket.original_dst_v4() } else { socket.original_dst_v6() };
+    let original = if local.is_ipv4() {
+        socket.original_dst_v4()
+    } else {
+        socket.original_dst_v6()
+    };
     Ok(original.ok().and_then(|address| address.as_socket()).unwrap_or(local))
 }
 
@@ -79,7 +87,12 @@ impl Counted {
             target.tcp_open();
             target.tcp_bytes(first.len() as u64, 0);
         }
-        Self { stream, first, target, failed: false }
+        Self {
+            stream,
+            first,
+            target,
+            failed: false,
+        }
     }
 
     fn note<T>(&mut self, result: Poll<io::Result<T>>) -> Poll<io::Result<T>> {

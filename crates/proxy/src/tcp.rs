@@ -28,7 +28,14 @@ pub async fn serve(flow: Rc<Flow>, downstream: TcpStream, first: Bytes, tcp: Arc
     drop(active);
     let Some((endpoint, upstream)) = connected else {
         // Nowhere to go: the client learns it at once.
-        let target = target(&flow, &Endpoint { address: flow.destination, weight: 1, peer: Arc::default() });
+        let target = target(
+            &flow,
+            &Endpoint {
+                address: flow.destination,
+                weight: 1,
+                peer: Arc::default(),
+            },
+        );
         if let Some(target) = target {
             target.tcp_open();
             target.tcp_close(true);
@@ -37,7 +44,10 @@ pub async fn serve(flow: Rc<Flow>, downstream: TcpStream, first: Bytes, tcp: Arc
         return;
     };
     let target = target(&flow, &endpoint);
-    let tally = Tally { target: target.as_deref(), direction: flow.direction };
+    let tally = Tally {
+        target: target.as_deref(),
+        direction: flow.direction,
+    };
     if let Some(target) = tally.target {
         target.tcp_open();
     }

@@ -3,11 +3,12 @@
 //! Enters: configurations. Leaves: served connections. Workers share nothing on a request's path but the configuration
 //! and the counters; the kernel spreads connections over their listening sockets.
 
-use std::cell::RefCell;
+use std::cell::{OnceCell, RefCell};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -42,10 +43,14 @@ pub struct Worker {
     targets: RefCell<Targets>,
 }
 
+type ByPeer = Map<Arc<Peer>, Arc<Target>>;
+
 #[derive(Default)]
 struct Targets {
-    version: u64,
-    found: Map<(Direction, Box<str>), Map<Arc<Peer>, Arc<Target>>>,
+    /// Versions of the configuration and of the series.
+    version: (u64, u64),
+    inbound: Map<Box<str>, ByPeer>,
+    outbound: Map<Box<str>, ByPeer>,
 }
 
 impl Worker {
@@ -65,32 +70,55 @@ impl Worker {
         if let Some(rotation) = rotations.get_mut(&cluster.spec.name) {
             return rotation.next(&cluster.endpoints, avoid);
         }
-        rotations.entry(Arc::clone(&cluster.spec.name)).or_default().next(&cluster.endpoints, avoid)
+        rotations
+            .entry(Arc::clone(&cluster.spec.name))
+            .or_default()
+            .next(&cluster.endpoints, avoid)
     }
 
     /// The counters of one (direction, authority, peer).
     pub fn target(&self, direction: Direction, authority: &str, peer: &Arc<Peer>) -> Arc<Target> {
-        let version = self.shared.active.load().version;
+        let version = (
+            self.shared.active.load().version,
+            self.shared.series_epoch.load(Ordering::Relaxed),
+        );
         let mut targets = self.targets.borrow_mut();
         if targets.version != version {
-            *targets = Targets { version, ..Targets::default() };
+            *targets = Targets {
+                version,
+                ..Targets::default()
+            };
         }
-        let by_peer = targets.found.entry((direction, authority.into())).or_default();
-        if let Some(target) = by_peer.get(peer) {
+        let found = match direction {
+            Direction::Inbound => &mut targets.inbound,
+            Direction::Outbound => &mut targets.outbound,
+        };
+        if let Some(target) = found.get(authority).and_then(|by_peer| by_peer.get(peer)) {
             return Arc::clone(target);
         }
         let target = self.shared.recorder.target(direction, authority, peer);
-        by_peer.insert(Arc::clone(peer), Arc::clone(&target));
+        found
+            .entry(authority.into())
+            .or_default()
+            .insert(Arc::clone(peer), Arc::clone(&target));
         target
     }
 
     /// Forgets what a new configuration no longer has.
     fn follow(&self, active: &Active) {
-        self.rotations.borrow_mut().retain(|name, _| active.clusters.contains_key(name));
-        let anywhere = active.clusters.values().any(|c| matches!(c.spec.source, EndpointSource::OriginalDst));
+        self.rotations
+            .borrow_mut()
+            .retain(|name, _| active.clusters.contains_key(name));
+        let anywhere = active
+            .clusters
+            .values()
+            .any(|c| matches!(c.spec.source, EndpointSource::OriginalDst));
         let endpoints = active.clusters.values().flat_map(|c| c.endpoints.iter());
         let known: std::collections::HashSet<SocketAddr> = endpoints.map(|e| e.address).collect();
-        self.pool.sweep(|address| anywhere || known.contains(&address));
+        self.pool.sweep(|origin| match origin.original {
+            true => anywhere,
+            false => known.contains(&origin.address),
+        });
     }
 }
 
@@ -127,13 +155,13 @@ async fn follow_configuration(worker: &Rc<Worker>) {
 }
 
 /// Opens and closes listening sockets as configured; `false` when one could not be opened.
-fn sockets(
-    worker: &Rc<Worker>,
-    active: &Active,
-    open: &mut BTreeMap<SocketAddr, (Arc<str>, AbortHandle)>,
-) -> bool {
-    let wanted: BTreeMap<SocketAddr, &Arc<str>> =
-        active.listeners.values().filter(|l| l.bind).map(|l| (l.address, &l.name)).collect();
+fn sockets(worker: &Rc<Worker>, active: &Active, open: &mut BTreeMap<SocketAddr, (Arc<str>, AbortHandle)>) -> bool {
+    let wanted: BTreeMap<SocketAddr, &Arc<str>> = active
+        .listeners
+        .values()
+        .filter(|l| l.bind)
+        .map(|l| (l.address, &l.name))
+        .collect();
     open.retain(|address, (name, accepting)| {
         let stays = wanted.get(address) == Some(&&*name);
         if !stays {
@@ -167,8 +195,16 @@ async fn accept(worker: Rc<Worker>, socket: TcpListener, entry: Arc<str>) {
     loop {
         match socket.accept().await {
             Ok((stream, source)) => {
-                let Some(admission) = worker.shared.admit() else { continue };
-                spawn_local(connection(Rc::clone(&worker), Arc::clone(&entry), stream, source, admission));
+                let Some(admission) = worker.shared.admit() else {
+                    continue;
+                };
+                spawn_local(connection(
+                    Rc::clone(&worker),
+                    Arc::clone(&entry),
+                    stream,
+                    source,
+                    admission,
+                ));
             }
             Err(error) => {
                 tracing::debug!(%error, "accept");
@@ -182,14 +218,23 @@ async fn accept(worker: Rc<Worker>, socket: TcpListener, entry: Arc<str>) {
 async fn connection(worker: Rc<Worker>, entry: Arc<str>, mut stream: TcpStream, source: SocketAddr, _open: Admission) {
     socket::tune(&stream);
     let active = worker.shared.active.load_full();
-    let Some(accepted) = active.listeners.get(&entry) else { return };
+    let Some(accepted) = active.listeners.get(&entry) else {
+        return;
+    };
     let Ok(local) = stream.local_addr() else { return };
-    let destination =
-        if accepted.original_dst { socket::original_dst(&stream).unwrap_or(local) } else { local };
-    let Some(listener) = Flow::listener(&active, &entry, destination) else { return };
+    let destination = if accepted.original_dst {
+        socket::original_dst(&stream).unwrap_or(local)
+    } else {
+        local
+    };
+    let Some(listener) = Flow::listener(&active, &entry, destination) else {
+        return;
+    };
     let (mut first, mut protocol) = (Bytes::new(), None);
     if listener.must_inspect(destination.port()) {
-        let Ok((bytes, verdict, late)) = inspect::inspect(&mut stream, listener.inspect_timeout).await else { return };
+        let Ok((bytes, verdict, late)) = inspect::inspect(&mut stream, listener.inspect_timeout).await else {
+            return;
+        };
         if late && !listener.continue_on_timeout {
             return;
         }
@@ -198,8 +243,19 @@ async fn connection(worker: Rc<Worker>, entry: Arc<str>, mut stream: TcpStream, 
     let from_host = worker.shared.host_ip == Some(source.ip());
     let redirected = destination != local;
     let direction = listener.direction;
-    let flow = Flow { worker, entry, source, destination, redirected, direction, from_host, protocol };
-    // Inspecting may have taken a while.
+    let flow = Flow {
+        worker,
+        entry,
+        source,
+        destination,
+        redirected,
+        direction,
+        from_host,
+        protocol,
+        client: OnceCell::new(),
+    };
+    flow.identify().await;
+    // Inspecting and identifying may have taken a while.
     let active = flow.worker.shared.active.load_full();
     let chosen = flow.choose(&active);
     let flow = Rc::new(flow);

@@ -41,7 +41,10 @@ pub struct Node {
 impl Node {
     /// The address of the pod's node.
     pub fn host_ip(&self) -> Option<std::net::IpAddr> {
-        self.metadata.get("host_ip").and_then(Value::as_str).and_then(|s| s.parse().ok())
+        self.metadata
+            .get("host_ip")
+            .and_then(Value::as_str)
+            .and_then(|s| s.parse().ok())
     }
 }
 
@@ -115,7 +118,10 @@ pub enum BootstrapError {
 }
 
 pub(super) fn wrong<T>(field: impl Into<String>, message: impl Into<String>) -> Result<T, BootstrapError> {
-    Err(BootstrapError::Field { field: field.into(), message: message.into() })
+    Err(BootstrapError::Field {
+        field: field.into(),
+        message: message.into(),
+    })
 }
 
 #[derive(Deserialize, Default)]
@@ -257,7 +263,10 @@ impl Bootstrap {
             ("typed_dns_resolver_config", file.typed_dns_resolver_config.is_some()),
         ] {
             if given {
-                tracing::warn!(field = name, "the bootstrap's field concerns Envoy alone and has no effect");
+                tracing::warn!(
+                    field = name,
+                    "the bootstrap's field concerns Envoy alone and has no effect"
+                );
             }
         }
         let admin = file.admin.map(admin).transpose()?;
@@ -274,9 +283,17 @@ impl Bootstrap {
             resources.push(statics::cluster(&format!("static_resources.clusters[{i}]"), cluster)?);
         }
         for (i, listener) in file.static_resources.listeners.into_iter().enumerate() {
-            resources.push(statics::listener(&format!("static_resources.listeners[{i}]"), listener)?);
+            resources.push(statics::listener(
+                &format!("static_resources.listeners[{i}]"),
+                listener,
+            )?);
         }
-        Ok(Self { node: file.node, admin, ads, resources })
+        Ok(Self {
+            node: file.node,
+            admin,
+            ads,
+            resources,
+        })
     }
 }
 
@@ -286,7 +303,11 @@ pub(super) fn from_value<T: serde::de::DeserializeOwned>(field: &str, value: Val
 }
 
 fn admin(admin: Admin) -> Result<AdminAddress, BootstrapError> {
-    let path = admin.address.get("pipe").and_then(|p| p.get("path")).and_then(Value::as_str);
+    let path = admin
+        .address
+        .get("pipe")
+        .and_then(|p| p.get("path"))
+        .and_then(Value::as_str);
     if let Some(path) = path {
         return Ok(AdminAddress::Pipe(path.into()));
     }
@@ -304,7 +325,12 @@ fn ads(config: AdsConfig, clusters: &[Value]) -> Result<AdsAndCluster, Bootstrap
     let state_of_the_world = match config.api_type.as_str() {
         "DELTA_GRPC" => false,
         "GRPC" => true,
-        other => return wrong(format!("{at}.api_type"), format!("{other:?} must be DELTA_GRPC or GRPC")),
+        other => {
+            return wrong(
+                format!("{at}.api_type"),
+                format!("{other:?} must be DELTA_GRPC or GRPC"),
+            );
+        }
     };
     let at = format!("{at}.grpc_services");
     let [service] = <[GrpcService; 1]>::try_from(config.grpc_services)
@@ -317,12 +343,22 @@ fn ads(config: AdsConfig, clusters: &[Value]) -> Result<AdsAndCluster, Bootstrap
         }
         (Some(envoy), None) => {
             let name = envoy.cluster_name;
-            let cluster = clusters.iter().find(|c| c.get("name").and_then(Value::as_str) == Some(&*name));
+            let cluster = clusters
+                .iter()
+                .find(|c| c.get("name").and_then(Value::as_str) == Some(&*name));
             let Some(cluster) = cluster else {
                 return wrong(at, format!("cluster {name:?} is not among static_resources.clusters"));
             };
             let (target, tls) = statics::ads_cluster(cluster.clone())?;
-            Ok((Some(Ads { target, tls, token: None, state_of_the_world }), Some(name)))
+            Ok((
+                Some(Ads {
+                    target,
+                    tls,
+                    token: None,
+                    state_of_the_world,
+                }),
+                Some(name),
+            ))
         }
         _ => wrong(at, "must have either envoy_grpc or google_grpc"),
     }
@@ -332,25 +368,40 @@ fn google_grpc(at: &str, google: GoogleGrpc) -> Result<Ads, BootstrapError> {
     const FILE_BASED: &str = "type.googleapis.com/envoy.config.grpc_credential.v3.FileBasedMetadataConfig";
     let mut server_name = None;
     for (key, value) in google.channel_args.map(|a| a.args).unwrap_or_default() {
-        let text = value.get("string_value").or_else(|| value.get("stringValue")).and_then(Value::as_str);
+        let text = value
+            .get("string_value")
+            .or_else(|| value.get("stringValue"))
+            .and_then(Value::as_str);
         match key.as_str() {
             "grpc.ssl_target_name_override" => server_name = text.map(ToOwned::to_owned),
             "grpc.keepalive_time_ms" | "grpc.keepalive_timeout_ms" => {}
             // So that Envoy's socket to its control plane is not shared between processes; ours never is.
             "grpc.use_local_subchannel_pool" => {}
-            other => return wrong(format!("{at}.google_grpc.channel_args"), format!("{other:?} is not supported")),
+            other => {
+                return wrong(
+                    format!("{at}.google_grpc.channel_args"),
+                    format!("{other:?} is not supported"),
+                );
+            }
         }
     }
     let tls = match google.channel_credentials {
         None | Some(ChannelCredentials::LocalCredentials {}) => None,
         Some(ChannelCredentials::GoogleDefault {}) => {
-            return wrong(format!("{at}.google_grpc.channel_credentials"), "must be ssl_credentials");
+            return wrong(
+                format!("{at}.google_grpc.channel_credentials"),
+                "must be ssl_credentials",
+            );
         }
-        Some(ChannelCredentials::SslCredentials(SslCredentials { root_certs: Some(file) })) => {
-            Some(Tls { ca_file: file.filename, server_name })
-        }
+        Some(ChannelCredentials::SslCredentials(SslCredentials { root_certs: Some(file) })) => Some(Tls {
+            ca_file: file.filename,
+            server_name,
+        }),
         Some(ChannelCredentials::SslCredentials(_)) => {
-            return wrong(format!("{at}.google_grpc.channel_credentials.ssl_credentials.root_certs"), "is missing");
+            return wrong(
+                format!("{at}.google_grpc.channel_credentials.ssl_credentials.root_certs"),
+                "is missing",
+            );
         }
     };
     let mut token = None;
@@ -361,15 +412,37 @@ fn google_grpc(at: &str, google: GoogleGrpc) -> Result<Ads, BootstrapError> {
             return wrong(format!("{at}.google_grpc.call_credentials"), message);
         }
         let config = plugin.typed_config;
-        let header = if config.header_key.is_empty() { "authorization".into() } else { config.header_key };
-        token = Some(Token { file: config.secret_data.filename, header, prefix: config.header_prefix });
+        let header = if config.header_key.is_empty() {
+            "authorization".into()
+        } else {
+            config.header_key
+        };
+        token = Some(Token {
+            file: config.secret_data.filename,
+            header,
+            prefix: config.header_prefix,
+        });
     }
     let target = google.target_uri;
-    let target = ["dns:///", "ipv4:", "ipv6:"].iter().find_map(|p| target.strip_prefix(p)).unwrap_or(&target);
-    if target.rsplit_once(':').is_none_or(|(_, port)| port.parse::<u16>().is_err()) {
-        return wrong(format!("{at}.google_grpc.target_uri"), format!("{target:?} must be host:port"));
+    let target = ["dns:///", "ipv4:", "ipv6:"]
+        .iter()
+        .find_map(|p| target.strip_prefix(p))
+        .unwrap_or(&target);
+    if target
+        .rsplit_once(':')
+        .is_none_or(|(_, port)| port.parse::<u16>().is_err())
+    {
+        return wrong(
+            format!("{at}.google_grpc.target_uri"),
+            format!("{target:?} must be host:port"),
+        );
     }
-    Ok(Ads { target: target.to_owned(), tls, token, state_of_the_world: false })
+    Ok(Ads {
+        target: target.to_owned(),
+        tls,
+        token,
+        state_of_the_world: false,
+    })
 }
 
 #[cfg(test)]

@@ -61,7 +61,10 @@ impl Cache {
                 body: raw.body.clone(),
             })
             .collect();
-        let saved = Saved { node: self.node.clone(), resources };
+        let saved = Saved {
+            node: self.node.clone(),
+            resources,
+        };
         let mut bytes = Vec::with_capacity(16 + saved.encoded_len());
         bytes.extend_from_slice(MAGIC);
         bytes.extend_from_slice(&[0; 8]);
@@ -78,9 +81,11 @@ impl Cache {
         let temporary = self.directory.join(format!("{FILE}.{}", std::process::id()));
         let mut file = fs::File::create(&temporary)?;
         let written = file.write_all(bytes).and_then(|()| file.sync_data());
-        written.and_then(|()| fs::rename(&temporary, self.directory.join(FILE))).inspect_err(|_| {
-            let _ = fs::remove_file(&temporary);
-        })
+        written
+            .and_then(|()| fs::rename(&temporary, self.directory.join(FILE)))
+            .inspect_err(|_| {
+                let _ = fs::remove_file(&temporary);
+            })
     }
 
     /// Reads the file; nothing when there is none that can be used. Blocking.
@@ -104,18 +109,29 @@ fn read(path: &Path, node: &str) -> io::Result<Vec<Raw>> {
         return wrong("too large");
     }
     let bytes = Bytes::from(fs::read(path)?);
-    let Some(rest) = bytes.strip_prefix(MAGIC) else { return wrong("of another format") };
-    let Some((sum, body)) = rest.split_at_checked(8) else { return wrong("torn") };
+    let Some(rest) = bytes.strip_prefix(MAGIC) else {
+        return wrong("of another format");
+    };
+    let Some((sum, body)) = rest.split_at_checked(8) else {
+        return wrong("torn");
+    };
     if checksum(body) != sum {
         return wrong("torn");
     }
-    let Ok(saved) = Saved::decode(body) else { return wrong("of another format") };
+    let Ok(saved) = Saved::decode(body) else {
+        return wrong("of another format");
+    };
     if saved.node != node {
         return wrong("of another node");
     }
     let raw = |r: SavedResource| {
         let ty = ResourceType::from_type_url(&r.type_url)?;
-        Some(Raw { ty, name: r.name, version: r.version, body: r.body })
+        Some(Raw {
+            ty,
+            name: r.name,
+            version: r.version,
+            body: r.body,
+        })
     };
     Ok(saved.resources.into_iter().filter_map(raw).collect())
 }
@@ -130,7 +146,12 @@ mod tests {
     use proptest::prelude::*;
 
     fn raw(name: &str) -> Raw {
-        Raw { ty: ResourceType::Cluster, name: name.into(), version: "1".into(), body: Bytes::from_static(b"body") }
+        Raw {
+            ty: ResourceType::Cluster,
+            name: name.into(),
+            version: "1".into(),
+            body: Bytes::from_static(b"body"),
+        }
     }
 
     #[test]
@@ -141,7 +162,11 @@ mod tests {
         let resources = [raw("x"), raw("y")];
         cache.write(&cache.encode(resources.iter())).unwrap();
         assert_eq!(cache.read(), resources);
-        assert_eq!(fs::read_dir(directory.path().join("new")).unwrap().count(), 1, "no temporary file is left");
+        assert_eq!(
+            fs::read_dir(directory.path().join("new")).unwrap().count(),
+            1,
+            "no temporary file is left"
+        );
         assert!(Cache::new(directory.path().join("new"), "c.d".into()).read().is_empty());
     }
 

@@ -43,8 +43,24 @@ mod tests {
     #[test]
     fn examples() {
         assert_eq!(parse("15s").unwrap(), Message { seconds: 15, nanos: 0 });
-        assert_eq!(parse("0.25s").unwrap(), Message { seconds: 0, nanos: 250_000_000 });
-        for bad in ["", "s", "1", "-1s", "1.2.3s", ".5s", "1m", "1.0000000001s", "99999999999999999999s"] {
+        assert_eq!(
+            parse("0.25s").unwrap(),
+            Message {
+                seconds: 0,
+                nanos: 250_000_000
+            }
+        );
+        for bad in [
+            "",
+            "s",
+            "1",
+            "-1s",
+            "1.2.3s",
+            ".5s",
+            "1m",
+            "1.0000000001s",
+            "99999999999999999999s",
+        ] {
             assert!(parse(bad).is_err(), "{bad}");
         }
         assert!(from_message(&Message { seconds: -1, nanos: 0 }).is_err());

@@ -188,14 +188,18 @@ impl Listener {
 
     /// Whether the choice among the chains for `port` depends on the first bytes.
     pub fn must_inspect(&self, port: u16) -> bool {
-        let exempt = self.uninspected.iter().any(|(first, last)| (*first..=*last).contains(&port));
+        let exempt = self
+            .uninspected
+            .iter()
+            .any(|(first, last)| (*first..=*last).contains(&port));
         !exempt && self.candidates(port).any(|c| !c.application_protocols.is_empty())
     }
 
     /// The chain for a connection to `port` whose first bytes show `protocol` (`None`: nothing known).
     pub fn chain(&self, port: u16, protocol: Option<&str>) -> Option<&FilterChain> {
         let by_protocol = protocol.and_then(|p| {
-            self.candidates(port).find(|c| c.application_protocols.iter().any(|a| &**a == p))
+            self.candidates(port)
+                .find(|c| c.application_protocols.iter().any(|a| &**a == p))
         });
         by_protocol
             .or_else(|| self.candidates(port).find(|c| c.application_protocols.is_empty()))
@@ -216,7 +220,11 @@ mod tests {
         FilterChain {
             destination_port: port,
             application_protocols: protocols.iter().map(|p| (*p).into()).collect(),
-            filter: Filter::Tcp(Arc::new(Tcp { stat_prefix: "".into(), cluster: cluster.into(), connect_attempts: 1 })),
+            filter: Filter::Tcp(Arc::new(Tcp {
+                stat_prefix: "".into(),
+                cluster: cluster.into(),
+                connect_attempts: 1,
+            })),
         }
     }
 

@@ -10,8 +10,11 @@ use super::bootstrap::Node;
 
 /// The node of the bootstrap as a message.
 pub fn node_message(node: &Node) -> core::Node {
-    let fields: HashMap<String, protobuf::Value> =
-        node.metadata.iter().map(|(key, value)| (key.clone(), message(value))).collect();
+    let fields: HashMap<String, protobuf::Value> = node
+        .metadata
+        .iter()
+        .map(|(key, value)| (key.clone(), message(value)))
+        .collect();
     core::Node {
         id: node.id.clone(),
         cluster: node.cluster.clone(),
@@ -30,9 +33,9 @@ fn message(value: &Value) -> protobuf::Value {
         Value::Bool(b) => Kind::BoolValue(*b),
         Value::Number(n) => Kind::NumberValue(n.as_f64().unwrap_or_default()),
         Value::String(s) => Kind::StringValue(s.clone()),
-        Value::Array(items) => {
-            Kind::ListValue(protobuf::ListValue { values: items.iter().map(message).collect() })
-        }
+        Value::Array(items) => Kind::ListValue(protobuf::ListValue {
+            values: items.iter().map(message).collect(),
+        }),
         Value::Object(fields) => {
             let fields = fields.iter().map(|(k, v)| (k.clone(), message(v))).collect();
             Kind::StructValue(protobuf::Struct { fields })

@@ -26,9 +26,13 @@ fn snake(value: Value) -> Value {
     match value {
         Value::Array(items) => Value::Array(items.into_iter().map(snake).collect()),
         // A null is an unset field.
-        Value::Object(fields) => {
-            Value::Object(fields.into_iter().filter(|(_, v)| !v.is_null()).map(field).collect::<Map<_, _>>())
-        }
+        Value::Object(fields) => Value::Object(
+            fields
+                .into_iter()
+                .filter(|(_, v)| !v.is_null())
+                .map(field)
+                .collect::<Map<_, _>>(),
+        ),
         other => other,
     }
 }
@@ -49,7 +53,10 @@ fn field((key, value): (String, Value)) -> (String, Value) {
 }
 
 fn has_filter_metadata(value: &Value) -> bool {
-    value.get("filter_metadata").or_else(|| value.get("filterMetadata")).is_some()
+    value
+        .get("filter_metadata")
+        .or_else(|| value.get("filterMetadata"))
+        .is_some()
 }
 
 fn snake_key(key: &str) -> String {
@@ -73,7 +80,8 @@ mod tests {
 
     #[test]
     fn yaml_and_json_in_either_case_are_the_same() {
-        let yaml = "node: {id: a.b, metadata: {hostIp: 1.2.3.4}}\nstaticResources: {clusters: [{connectTimeout: 1s}]}\n";
+        let yaml =
+            "node: {id: a.b, metadata: {hostIp: 1.2.3.4}}\nstaticResources: {clusters: [{connectTimeout: 1s}]}\n";
         let expected = json!({
             "node": {"id": "a.b", "metadata": {"hostIp": "1.2.3.4"}},
             "static_resources": {"clusters": [{"connect_timeout": "1s"}]},

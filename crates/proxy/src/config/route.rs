@@ -158,7 +158,10 @@ pub struct Match {
 impl RouteTable {
     /// Indexes virtual hosts. `Err` names a domain that stands twice.
     pub fn new(name: Arc<str>, hosts: Vec<VirtualHost>) -> Result<Self, String> {
-        let mut table = Self { name, ..Self::default() };
+        let mut table = Self {
+            name,
+            ..Self::default()
+        };
         for (index, host) in hosts.iter().enumerate() {
             for domain in &host.domains {
                 table.index(domain, index)?;
@@ -173,13 +176,21 @@ impl RouteTable {
     fn index(&mut self, domain: &Arc<str>, host: usize) -> Result<(), String> {
         let twice = || format!("domain {domain:?} stands in two virtual hosts");
         if &**domain == "*" {
-            return if self.any.replace(host).is_none() { Ok(()) } else { Err(twice()) };
+            return if self.any.replace(host).is_none() {
+                Ok(())
+            } else {
+                Err(twice())
+            };
         }
         if let Some(suffix) = domain.strip_prefix('*') {
             self.suffixes.push((suffix.into(), host, Arc::clone(domain)));
         } else if let Some(prefix) = domain.strip_suffix('*') {
             self.prefixes.push((prefix.into(), host, Arc::clone(domain)));
-        } else if self.exact.insert((&**domain).into(), (host, Arc::clone(domain))).is_some() {
+        } else if self
+            .exact
+            .insert((&**domain).into(), (host, Arc::clone(domain)))
+            .is_some()
+        {
             return Err(twice());
         }
         Ok(())
@@ -190,7 +201,10 @@ impl RouteTable {
         let (index, authority) = self.host(host)?;
         let host = self.hosts.get(index)?;
         let route = host.routes.iter().find(|r| r.path.matches(path))?;
-        Some(Match { authority, route: Arc::clone(route) })
+        Some(Match {
+            authority,
+            route: Arc::clone(route),
+        })
     }
 
     fn host(&self, host: &str) -> Option<(usize, Option<Arc<str>>)> {
@@ -227,10 +241,13 @@ impl RouteTable {
 
     /// Names of all clusters that routes lead to.
     pub fn clusters(&self) -> impl Iterator<Item = &Arc<str>> {
-        self.hosts.iter().flat_map(|h| &h.routes).filter_map(|r| match &r.action {
-            Action::Forward(forward) => Some(&forward.cluster),
-            Action::Respond { .. } => None,
-        })
+        self.hosts
+            .iter()
+            .flat_map(|h| &h.routes)
+            .filter_map(|r| match &r.action {
+                Action::Forward(forward) => Some(&forward.cluster),
+                Action::Respond { .. } => None,
+            })
     }
 }
 
@@ -251,8 +268,7 @@ impl PathMatch {
 impl RetryOn {
     /// Whether a response of this status is to be tried again.
     pub fn status(&self, status: http::StatusCode) -> bool {
-        (self.server_error && status.is_server_error())
-            || (self.gateway_error && matches!(status.as_u16(), 502..=504))
+        (self.server_error && status.is_server_error()) || (self.gateway_error && matches!(status.as_u16(), 502..=504))
     }
 }
 
@@ -269,7 +285,10 @@ mod tests {
                 routes: vec![Arc::new(Route {
                     name: (*name).into(),
                     path: PathMatch::Prefix("/".into()),
-                    action: Action::Respond { status: http::StatusCode::OK, body: ResponseText::Fixed(Bytes::new()) },
+                    action: Action::Respond {
+                        status: http::StatusCode::OK,
+                        body: ResponseText::Fixed(Bytes::new()),
+                    },
                 })],
             })
             .collect();

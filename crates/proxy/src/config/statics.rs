@@ -146,7 +146,10 @@ struct TrustedCa {
 pub fn cluster(at: &str, value: Value) -> Read<StaticResource> {
     let file: Cluster = from_value(at, value)?;
     if file.transport_socket.is_some() {
-        return wrong(format!("{at}.transport_socket"), "is only supported in the cluster of the control plane");
+        return wrong(
+            format!("{at}.transport_socket"),
+            "is only supported in the cluster of the control plane",
+        );
     }
     if file.http2_protocol_options.is_some() || !file.typed_extension_protocol_options.is_empty() {
         let field = format!("{at}.typed_extension_protocol_options");
@@ -163,10 +166,21 @@ pub fn cluster(at: &str, value: Value) -> Read<StaticResource> {
     let lb_policy = match file.lb_policy.as_deref().unwrap_or("ROUND_ROBIN") {
         "ROUND_ROBIN" => cluster::cluster::LbPolicy::RoundRobin,
         "CLUSTER_PROVIDED" => cluster::cluster::LbPolicy::ClusterProvided,
-        other => return wrong(format!("{at}.lb_policy"), format!("{other:?} must be ROUND_ROBIN or CLUSTER_PROVIDED")),
+        other => {
+            return wrong(
+                format!("{at}.lb_policy"),
+                format!("{other:?} must be ROUND_ROBIN or CLUSTER_PROVIDED"),
+            );
+        }
     };
-    if !matches!(file.dns_lookup_family.as_deref(), None | Some("AUTO" | "V4_ONLY" | "V4_PREFERRED" | "ALL")) {
-        return wrong(format!("{at}.dns_lookup_family"), "must be AUTO, ALL, V4_ONLY or V4_PREFERRED");
+    if !matches!(
+        file.dns_lookup_family.as_deref(),
+        None | Some("AUTO" | "V4_ONLY" | "V4_PREFERRED" | "ALL")
+    ) {
+        return wrong(
+            format!("{at}.dns_lookup_family"),
+            "must be AUTO, ALL, V4_ONLY or V4_PREFERRED",
+        );
     }
     #[allow(deprecated)]
     let message = cluster::Cluster {
@@ -198,7 +212,9 @@ pub fn ads_cluster(value: Value) -> Read<(String, Option<Tls>)> {
     let file: Cluster = from_value(at, value)?;
     let assignment = file.load_assignment.unwrap_or_default();
     let first = assignment.endpoints.iter().flat_map(|l| &l.lb_endpoints).next();
-    let Some(first) = first else { return wrong(at, "has no endpoint in load_assignment") };
+    let Some(first) = first else {
+        return wrong(at, "has no endpoint in load_assignment");
+    };
     let (host, port) = host_and_port(at, &first.endpoint.address)?;
     let tls = match file.transport_socket {
         None => None,
@@ -208,9 +224,15 @@ pub fn ads_cluster(value: Value) -> Read<(String, Option<Tls>)> {
                 return wrong(format!("{at}.transport_socket"), "must be an UpstreamTlsContext");
             }
             let Some(ca) = context.common_tls_context.validation_context.trusted_ca else {
-                return wrong(format!("{at}.transport_socket"), "has no validation_context.trusted_ca.filename");
+                return wrong(
+                    format!("{at}.transport_socket"),
+                    "has no validation_context.trusted_ca.filename",
+                );
             };
-            Some(Tls { ca_file: ca.filename, server_name: context.sni })
+            Some(Tls {
+                ca_file: ca.filename,
+                server_name: context.sni,
+            })
         }
     };
     let host = if host.contains(':') { format!("[{host}]") } else { host };
@@ -233,17 +255,24 @@ fn load_assignment(at: &str, file: LoadAssignment) -> Read<endpoint::ClusterLoad
                 ..Default::default()
             });
         }
-        endpoints.push(endpoint::LocalityLbEndpoints { lb_endpoints, ..Default::default() });
+        endpoints.push(endpoint::LocalityLbEndpoints {
+            lb_endpoints,
+            ..Default::default()
+        });
     }
-    Ok(endpoint::ClusterLoadAssignment { cluster_name: file.cluster_name, endpoints, ..Default::default() })
+    Ok(endpoint::ClusterLoadAssignment {
+        cluster_name: file.cluster_name,
+        endpoints,
+        ..Default::default()
+    })
 }
 
 /// Only texts matter in endpoint metadata; anything else is left out.
 fn metadata(file: Metadata) -> core::Metadata {
     let text = |value: Value| match value {
-        Value::String(text) => {
-            Some(protobuf::Value { kind: Some(protobuf::value::Kind::StringValue(text)) })
-        }
+        Value::String(text) => Some(protobuf::Value {
+            kind: Some(protobuf::value::Kind::StringValue(text)),
+        }),
         _ => None,
     };
     let object = |fields: BTreeMap<String, Value>| protobuf::Struct {
@@ -256,13 +285,20 @@ fn metadata(file: Metadata) -> core::Metadata {
 }
 
 fn bind_config(at: &str, file: BindConfig) -> Read<core::BindConfig> {
-    if !matches!(file.socket_options.iter().find_map(|o| o.state.as_deref()), None | Some("STATE_PREBIND")) {
+    if !matches!(
+        file.socket_options.iter().find_map(|o| o.state.as_deref()),
+        None | Some("STATE_PREBIND")
+    ) {
         return wrong(format!("{at}.socket_options"), "must have state STATE_PREBIND");
     }
     let source_address = match file.source_address {
         None => None,
         Some(value) => {
-            let host = value.get("address").and_then(Value::as_str).unwrap_or_default().to_owned();
+            let host = value
+                .get("address")
+                .and_then(Value::as_str)
+                .unwrap_or_default()
+                .to_owned();
             Some(core::SocketAddress {
                 address: host,
                 port_specifier: Some(core::socket_address::PortSpecifier::PortValue(0)),
@@ -278,7 +314,11 @@ fn bind_config(at: &str, file: BindConfig) -> Read<core::BindConfig> {
         ..Default::default()
     };
     let socket_options = file.socket_options.into_iter().map(option).collect();
-    Ok(core::BindConfig { source_address, socket_options, ..Default::default() })
+    Ok(core::BindConfig {
+        source_address,
+        socket_options,
+        ..Default::default()
+    })
 }
 
 /// Host and port of `{"socket_address": {"address", "port_value"}}`.
@@ -333,5 +373,9 @@ fn resource(at: &str, ty: ResourceType, name: String, message: &impl Message) ->
     if name.is_empty() {
         return wrong(format!("{at}.name"), "is missing");
     }
-    Ok(StaticResource { ty, name, body: message.encode_to_vec() })
+    Ok(StaticResource {
+        ty,
+        name,
+        body: message.encode_to_vec(),
+    })
 }

@@ -16,7 +16,8 @@ use weir_xds::ResourceType;
 
 use super::decode::{self, Rejection};
 use super::{
-    Active, Cluster, ClusterSpec, ClusterStats, Endpoint, EndpointSource, Filter, Listener, Map, RouteSource, RouteTable,
+    Active, Cluster, ClusterSpec, ClusterStats, Endpoint, EndpointSource, Filter, Listener, Map, RouteSource,
+    RouteTable,
 };
 
 /// How long a resource waits for those that it refers to.
@@ -63,7 +64,10 @@ struct Warming<T> {
 
 impl<T> Default for Warming<T> {
     fn default() -> Self {
-        Self { active: None, pending: None }
+        Self {
+            active: None,
+            pending: None,
+        }
     }
 }
 
@@ -80,7 +84,9 @@ impl<T> Warming<T> {
     }
 
     fn each(&self) -> impl Iterator<Item = &Arc<T>> {
-        self.active.iter().chain(self.pending.iter().map(|(pending, _)| pending))
+        self.active
+            .iter()
+            .chain(self.pending.iter().map(|(pending, _)| pending))
     }
 }
 
@@ -96,7 +102,10 @@ impl Store {
     pub fn set(&mut self, raw: Raw, now: Instant) -> Result<(), Rejection> {
         let key = (raw.ty, raw.name.clone());
         if self.fixed.contains(&key) {
-            return Err(Rejection { field: "name".into(), message: "stands in the bootstrap and cannot be replaced".into() });
+            return Err(Rejection {
+                field: "name".into(),
+                message: "stands in the bootstrap and cannot be replaced".into(),
+            });
         }
         self.decode(raw.ty, &raw.name, &raw.body, now)?;
         self.raw.insert(key, raw);
@@ -143,7 +152,10 @@ impl Store {
             if found == name {
                 return Ok(());
             }
-            Err(Rejection { field: "name".into(), message: format!("is {found:?}, but the resource is called {name:?}") })
+            Err(Rejection {
+                field: "name".into(),
+                message: format!("is {found:?}, but the resource is called {name:?}"),
+            })
         };
         let key: Arc<str> = name.into();
         let deadline = now + WARMING;
@@ -186,7 +198,10 @@ impl Store {
             }
             ResourceType::Route => {
                 let listeners = self.listeners.values().flat_map(Warming::each);
-                listeners.flat_map(|l| route_names(l)).map(|name| name.to_string()).collect()
+                listeners
+                    .flat_map(|l| route_names(l))
+                    .map(|name| name.to_string())
+                    .collect()
             }
             _ => BTreeSet::new(),
         }
@@ -195,7 +210,10 @@ impl Store {
     /// Names to resolve: those of every cluster that has any.
     pub fn to_resolve(&self) -> Vec<Arc<ClusterSpec>> {
         let specs = self.clusters.values().flat_map(Warming::each);
-        specs.filter(|s| matches!(s.source, EndpointSource::Dns(..))).cloned().collect()
+        specs
+            .filter(|s| matches!(s.source, EndpointSource::Dns(..)))
+            .cloned()
+            .collect()
     }
 
     /// What came from the control plane and is still of use.
@@ -224,8 +242,8 @@ impl Store {
         let routes = &self.routes;
         for listener in self.listeners.values_mut() {
             wait(listener.settle(now, |listener| {
-                let routed = route_names(listener)
-                    .all(|name| routes.get(name).is_some_and(|table| table.active.is_some()));
+                let routed =
+                    route_names(listener).all(|name| routes.get(name).is_some_and(|table| table.active.is_some()));
                 routed && inline_clusters(listener).all(in_force)
             }));
         }
@@ -252,7 +270,11 @@ impl Store {
 
     fn active(&mut self) -> Active {
         self.version += 1;
-        let mut active = Active { version: self.version, complete: self.complete, ..Active::default() };
+        let mut active = Active {
+            version: self.version,
+            complete: self.complete,
+            ..Active::default()
+        };
         for (name, cluster) in &self.clusters {
             let Some(spec) = &cluster.active else { continue };
             let endpoints = match &spec.source {
@@ -265,7 +287,11 @@ impl Store {
                 active.peers.insert(endpoint.address, Arc::clone(&endpoint.peer));
             }
             let stats = Arc::clone(self.stats.entry(Arc::clone(name)).or_default());
-            let cluster = Cluster { spec: Arc::clone(spec), endpoints, stats };
+            let cluster = Cluster {
+                spec: Arc::clone(spec),
+                endpoints,
+                stats,
+            };
             active.clusters.insert(Arc::clone(name), Arc::new(cluster));
         }
         for (name, table) in &self.routes {
@@ -297,15 +323,17 @@ fn route_names(listener: &Listener) -> impl Iterator<Item = &Arc<str>> {
 
 /// Names of the clusters that a listener itself refers to.
 fn inline_clusters(listener: &Listener) -> impl Iterator<Item = &Arc<str>> {
-    listener.all_chains().flat_map(|chain| -> Box<dyn Iterator<Item = &Arc<str>>> {
-        match &chain.filter {
-            Filter::Tcp(tcp) => Box::new(std::iter::once(&tcp.cluster)),
-            Filter::Http(http) => match &http.routes {
-                RouteSource::Inline(table) => Box::new(table.clusters()),
-                RouteSource::Named(_) => Box::new(std::iter::empty()),
-            },
-        }
-    })
+    listener
+        .all_chains()
+        .flat_map(|chain| -> Box<dyn Iterator<Item = &Arc<str>>> {
+            match &chain.filter {
+                Filter::Tcp(tcp) => Box::new(std::iter::once(&tcp.cluster)),
+                Filter::Http(http) => match &http.routes {
+                    RouteSource::Inline(table) => Box::new(table.clusters()),
+                    RouteSource::Named(_) => Box::new(std::iter::empty()),
+                },
+            }
+        })
 }
 
 #[cfg(test)]

@@ -71,7 +71,12 @@ pub struct Watched {
 impl Watched {
     /// Watches `incoming`; past `deadline` it breaks.
     pub fn new(incoming: Incoming, record: Record, lease: Lease, deadline: Option<Pin<Box<Sleep>>>) -> Self {
-        Self { incoming, record, lease: Some(lease), deadline }
+        Self {
+            incoming,
+            record,
+            lease: Some(lease),
+            deadline,
+        }
     }
 
     fn complete(&mut self) {

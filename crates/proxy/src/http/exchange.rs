@@ -11,11 +11,11 @@ use http::uri::PathAndQuery;
 use http::{Method, Request, Response, StatusCode, Uri, Version};
 use hyper::body::Incoming;
 
+use super::Connection;
 use super::body::ResponseBody;
 use super::forward::{Outgoing, forward};
 use super::headers;
 use super::record::Record;
-use super::Connection;
 use crate::config::Action;
 
 /// Answers one request.
@@ -29,15 +29,15 @@ pub async fn exchange(connection: Rc<Connection>, request: Request<Incoming>) ->
     let mut response = match host(&request) {
         Err(problem) => local(&mut record, StatusCode::BAD_REQUEST, problem.into()),
         Ok(host) => {
-            let found = active.routes_of(&http).and_then(|table| table.find(&host, path(&request)));
+            let found = active
+                .routes_of(&http)
+                .and_then(|table| table.find(&host, path(&request)));
             match found {
                 None => local(&mut record, StatusCode::NOT_FOUND, Bytes::new()),
                 Some(found) => {
                     record.authority(found.authority);
                     match &found.route.action {
-                        Action::Respond { status, body } => {
-                            local(&mut record, *status, body.render(flow.destination))
-                        },
+                        Action::Respond { status, body } => local(&mut record, *status, body.render(flow.destination)),
                         Action::Forward(route) => {
                             let request = outgoing(request, &host, http.websocket, http.generate_request_id);
                             forward(flow, &active, route, request, record).await
@@ -49,7 +49,9 @@ pub async fn exchange(connection: Rc<Connection>, request: Request<Incoming>) ->
     };
     let ending = outdated || flow.worker.shared.life.draining();
     if ending && response.status() != StatusCode::SWITCHING_PROTOCOLS {
-        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        response
+            .headers_mut()
+            .insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     *response.version_mut() = version;
     response
@@ -116,12 +118,21 @@ fn outgoing(mut request: Request<Incoming>, host: &str, websocket: bool, request
     head.headers.remove(header::EXPECT);
     headers::add_request_headers(&mut head.headers, request_id);
     if head.uri.authority().is_some() {
-        let target = head.uri.path_and_query().cloned().unwrap_or(PathAndQuery::from_static("/"));
+        let target = head
+            .uri
+            .path_and_query()
+            .cloned()
+            .unwrap_or(PathAndQuery::from_static("/"));
         head.uri = Uri::from(target);
         if let Ok(host) = HeaderValue::from_str(host) {
             head.headers.insert(header::HOST, host);
         }
     }
     head.version = Version::HTTP_11;
-    Outgoing { head, body, chunked, upgrade }
+    Outgoing {
+        head,
+        body,
+        chunked,
+        upgrade,
+    }
 }

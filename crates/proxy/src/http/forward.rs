@@ -25,7 +25,7 @@ use tokio::time::Instant;
 use super::body::{RequestBody, ResponseBody, Watched};
 use super::exchange::{local, plain};
 use super::headers;
-use super::pool::Lease;
+use super::pool::{Lease, Origin};
 use super::record::Record;
 use crate::config::route::Forward;
 use crate::config::{Active, Cluster, ClusterStats, Endpoint, EndpointSource};
@@ -95,7 +95,14 @@ pub async fn forward(
     let deadline = route.timeout.map(|limit| Instant::from_std(record.started() + limit));
     let upgrade = request.upgrade;
     let method = request.head.method.clone();
-    let mut tries = Tries { flow, active, cluster, route, head: request.head, chunked: request.chunked };
+    let mut tries = Tries {
+        flow,
+        active,
+        cluster,
+        route,
+        head: request.head,
+        chunked: request.chunked,
+    };
     let work = async {
         let body = read_small(request.body, request.chunked).await?;
         Ok::<_, hyper::Error>(tries.run(body, &mut record).await)
@@ -107,7 +114,10 @@ pub async fn forward(
             Err(_) => {
                 record.head(504, false, None);
                 record.upstream_failed();
-                return plain(StatusCode::GATEWAY_TIMEOUT, Bytes::from_static(b"upstream request timeout"));
+                return plain(
+                    StatusCode::GATEWAY_TIMEOUT,
+                    Bytes::from_static(b"upstream request timeout"),
+                );
             }
         },
     };
@@ -123,9 +133,13 @@ pub async fn forward(
             record.upstream_failed();
             plain(StatusCode::SERVICE_UNAVAILABLE, reason(&failure))
         }
-        Ok(Some(Ok((response, lease)))) => {
-            answer(response, lease, record, deadline, upgrade.filter(|_| method == Method::GET))
-        }
+        Ok(Some(Ok((response, lease)))) => answer(
+            response,
+            lease,
+            record,
+            deadline,
+            upgrade.filter(|_| method == Method::GET),
+        ),
     }
 }
 
@@ -205,16 +219,24 @@ impl Tries<'_> {
     /// One try, over a kept connection or a new one.
     async fn try_endpoint(&self, endpoint: &Endpoint, body: &mut Remaining) -> Result<Answer, Failure> {
         let worker = &self.flow.worker;
-        let (address, mark) = (endpoint.address, self.cluster.spec.mark);
+        let origin = Origin {
+            address: endpoint.address,
+            mark: self.cluster.spec.mark,
+            original: matches!(self.cluster.spec.source, EndpointSource::OriginalDst),
+        };
         let mut stale = 0;
         loop {
-            let kept = if stale < STALE_MAX { worker.pool.take(address, mark) } else { None };
+            let kept = if stale < STALE_MAX {
+                worker.pool.take(origin)
+            } else {
+                None
+            };
             let lease = match kept {
                 Some(lease) => lease,
                 None => {
                     let target = self.flow.upstream_target(&endpoint.peer);
                     let limit = self.cluster.spec.connect_timeout;
-                    let connected = worker.pool.connect(address, mark, limit, target).await;
+                    let connected = worker.pool.connect(origin, limit, target).await;
                     ClusterStats::add(match &connected {
                         Ok(_) => &self.cluster.stats.cx_total,
                         Err(_) => &self.cluster.stats.cx_connect_fail,
@@ -232,11 +254,15 @@ impl Tries<'_> {
     }
 
     async fn send(&self, mut lease: Lease, body: &mut Remaining) -> Result<Answer, Failure> {
-        let Some(content) = body.take() else { return Err(Failure::Reset) };
+        let Some(content) = body.take() else {
+            return Err(Failure::Reset);
+        };
         let mut request = Request::from_parts(self.head.clone(), content);
         if self.chunked {
             // Said openly: for some methods the client below would else assume that there is no body.
-            request.headers_mut().insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+            request
+                .headers_mut()
+                .insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
         }
         match lease.sender.try_send_request(request).await {
             Ok(response) => Ok((response, lease)),
@@ -281,5 +307,8 @@ fn answer(
     let (mut head, incoming) = response.into_parts();
     headers::remove_hop_by_hop(&mut head.headers);
     let sleep = deadline.map(|deadline| Box::pin(tokio::time::sleep_until(deadline)));
-    Response::from_parts(head, ResponseBody::Upstream(Box::new(Watched::new(incoming, record, lease, sleep))))
+    Response::from_parts(
+        head,
+        ResponseBody::Upstream(Box::new(Watched::new(incoming, record, lease, sleep))),
+    )
 }

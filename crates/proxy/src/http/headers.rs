@@ -31,8 +31,17 @@ pub fn remove_hop_by_hop(headers: &mut HeaderMap) {
         }
         headers.remove(header::CONNECTION);
     }
-    let trailers = headers.get_all(header::TE).iter().any(|v| v.as_bytes().eq_ignore_ascii_case(b"trailers"));
-    for name in [KEEP_ALIVE, PROXY_CONNECTION, header::TE, header::TRANSFER_ENCODING, header::UPGRADE] {
+    let trailers = headers
+        .get_all(header::TE)
+        .iter()
+        .any(|v| v.as_bytes().eq_ignore_ascii_case(b"trailers"));
+    for name in [
+        KEEP_ALIVE,
+        PROXY_CONNECTION,
+        header::TE,
+        header::TRANSFER_ENCODING,
+        header::UPGRADE,
+    ] {
         headers.remove(name);
     }
     if trailers {
@@ -42,10 +51,14 @@ pub fn remove_hop_by_hop(headers: &mut HeaderMap) {
 
 /// Whether a request asks for a WebSocket.
 pub fn wants_websocket(headers: &HeaderMap) -> bool {
-    let upgrade = headers.get(header::UPGRADE).is_some_and(|v| v.as_bytes().eq_ignore_ascii_case(b"websocket"));
+    let upgrade = headers
+        .get(header::UPGRADE)
+        .is_some_and(|v| v.as_bytes().eq_ignore_ascii_case(b"websocket"));
     upgrade
         && headers.get_all(header::CONNECTION).iter().any(|value| {
-            value.to_str().is_ok_and(|v| v.split(',').any(|token| token.trim().eq_ignore_ascii_case("upgrade")))
+            value
+                .to_str()
+                .is_ok_and(|v| v.split(',').any(|token| token.trim().eq_ignore_ascii_case("upgrade")))
         })
 }
 
@@ -57,17 +70,22 @@ pub fn set_websocket(headers: &mut HeaderMap) {
 
 /// Adds what every request of a mesh has, where the client did not.
 pub fn add_request_headers(headers: &mut HeaderMap, request_id: bool) {
-    headers.entry(X_FORWARDED_PROTO).or_insert(HeaderValue::from_static("http"));
-    if request_id && !headers.contains_key(X_REQUEST_ID) {
-        if let Ok(value) = HeaderValue::from_str(&random_uuid()) {
-            headers.insert(X_REQUEST_ID, value);
-        }
+    headers
+        .entry(X_FORWARDED_PROTO)
+        .or_insert(HeaderValue::from_static("http"));
+    if request_id
+        && !headers.contains_key(X_REQUEST_ID)
+        && let Ok(value) = HeaderValue::from_str(&random_uuid())
+    {
+        headers.insert(X_REQUEST_ID, value);
     }
 }
 
 /// Whether a message is gRPC.
 pub fn is_grpc(headers: &HeaderMap) -> bool {
-    headers.get(header::CONTENT_TYPE).is_some_and(|v| v.as_bytes().starts_with(b"application/grpc"))
+    headers
+        .get(header::CONTENT_TYPE)
+        .is_some_and(|v| v.as_bytes().starts_with(b"application/grpc"))
 }
 
 /// The gRPC status in headers or trailers.
@@ -77,7 +95,9 @@ pub fn grpc_status(headers: &HeaderMap) -> Option<u16> {
 
 /// Whether a kubelet's probe sent this.
 pub fn is_probe(headers: &HeaderMap) -> bool {
-    headers.get(header::USER_AGENT).is_some_and(|v| v.as_bytes().starts_with(b"kube-probe/"))
+    headers
+        .get(header::USER_AGENT)
+        .is_some_and(|v| v.as_bytes().starts_with(b"kube-probe/"))
 }
 
 /// A random (version 4) UUID. Good enough to tell requests apart; no secret depends on it.
@@ -119,7 +139,10 @@ mod tests {
 
     fn map(fields: &[(&str, &str)]) -> HeaderMap {
         let field = |(name, value): &(&str, &str)| {
-            (name.parse::<HeaderName>().unwrap(), value.parse::<HeaderValue>().unwrap())
+            (
+                name.parse::<HeaderName>().unwrap(),
+                value.parse::<HeaderValue>().unwrap(),
+            )
         };
         fields.iter().map(field).collect()
     }
@@ -138,7 +161,15 @@ mod tests {
             ("upgrade", "h2c"),
         ]);
         remove_hop_by_hop(&mut headers);
-        assert_eq!(headers, map(&[("x-other", "2"), ("host", "h"), ("te", "trailers"), ("trailer", "x-sum")]));
+        assert_eq!(
+            headers,
+            map(&[
+                ("x-other", "2"),
+                ("host", "h"),
+                ("te", "trailers"),
+                ("trailer", "x-sum")
+            ])
+        );
     }
 
     #[test]
@@ -157,12 +188,18 @@ mod tests {
     fn identifiers_differ_and_are_version_4() {
         let ids: HashSet<String> = (0..10_000).map(|_| random_uuid()).collect();
         assert_eq!(ids.len(), 10_000);
-        assert!(ids.iter().all(|id| id.len() == 36 && &id[14..15] == "4" && "89ab".contains(&id[19..20])));
+        assert!(
+            ids.iter()
+                .all(|id| id.len() == 36 && &id[14..15] == "4" && "89ab".contains(&id[19..20]))
+        );
     }
 
     #[test]
     fn websocket_needs_both_headers() {
-        assert!(wants_websocket(&map(&[("connection", "keep-alive, Upgrade"), ("upgrade", "WebSocket")])));
+        assert!(wants_websocket(&map(&[
+            ("connection", "keep-alive, Upgrade"),
+            ("upgrade", "WebSocket")
+        ])));
         assert!(!wants_websocket(&map(&[("upgrade", "websocket")])));
         assert!(!wants_websocket(&map(&[("connection", "upgrade"), ("upgrade", "h2c")])));
     }

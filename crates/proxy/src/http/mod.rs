@@ -72,7 +72,10 @@ pub async fn serve(flow: Rc<Flow>, stream: TcpStream, first: Bytes, http: Arc<Ht
     let closing = flow.worker.shared.life.closing.clone();
     let io = TokioIo::new(Counted::new(stream, first, flow.downstream_target()));
     let idle = http.idle_timeout;
-    let connection = Rc::new(Connection { flow, chain: RefCell::new((version, http, false)) });
+    let connection = Rc::new(Connection {
+        flow,
+        chain: RefCell::new((version, http, false)),
+    });
     let service = service_fn(move |request: hyper::Request<Incoming>| {
         let connection = Rc::clone(&connection);
         async move { Ok::<_, Infallible>(exchange::exchange(connection, request).await) }
@@ -105,7 +108,11 @@ pub async fn serve(flow: Rc<Flow>, stream: TcpStream, first: Bytes, http: Arc<Ht
 }
 
 /// Copies both ways between two connections that left HTTP.
-async fn tunnel(downstream: hyper::upgrade::OnUpgrade, upstream: hyper::upgrade::OnUpgrade, mut record: record::Record) {
+async fn tunnel(
+    downstream: hyper::upgrade::OnUpgrade,
+    upstream: hyper::upgrade::OnUpgrade,
+    mut record: record::Record,
+) {
     let both = async { tokio::try_join!(downstream, upstream) };
     let Ok(Ok((downstream, upstream))) = tokio::time::timeout(UPGRADE_TIMEOUT, both).await else {
         record.upstream_failed();

@@ -30,12 +30,21 @@ pub const SWEEP_INTERVAL: Duration = Duration::from_secs(5);
 /// A connection that does not become free within this time after its response is closed.
 const FREE_TIMEOUT: Duration = Duration::from_secs(5);
 
-type Key = (SocketAddr, Option<u32>);
+/// What tells connections apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Origin {
+    /// The other end.
+    pub address: SocketAddr,
+    /// `SO_MARK`.
+    pub mark: Option<u32>,
+    /// The client chose the address, not a cluster's endpoints.
+    pub original: bool,
+}
 
 /// The idle connections of one worker.
 #[derive(Default)]
 pub struct Pool {
-    idle: RefCell<Map<Key, Vec<Idle>>>,
+    idle: RefCell<Map<Origin, Vec<Idle>>>,
 }
 
 struct Idle {
@@ -49,19 +58,23 @@ pub struct Lease {
     pub sender: SendRequest<RequestBody>,
     /// It has served a request before: the endpoint may have closed it meanwhile.
     pub reused: bool,
-    key: Key,
+    key: Origin,
     pool: Rc<Pool>,
 }
 
 impl Pool {
     /// A used connection that is still open, if there is one.
-    pub fn take(self: &Rc<Self>, address: SocketAddr, mark: Option<u32>) -> Option<Lease> {
-        let key = (address, mark);
+    pub fn take(self: &Rc<Self>, key: Origin) -> Option<Lease> {
         let mut idle = self.idle.borrow_mut();
         let connections = idle.get_mut(&key)?;
         while let Some(Idle { sender, since }) = connections.pop() {
             if sender.is_ready() && since.elapsed() < IDLE_TIMEOUT {
-                return Some(Lease { sender, reused: true, key, pool: Rc::clone(self) });
+                return Some(Lease {
+                    sender,
+                    reused: true,
+                    key,
+                    pool: Rc::clone(self),
+                });
             }
         }
         idle.remove(&key);
@@ -71,12 +84,11 @@ impl Pool {
     /// A new connection.
     pub async fn connect(
         self: &Rc<Self>,
-        address: SocketAddr,
-        mark: Option<u32>,
+        key: Origin,
         limit: Duration,
         target: Option<Arc<Target>>,
     ) -> io::Result<Lease> {
-        let stream = socket::connect(address, mark, limit).await?;
+        let stream = socket::connect(key.address, key.mark, limit).await?;
         let io = TokioIo::new(Counted::new(stream, Bytes::new(), target));
         let (sender, connection) = http1::Builder::new()
             .preserve_header_case(true)
@@ -87,16 +99,21 @@ impl Pool {
             .map_err(io::Error::other)?;
         tokio::task::spawn_local(async move {
             if let Err(error) = connection.with_upgrades().await {
-                tracing::debug!(%address, %error, "upstream connection");
+                tracing::debug!(address = %key.address, %error, "upstream connection");
             }
         });
-        Ok(Lease { sender, reused: false, key: (address, mark), pool: Rc::clone(self) })
+        Ok(Lease {
+            sender,
+            reused: false,
+            key,
+            pool: Rc::clone(self),
+        })
     }
 
     /// Closes connections that were idle for long, and those to addresses that are not kept.
-    pub fn sweep(&self, keep: impl Fn(SocketAddr) -> bool) {
-        self.idle.borrow_mut().retain(|(address, _), connections| {
-            if !keep(*address) {
+    pub fn sweep(&self, keep: impl Fn(&Origin) -> bool) {
+        self.idle.borrow_mut().retain(|origin, connections| {
+            if !keep(origin) {
                 return false;
             }
             connections.retain(|idle| idle.since.elapsed() < IDLE_TIMEOUT && !idle.sender.is_closed());
@@ -104,11 +121,14 @@ impl Pool {
         });
     }
 
-    fn put(&self, key: Key, sender: SendRequest<RequestBody>) {
+    fn put(&self, key: Origin, sender: SendRequest<RequestBody>) {
         let mut idle = self.idle.borrow_mut();
         let connections = idle.entry(key).or_default();
         if connections.len() < IDLE_MAX {
-            connections.push(Idle { sender, since: Instant::now() });
+            connections.push(Idle {
+                sender,
+                since: Instant::now(),
+            });
         }
     }
 }

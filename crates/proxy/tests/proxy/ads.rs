@@ -18,18 +18,31 @@ async fn a_service_is_served_and_follows_its_endpoints_and_routes() {
         let plane = Plane::start().await;
         let port = free_port();
         let directory = tempfile::tempdir().unwrap();
-        let proxy = Proxy::launch(&bootstrap_with(plane.address, api, ""), directory, Duration::from_secs(5));
-        eventually("it answers", async || tokio::net::TcpStream::connect(proxy.metrics).await.is_ok()).await;
+        let proxy = Proxy::launch(
+            &bootstrap_with(plane.address, api, ""),
+            directory,
+            Duration::from_secs(5),
+        );
+        eventually("it answers", async || {
+            tokio::net::TcpStream::connect(proxy.metrics).await.is_ok()
+        })
+        .await;
         assert!(!proxy.is_ready().await, "not before the first configuration");
         plane.publish(service(port, &[(a.address, "a")]));
         proxy.wait_ready().await;
         let mut client = Client::connect(local(port)).await;
         assert_eq!(client.get("svc", "/").await.text(), "a");
         plane.publish(service(port, &[(b.address, "b")]));
-        eventually("the other endpoint", async || client.get("svc", "/").await.text() == "b").await;
+        eventually("the other endpoint", async || {
+            client.get("svc", "/").await.text() == "b"
+        })
+        .await;
         // Without the service's listener nothing new is accepted; the old connection is told to end.
         plane.publish(vec![]);
-        eventually("the socket is closed", async || tokio::net::TcpStream::connect(local(port)).await.is_err()).await;
+        eventually("the socket is closed", async || {
+            tokio::net::TcpStream::connect(local(port)).await.is_err()
+        })
+        .await;
         plane.end().await;
     }
 }
@@ -53,14 +66,27 @@ async fn a_bad_resource_is_refused_alone_and_by_field() {
     resources.push(endpoints("late", &[(server.address, "a")]));
     let mut refused = listener_message("refused", local(free_port()), true, manager(named("web")));
     refused.filter_chains[0].filters.clear();
-    resources.push(Resource::new(ResourceType::Listener, "refused", refused.encode_to_vec()));
+    resources.push(Resource::new(
+        ResourceType::Listener,
+        "refused",
+        refused.encode_to_vec(),
+    ));
     plane.publish(resources);
-    eventually("the cluster is refused", async || plane.nack(ResourceType::Cluster).is_some()).await;
+    eventually("the cluster is refused", async || {
+        plane.nack(ResourceType::Cluster).is_some()
+    })
+    .await;
     let message = plane.nack(ResourceType::Cluster).unwrap();
     assert!(message.starts_with("svc: lb_policy: must be ROUND_ROBIN"), "{message}");
-    eventually("the listener is refused", async || plane.nack(ResourceType::Listener).is_some()).await;
+    eventually("the listener is refused", async || {
+        plane.nack(ResourceType::Listener).is_some()
+    })
+    .await;
     let message = plane.nack(ResourceType::Listener).unwrap();
-    assert!(message.starts_with("refused: filter_chains[0].filters: must be exactly one"), "{message}");
+    assert!(
+        message.starts_with("refused: filter_chains[0].filters: must be exactly one"),
+        "{message}"
+    );
     eventually("the good one of the same response is in force", async || {
         let page = get(proxy.metrics, "/stats/prometheus").await.text();
         page.contains("envoy_cluster_membership_total{envoy_cluster_name=\"late\"} 1\n")
@@ -90,7 +116,10 @@ async fn without_its_control_plane_a_proxy_goes_on_and_starts_again() {
     // The control plane comes back with other endpoints and without knowing this client.
     let plane = Plane::at(address, None, AllowAll).await;
     plane.publish(service(port, &[(b.address, "b")]));
-    eventually("it is heard", async || Client::connect(local(port)).await.get("svc", "/").await.text() == "b").await;
+    eventually("it is heard", async || {
+        Client::connect(local(port)).await.get("svc", "/").await.text() == "b"
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -98,7 +127,10 @@ async fn the_control_plane_is_verified_and_the_token_read_at_each_connect() {
     let server = Server::http(|_, _| ok("fine")).await;
     let name = "weir-control.weir-system.svc";
     let certificate = rcgen::generate_simple_self_signed(vec![name.to_owned()]).unwrap();
-    let tls = ServerTls { cert_pem: certificate.cert.pem(), key_pem: certificate.signing_key.serialize_pem() };
+    let tls = ServerTls {
+        cert_pem: certificate.cert.pem(),
+        key_pem: certificate.signing_key.serialize_pem(),
+    };
     let attempts = Arc::new(AtomicU64::new(0));
     let authorize = ByToken("right", Arc::clone(&attempts));
     let plane = Plane::at(([127, 0, 0, 1], 0).into(), Some(tls), authorize).await;
@@ -128,7 +160,10 @@ async fn the_control_plane_is_verified_and_the_token_read_at_each_connect() {
     write(&token, "right\n");
     proxy.wait_ready().await;
     assert_eq!(Client::connect(local(port)).await.get("svc", "/").await.text(), "fine");
-    assert!(!stranger.is_ready().await, "a certificate for another name is not accepted");
+    assert!(
+        !stranger.is_ready().await,
+        "a certificate for another name is not accepted"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -171,7 +206,10 @@ async fn two_hundred_updates_under_load_fail_no_request() {
     }
     stop.store(true, Ordering::Relaxed);
     let sent: u64 = clients.join_all().await.into_iter().sum();
-    eventually("all are recorded", async || proxy.sum("response_total", &[]).await == sent as f64).await;
+    eventually("all are recorded", async || {
+        proxy.sum("response_total", &[]).await == sent as f64
+    })
+    .await;
     assert_eq!(proxy.sum("response_total", &["success"]).await, sent as f64);
     assert!(sent > 500, "{sent} requests");
 }
@@ -185,7 +223,8 @@ async fn a_destination_has_series_at_zero_as_soon_as_it_is_configured() {
     let proxy = Proxy::start(&bootstrap(plane.address)).await;
     let has = async |pod: &str| {
         let page = get(proxy.metrics, "/metrics").await.text();
-        page.lines().any(|l| l.starts_with("request_total{") && l.contains(&format!("dst_pod=\"{pod}\"")) && l.ends_with(" 0"))
+        page.lines()
+            .any(|l| l.starts_with("request_total{") && l.contains(&format!("dst_pod=\"{pod}\"")) && l.ends_with(" 0"))
     };
     assert!(has("pod-a").await);
     plane.publish(service(port, &[(server.address, "pod-a"), (local(1), "pod-b")]));

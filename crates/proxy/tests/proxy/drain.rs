@@ -27,7 +27,10 @@ async fn a_drain_under_load_fails_no_request() {
                     let answer = client.get("svc", "/").await;
                     assert_eq!(answer.status, 200);
                     answers.fetch_add(1, Ordering::Relaxed);
-                    if answer.header("connection").is_some_and(|c| c.eq_ignore_ascii_case("close")) {
+                    if answer
+                        .header("connection")
+                        .is_some_and(|c| c.eq_ignore_ascii_case("close"))
+                    {
                         continue 'connections;
                     }
                     if ended.load(Ordering::Relaxed) {
@@ -40,7 +43,10 @@ async fn a_drain_under_load_fails_no_request() {
     eventually("load", async || answers.load(Ordering::Relaxed) > 500).await;
     proxy.shut_down();
     let before = answers.load(Ordering::Relaxed);
-    eventually("new connections are still served", async || answers.load(Ordering::Relaxed) > before + 500).await;
+    eventually("new connections are still served", async || {
+        answers.load(Ordering::Relaxed) > before + 500
+    })
+    .await;
     assert!(!proxy.has_ended());
     ended.store(true, Ordering::Relaxed);
     clients.join_all().await;
@@ -109,7 +115,10 @@ static_resources:
     assert!(!proxy.has_ended());
     proxy.end();
     let took = begin.elapsed();
-    assert!((Duration::from_secs(3)..Duration::from_secs(6)).contains(&took), "{took:?}");
+    assert!(
+        (Duration::from_secs(3)..Duration::from_secs(6)).contains(&took),
+        "{took:?}"
+    );
     assert!(echo(b"after").await.is_err());
 }
 
@@ -128,7 +137,10 @@ async fn the_administration_socket_shows_and_drains() {
     proxy.wait_ready().await;
     let ask = async |request: &str| {
         let mut stream = UnixStream::connect(&socket).await.unwrap();
-        stream.write_all(format!("{request} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").as_bytes()).await.unwrap();
+        stream
+            .write_all(format!("{request} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").as_bytes())
+            .await
+            .unwrap();
         let mut text = String::new();
         stream.read_to_string(&mut text).await.unwrap();
         text

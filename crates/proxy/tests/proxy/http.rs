@@ -19,8 +19,11 @@ async fn through(server: &Server, route: &str) -> (Proxy, Client) {
 async fn requests_and_responses_pass_with_their_headers() {
     let server = Server::http(|head, body| {
         let text = format!("{head}|{}", String::from_utf8_lossy(body));
-        format!("HTTP/1.1 203 X\r\nX-Case-Kept: Yes\r\nConnection: x-hop\r\nX-Hop: 1\r\nContent-Length: {}\r\n\r\n{text}", text.len())
-            .into_bytes()
+        format!(
+            "HTTP/1.1 203 X\r\nX-Case-Kept: Yes\r\nConnection: x-hop\r\nX-Hop: 1\r\nContent-Length: {}\r\n\r\n{text}",
+            text.len()
+        )
+        .into_bytes()
     })
     .await;
     let (_proxy, mut client) = through(&server, "").await;
@@ -34,8 +37,14 @@ async fn requests_and_responses_pass_with_their_headers() {
     assert!(!answer.head.to_lowercase().contains("x-hop"), "{}", answer.head);
     assert!(seen.starts_with("POST /a?b=c HTTP/1.1\r\n"), "{seen}");
     assert!(seen.contains("X-Mixed-Case: 1") && seen.ends_with("|hello"), "{seen}");
-    assert!(seen.contains("Host: svc\r\n") && !seen.to_lowercase().contains("x-drop"), "{seen}");
-    assert!(seen.contains("x-forwarded-proto: http\r\n") && seen.contains("x-request-id: "), "{seen}");
+    assert!(
+        seen.contains("Host: svc\r\n") && !seen.to_lowercase().contains("x-drop"),
+        "{seen}"
+    );
+    assert!(
+        seen.contains("x-forwarded-proto: http\r\n") && seen.contains("x-request-id: "),
+        "{seen}"
+    );
 }
 
 #[tokio::test]
@@ -65,7 +74,11 @@ async fn chunked_bodies_pass_both_ways() {
     .await;
     let (_proxy, mut client) = through(&server, "").await;
     for method in ["POST", "GET"] {
-        client.send(format!("{method} / HTTP/1.1\r\nHost: svc\r\nTransfer-Encoding: chunked\r\n\r\n")).await;
+        client
+            .send(format!(
+                "{method} / HTTP/1.1\r\nHost: svc\r\nTransfer-Encoding: chunked\r\n\r\n"
+            ))
+            .await;
         client.send("5\r\nhello\r\n").await;
         client.send("6\r\n world\r\n0\r\n\r\n").await;
         assert_eq!(client.answer(method).await.text(), "hello world");
@@ -93,14 +106,19 @@ async fn responses_without_a_body_leave_the_connection_usable() {
     assert_eq!(client.get("svc", "/304").await.status, 304);
     assert_eq!(client.get("svc", "/").await.text(), "body");
     assert_eq!(server.connections.load(Ordering::Relaxed), 1);
-    eventually("all are recorded", async || proxy.sum("response_total", &["success"]).await == 4.0).await;
+    eventually("all are recorded", async || {
+        proxy.sum("response_total", &["success"]).await == 4.0
+    })
+    .await;
 }
 
 #[tokio::test]
 async fn a_client_that_waits_for_100_is_told_to_go_on() {
     let server = Server::http(|_, body| ok(&String::from_utf8_lossy(body))).await;
     let (_proxy, mut client) = through(&server, "").await;
-    client.send("POST / HTTP/1.1\r\nHost: svc\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\n").await;
+    client
+        .send("POST / HTTP/1.1\r\nHost: svc\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\n")
+        .await;
     assert_eq!(client.answer("POST").await.status, 100);
     client.send("abc").await;
     assert_eq!(client.answer("POST").await.text(), "abc");
@@ -110,9 +128,14 @@ async fn a_client_that_waits_for_100_is_told_to_go_on() {
 async fn old_clients_and_absolute_targets_are_served() {
     let server = Server::http(|head, _| ok(head)).await;
     let (_proxy, mut client) = through(&server, "").await;
-    client.send("GET http://svc/abs?x HTTP/1.1\r\nHost: elsewhere\r\n\r\n").await;
+    client
+        .send("GET http://svc/abs?x HTTP/1.1\r\nHost: elsewhere\r\n\r\n")
+        .await;
     let seen = client.answer("GET").await.text();
-    assert!(seen.starts_with("GET /abs?x HTTP/1.1\r\n") && seen.contains(": svc\r\n"), "{seen}");
+    assert!(
+        seen.starts_with("GET /abs?x HTTP/1.1\r\n") && seen.contains(": svc\r\n"),
+        "{seen}"
+    );
     assert!(!seen.contains("elsewhere"));
     client.send("GET / HTTP/1.0\r\n\r\n").await;
     let answer = client.answer("GET").await;
@@ -140,7 +163,12 @@ async fn malformed_requests_are_refused() {
         assert_eq!(answer.map(|a| a.status), Some(400), "{bad:?}");
     }
     let mut client = Client::connect(local(port)).await;
-    client.send(format!("GET / HTTP/1.1\r\nHost: svc\r\nX: {}\r\n\r\n", "a".repeat(200_000))).await;
+    client
+        .send(format!(
+            "GET / HTTP/1.1\r\nHost: svc\r\nX: {}\r\n\r\n",
+            "a".repeat(200_000)
+        ))
+        .await;
     assert_eq!(client.try_answer("GET").await.map(|a| a.status), Some(431));
     assert_eq!(server.connections.load(Ordering::Relaxed), 0);
 }
@@ -151,7 +179,12 @@ async fn a_direct_response_is_blocked_here() {
     let (proxy, mut client) = through(&server, "").await;
     let answer = client.get("svc", "/refused").await;
     assert_eq!((answer.status, answer.text().as_str()), (404, "blocked here\n"));
-    assert_eq!(proxy.sum("response_total", &["origin=\"proxy\"", "status_code=\"404\""]).await, 1.0);
+    assert_eq!(
+        proxy
+            .sum("response_total", &["origin=\"proxy\"", "status_code=\"404\""])
+            .await,
+        1.0
+    );
 }
 
 #[tokio::test]
@@ -162,28 +195,41 @@ async fn large_bodies_stream_both_ways_and_push_back() {
         let mut stream = BufReader::new(stream);
         let mut head = String::new();
         while !head.ends_with("\r\n\r\n") {
-            tokio::io::AsyncBufReadExt::read_line(&mut stream, &mut head).await.unwrap();
+            tokio::io::AsyncBufReadExt::read_line(&mut stream, &mut head)
+                .await
+                .unwrap();
         }
         let mut sink = vec![0; 1 << 20];
         let mut read = 0;
         while read < SIZE {
             read += stream.read(&mut sink).await.unwrap();
         }
-        stream.get_mut().write_all(format!("HTTP/1.1 200 X\r\nContent-Length: {SIZE}\r\n\r\n").as_bytes()).await.unwrap();
+        stream
+            .get_mut()
+            .write_all(format!("HTTP/1.1 200 X\r\nContent-Length: {SIZE}\r\n\r\n").as_bytes())
+            .await
+            .unwrap();
         for _ in 0..SIZE / sink.len() {
             stream.get_mut().write_all(&sink).await.unwrap();
         }
     })
     .await;
     let (proxy, mut client) = through(&server, "").await;
-    client.send(format!("POST / HTTP/1.1\r\nHost: svc\r\nContent-Length: {SIZE}\r\n\r\n")).await;
+    client
+        .send(format!(
+            "POST / HTTP/1.1\r\nHost: svc\r\nContent-Length: {SIZE}\r\n\r\n"
+        ))
+        .await;
     let block = vec![b'x'; 1 << 20];
     for _ in 0..SIZE / block.len() {
         client.send(&block).await;
     }
     let answer = client.answer("POST").await;
     assert_eq!(answer.body.len(), SIZE);
-    eventually("recorded", async || proxy.sum("response_total", &["success"]).await == 1.0).await;
+    eventually("recorded", async || {
+        proxy.sum("response_total", &["success"]).await == 1.0
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -194,10 +240,15 @@ async fn another_endpoint_is_tried_when_there_is_no_connection() {
     let proxy = Proxy::start(&http_bootstrap(port, &[(dead, 1), (server.address, 1)], RETRY)).await;
     let mut client = Client::connect(local(port)).await;
     for _ in 0..20 {
-        client.send("POST / HTTP/1.1\r\nHost: svc\r\nContent-Length: 2\r\n\r\nab").await;
+        client
+            .send("POST / HTTP/1.1\r\nHost: svc\r\nContent-Length: 2\r\n\r\nab")
+            .await;
         assert_eq!(client.answer("POST").await.status, 200);
     }
-    eventually("all recorded", async || proxy.sum("response_total", &["success"]).await == 20.0).await;
+    eventually("all recorded", async || {
+        proxy.sum("response_total", &["success"]).await == 20.0
+    })
+    .await;
     assert_eq!(proxy.sum("request_total", &[]).await, 20.0);
     let retries = proxy.sum("retry_total", &[]).await;
     assert!((5.0..=20.0).contains(&retries), "{retries} retries");
@@ -218,7 +269,12 @@ async fn without_any_endpoint_the_proxy_says_so() {
     let proxy = Proxy::start(&http_bootstrap(port, &[(dead, 1)], RETRY)).await;
     let mut client = Client::connect(local(port)).await;
     assert_eq!(client.get("svc", "/").await.status, 503);
-    assert_eq!(proxy.sum("response_total", &["svc-0", "status_code=\"503\"", "failure"]).await, 1.0);
+    assert_eq!(
+        proxy
+            .sum("response_total", &["svc-0", "status_code=\"503\"", "failure"])
+            .await,
+        1.0
+    );
     assert_eq!(proxy.sum("response_total", &["origin=\"proxy\""]).await, 0.0);
     assert_eq!(proxy.sum("attempt_total", &["svc-0"]).await, 3.0);
 }
@@ -250,13 +306,18 @@ async fn a_kept_connection_that_was_closed_costs_nobody_a_request() {
     let (server, requests) = forgetful(Duration::ZERO).await;
     let (proxy, mut client) = through(&server, "").await;
     for _ in 0..200 {
-        client.send("POST / HTTP/1.1\r\nHost: svc\r\nContent-Length: 2\r\n\r\nab").await;
+        client
+            .send("POST / HTTP/1.1\r\nHost: svc\r\nContent-Length: 2\r\n\r\nab")
+            .await;
         assert_eq!(client.answer("POST").await.status, 200);
         // Lets the end of the connection arrive: a POST that was written is never sent twice.
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
     assert_eq!(requests.load(Ordering::Relaxed), 200);
-    eventually("all recorded", async || proxy.sum("response_total", &["success"]).await == 200.0).await;
+    eventually("all recorded", async || {
+        proxy.sum("response_total", &["success"]).await == 200.0
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -267,9 +328,15 @@ async fn a_request_that_may_be_repeated_survives_a_kept_connection_that_breaks_u
         assert_eq!(client.get("svc", "/").await.status, 200);
     }
     assert_eq!(requests.load(Ordering::Relaxed), 50);
-    assert_eq!(proxy.sum("attempt_total", &[]).await, 50.0, "these are not tries of their own");
+    assert_eq!(
+        proxy.sum("attempt_total", &[]).await,
+        50.0,
+        "these are not tries of their own"
+    );
     // One that may not: the server has read it, so it must not be sent again.
-    client.send("POST / HTTP/1.1\r\nHost: svc\r\nContent-Length: 2\r\n\r\nab").await;
+    client
+        .send("POST / HTTP/1.1\r\nHost: svc\r\nContent-Length: 2\r\n\r\nab")
+        .await;
     assert_eq!(client.answer("POST").await.status, 503);
     assert_eq!(requests.load(Ordering::Relaxed), 50);
 }
@@ -300,7 +367,10 @@ async fn a_route_timeout_ends_a_slow_request() {
     let proxy = Proxy::start(&bootstrap).await;
     let mut client = Client::connect(local(port)).await;
     let answer = client.get("svc", "/").await;
-    assert_eq!((answer.status, answer.text().as_str()), (504, "upstream request timeout"));
+    assert_eq!(
+        (answer.status, answer.text().as_str()),
+        (504, "upstream request timeout")
+    );
     assert_eq!(proxy.sum("response_total", &["svc-0", "504", "failure"]).await, 1.0);
 }
 
@@ -318,7 +388,10 @@ async fn server_errors_are_tried_again_where_the_route_says_so() {
         assert_eq!(client.get("svc", "/").await.text(), "third");
     }
     assert_eq!(hits.load(Ordering::Relaxed), 15);
-    eventually("all recorded", async || proxy.sum("response_total", &["success"]).await == 5.0).await;
+    eventually("all recorded", async || {
+        proxy.sum("response_total", &["success"]).await == 5.0
+    })
+    .await;
     assert_eq!(proxy.sum("response_total", &["failure"]).await, 0.0);
     assert_eq!(proxy.sum("retry_total", &[]).await, 10.0);
 }
@@ -350,5 +423,8 @@ async fn websockets_pass() {
         assert_eq!(&echo, frame.as_bytes());
     }
     drop(client);
-    eventually("recorded", async || proxy.sum("response_total", &["status_code=\"101\""]).await == 1.0).await;
+    eventually("recorded", async || {
+        proxy.sum("response_total", &["status_code=\"101\""]).await == 1.0
+    })
+    .await;
 }

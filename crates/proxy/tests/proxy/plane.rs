@@ -66,7 +66,13 @@ impl Plane {
                 }
             }
         });
-        Self { address, cache, stop, task, current }
+        Self {
+            address,
+            cache,
+            stop,
+            task,
+            current,
+        }
     }
 
     pub async fn end(self) {
@@ -82,7 +88,12 @@ impl Plane {
     /// What the proxy refused last, of one type.
     pub fn nack(&self, ty: ResourceType) -> Option<String> {
         let status = self.cache.status().into_iter().find(|s| s.node.id == NODE)?;
-        status.types.get(&ty)?.last_nack.as_ref().map(|nack| nack.message.clone())
+        status
+            .types
+            .get(&ty)?
+            .last_nack
+            .as_ref()
+            .map(|nack| nack.message.clone())
     }
 }
 
@@ -103,8 +114,11 @@ impl Authorize for ByToken {
 pub fn snapshot(resources: Vec<Arc<Resource>>) -> Snapshot {
     let mut snapshot = Snapshot::new();
     for ty in ResourceType::ALL {
-        let of_type: Resources =
-            resources.iter().filter(|r| r.ty == ty).map(|r| (r.name.clone(), Arc::clone(r))).collect();
+        let of_type: Resources = resources
+            .iter()
+            .filter(|r| r.ty == ty)
+            .map(|r| (r.name.clone(), Arc::clone(r)))
+            .collect();
         snapshot = snapshot.with(ty, Arc::new(of_type));
     }
     snapshot
@@ -143,7 +157,10 @@ fn address(to: SocketAddr) -> core::Address {
 }
 
 pub fn any<T: prost::Name>(message: &T) -> Any {
-    Any { type_url: T::type_url(), value: message.encode_to_vec() }
+    Any {
+        type_url: T::type_url(),
+        value: message.encode_to_vec(),
+    }
 }
 
 pub fn cluster_message(name: &str) -> cluster::Cluster {
@@ -190,7 +207,9 @@ pub fn original_dst(name: &str, mark: i64) -> Arc<Resource> {
 }
 
 pub fn endpoints(name: &str, endpoints: &[(SocketAddr, &str)]) -> Arc<Resource> {
-    let text = |text: &str| Value { kind: Some(Kind::StringValue(text.into())) };
+    let text = |text: &str| Value {
+        kind: Some(Kind::StringValue(text.into())),
+    };
     let one = |(to, pod): &(SocketAddr, &str)| endpoint::LbEndpoint {
         host_identifier: Some(endpoint::lb_endpoint::HostIdentifier::Endpoint(endpoint::Endpoint {
             address: Some(address(*to)),
@@ -200,7 +219,9 @@ pub fn endpoints(name: &str, endpoints: &[(SocketAddr, &str)]) -> Arc<Resource> 
         metadata: Some(core::Metadata {
             filter_metadata: [(
                 "weir".to_owned(),
-                Struct { fields: [("pod".to_owned(), text(pod)), ("namespace".to_owned(), text("default"))].into() },
+                Struct {
+                    fields: [("pod".to_owned(), text(pod)), ("namespace".to_owned(), text("default"))].into(),
+                },
             )]
             .into(),
             ..Default::default()
@@ -248,7 +269,10 @@ fn virtual_host(name: &str, domains: &[&str], cluster: &str) -> route::VirtualHo
 pub fn table(name: &str, domains: &[&str], cluster: &str) -> route::RouteConfiguration {
     route::RouteConfiguration {
         name: name.into(),
-        virtual_hosts: vec![virtual_host("service", domains, cluster), virtual_host("other", &["*"], cluster)],
+        virtual_hosts: vec![
+            virtual_host("service", domains, cluster),
+            virtual_host("other", &["*"], cluster),
+        ],
         ..Default::default()
     }
 }
@@ -290,7 +314,10 @@ pub fn listener_message(name: &str, at: SocketAddr, bind: bool, filter: listener
         address: Some(address(at)),
         bind_to_port: Some(BoolValue { value: bind }),
         traffic_direction: core::TrafficDirection::Outbound.into(),
-        filter_chains: vec![listener::FilterChain { filters: vec![filter], ..Default::default() }],
+        filter_chains: vec![listener::FilterChain {
+            filters: vec![filter],
+            ..Default::default()
+        }],
         ..Default::default()
     }
 }
@@ -303,5 +330,10 @@ pub fn web(name: &str, port: u16) -> Arc<Resource> {
 
 /// Everything for one service on one port.
 pub fn service(port: u16, to: &[(SocketAddr, &str)]) -> Vec<Arc<Resource>> {
-    vec![cluster("svc"), endpoints("svc", to), web("web", port), routes("web", &["svc"], "svc")]
+    vec![
+        cluster("svc"),
+        endpoints("svc", to),
+        web("web", port),
+        routes("web", &["svc"], "svc"),
+    ]
 }

@@ -41,10 +41,18 @@ fn in_namespace(test: impl AsyncFnOnce() + Send + 'static) {
     let thread = std::thread::spawn(move || {
         nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
         run("ip link set lo up && ip addr add 10.9.0.1/32 dev lo && ip addr add 10.8.0.1/32 dev lo");
-        let mut nft = Command::new("nft").args(["-f", "-"]).stdin(std::process::Stdio::piped()).spawn().unwrap();
+        let mut nft = Command::new("nft")
+            .args(["-f", "-"])
+            .stdin(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
         std::io::Write::write_all(&mut nft.stdin.take().unwrap(), RULES.as_bytes()).unwrap();
         assert!(nft.wait().unwrap().success());
-        tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(test());
+        tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap()
+            .block_on(test());
     });
     if let Err(panic) = thread.join() {
         std::panic::resume_unwind(panic);
@@ -57,13 +65,18 @@ fn tcp(cluster: &str) -> listener::Filter {
         cluster_specifier: Some(tcp_proxy::tcp_proxy::ClusterSpecifier::Cluster(cluster.into())),
         ..Default::default()
     };
-    listener::Filter { name: "tcp".into(), config_type: Some(listener::filter::ConfigType::TypedConfig(any(&proxy))) }
+    listener::Filter {
+        name: "tcp".into(),
+        config_type: Some(listener::filter::ConfigType::TypedConfig(any(&proxy))),
+    }
 }
 
 fn original_dst_filter() -> listener::ListenerFilter {
     listener::ListenerFilter {
         name: "original_dst".into(),
-        config_type: Some(listener::listener_filter::ConfigType::TypedConfig(any(&OriginalDst::default()))),
+        config_type: Some(listener::listener_filter::ConfigType::TypedConfig(any(
+            &OriginalDst::default(),
+        ))),
         ..Default::default()
     }
 }
@@ -98,7 +111,12 @@ fn redirected_connections_reach_what_their_destination_is_configured_for() {
         let mut outbound = listener_message("outbound", any4(15001), true, tcp("blocked"));
         outbound.use_original_dst = Some(BoolValue { value: true });
         outbound.listener_filters = vec![original_dst_filter()];
-        let service = listener_message("10.9.0.1_80.outbound", "10.9.0.1:80".parse().unwrap(), false, manager(named("svc")));
+        let service = listener_message(
+            "10.9.0.1_80.outbound",
+            "10.9.0.1:80".parse().unwrap(),
+            false,
+            manager(named("svc")),
+        );
         let free = listener_message("10.9.0.1_6000.outbound", direct.address, false, tcp("direct"));
         let inline = RouteSpecifier::RouteConfig(table("inbound_8080", &["app"], "inbound"));
         let mut inbound = listener_message("inbound", any4(15006), true, manager(inline));
@@ -108,9 +126,15 @@ fn redirected_connections_reach_what_their_destination_is_configured_for() {
             destination_port: Some(UInt32Value { value: 8080 }),
             ..Default::default()
         });
-        inbound.default_filter_chain =
-            Some(listener::FilterChain { filters: vec![tcp("inbound")], ..Default::default() });
-        let client = Peer { namespace: "default".into(), pod: "caller".into(), ..Default::default() };
+        inbound.default_filter_chain = Some(listener::FilterChain {
+            filters: vec![tcp("inbound")],
+            ..Default::default()
+        });
+        let client = Peer {
+            namespace: "default".into(),
+            pod: "caller".into(),
+            ..Default::default()
+        };
         let plane = Plane::start().await;
         plane.publish(vec![
             cluster("svc"),
@@ -137,20 +161,33 @@ fn redirected_connections_reach_what_their_destination_is_configured_for() {
             stream.read_to_string(&mut text).await.map(|_| text)
         };
         assert_eq!(hear("10.9.0.1:6000").await.unwrap(), "direct");
-        assert_eq!(hear("10.9.0.1:7000").await.unwrap_err().kind(), std::io::ErrorKind::ConnectionReset);
+        assert_eq!(
+            hear("10.9.0.1:7000").await.unwrap_err().kind(),
+            std::io::ErrorKind::ConnectionReset
+        );
         assert_eq!(hear("10.8.0.1:5432").await.unwrap(), "the database");
         assert_eq!(database.connections.load(std::sync::atomic::Ordering::Relaxed), 1);
 
-        // The source of these is 10.8.0.1 as well; who that is, the control plane tells after the first request.
+        // Who the caller is, the control plane tells before the first request is recorded.
         let mut client = Client::connect(app.address).await;
-        eventually("the caller is known", async || {
-            assert_eq!(client.get("app", "/").await.text(), "the app");
-            proxy.sum("response_total", &["inbound", "src_pod=\"caller\""]).await > 0.0
-        })
-        .await;
+        assert_eq!(client.get("app", "/").await.text(), "the app");
+        let caller = ["inbound", "authority=\"app\"", "src_pod=\"caller\""];
+        eventually("recorded", async || proxy.sum("response_total", &caller).await == 1.0).await;
         let page = get(proxy.metrics, "/metrics").await.text();
-        assert_eq!(sum(&page, "response_total", &["outbound", "authority=\"svc\"", "dst_pod=\"pod-a\""]), 1.0);
-        assert!(sum(&page, "response_total", &["inbound", "authority=\"app\""]) >= 1.0);
-        assert_eq!(sum(&page, "tcp_close_total", &["outbound", "failure"]), 1.0, "the blocked one");
+        assert_eq!(
+            sum(
+                &page,
+                "response_total",
+                &["outbound", "authority=\"svc\"", "dst_pod=\"pod-a\""]
+            ),
+            1.0
+        );
+        assert_eq!(sum(&page, "response_total", &["inbound"]), 1.0);
+        assert_eq!(sum(&page, "tcp_open_total", &["inbound", "src_pod=\"caller\""]), 2.0);
+        assert_eq!(
+            sum(&page, "tcp_close_total", &["outbound", "failure"]),
+            1.0,
+            "the blocked one"
+        );
     });
 }

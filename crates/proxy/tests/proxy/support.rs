@@ -51,10 +51,18 @@ impl Proxy {
         let shutdown = CancellationToken::new();
         let token = shutdown.clone();
         let thread = std::thread::spawn(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .unwrap();
             runtime.block_on(weir_proxy::run(config, token))
         });
-        Self { metrics, directory, shutdown, thread: Some(thread) }
+        Self {
+            metrics,
+            directory,
+            shutdown,
+            thread: Some(thread),
+        }
     }
 
     pub async fn wait_ready(&self) {
@@ -81,8 +89,7 @@ impl Proxy {
     pub fn end(mut self) -> tempfile::TempDir {
         self.shutdown.cancel();
         self.thread.take().unwrap().join().unwrap().unwrap();
-        let directory = std::mem::replace(&mut self.directory, tempfile::tempdir().unwrap());
-        directory
+        std::mem::replace(&mut self.directory, tempfile::tempdir().unwrap())
     }
 
     /// The value of a series whose labels contain all of `labels`, summed.
@@ -144,9 +151,14 @@ pub struct Client {
 
 impl Client {
     pub async fn connect(address: SocketAddr) -> Self {
-        let stream = tokio::time::timeout(PATIENCE, TcpStream::connect(address)).await.unwrap().unwrap();
+        let stream = tokio::time::timeout(PATIENCE, TcpStream::connect(address))
+            .await
+            .unwrap()
+            .unwrap();
         stream.set_nodelay(true).unwrap();
-        Self { stream: BufReader::new(stream) }
+        Self {
+            stream: BufReader::new(stream),
+        }
     }
 
     pub async fn send(&mut self, bytes: impl AsRef<[u8]>) {
@@ -165,7 +177,9 @@ impl Client {
 
     /// Reads a response; `None` when the connection ends before one.
     pub async fn try_answer(&mut self, method: &str) -> Option<Answer> {
-        tokio::time::timeout(PATIENCE, self.read(method)).await.expect("a response in time")
+        tokio::time::timeout(PATIENCE, self.read(method))
+            .await
+            .expect("a response in time")
     }
 
     async fn read(&mut self, method: &str) -> Option<Answer> {
@@ -180,11 +194,18 @@ impl Client {
             }
         }
         let status: u16 = head.split(' ').nth(1)?.parse().ok()?;
-        let mut answer = Answer { status, head, body: Vec::new() };
+        let mut answer = Answer {
+            status,
+            head,
+            body: Vec::new(),
+        };
         if method == "HEAD" || status == 204 || status == 304 || status / 100 == 1 {
             return Some(answer);
         }
-        if answer.header("transfer-encoding").is_some_and(|v| v.contains("chunked")) {
+        if answer
+            .header("transfer-encoding")
+            .is_some_and(|v| v.contains("chunked"))
+        {
             loop {
                 let mut line = String::new();
                 self.stream.read_line(&mut line).await.ok()?;
@@ -212,7 +233,9 @@ impl Client {
     /// Whether the other side has closed.
     pub async fn is_closed(&mut self) -> bool {
         let mut byte = [0; 1];
-        let read = tokio::time::timeout(PATIENCE, self.stream.read(&mut byte)).await.expect("an end in time");
+        let read = tokio::time::timeout(PATIENCE, self.stream.read(&mut byte))
+            .await
+            .expect("an end in time");
         matches!(read, Ok(0) | Err(_))
     }
 }
@@ -255,7 +278,11 @@ impl Server {
                 tokio::spawn(serve(stream));
             }
         });
-        Self { address, connections, task }
+        Self {
+            address,
+            connections,
+            task,
+        }
     }
 
     /// A server that answers requests on kept connections; `answer` makes the whole response from the head.

@@ -37,7 +37,10 @@ async fn halves_are_closed_one_by_one_and_bytes_are_counted() {
     let server = Server::start(|mut stream| async move {
         let mut all = Vec::new();
         stream.read_to_end(&mut all).await.unwrap();
-        stream.write_all(format!("{} bytes", all.len()).as_bytes()).await.unwrap();
+        stream
+            .write_all(format!("{} bytes", all.len()).as_bytes())
+            .await
+            .unwrap();
     })
     .await;
     let port = free_port();
@@ -49,7 +52,10 @@ async fn halves_are_closed_one_by_one_and_bytes_are_counted() {
     let mut answer = String::new();
     stream.read_to_string(&mut answer).await.unwrap();
     assert_eq!(answer, "3000000 bytes");
-    eventually("closed", async || proxy.sum("tcp_close_total", &["svc-0", "success"]).await == 1.0).await;
+    eventually("closed", async || {
+        proxy.sum("tcp_close_total", &["svc-0", "success"]).await == 1.0
+    })
+    .await;
     assert_eq!(proxy.sum("tcp_open_total", &["svc-0"]).await, 1.0);
     assert_eq!(proxy.sum("tcp_open_connections", &["svc-0"]).await, 0.0);
     assert_eq!(proxy.sum("tcp_write_bytes_total", &["svc-0"]).await, 3_000_000.0);
@@ -62,7 +68,12 @@ async fn a_server_that_speaks_first_is_heard() {
     let port = free_port();
     let _proxy = Proxy::start(&tcp_bootstrap(port, &[(server.address, 1)])).await;
     let mut text = String::new();
-    TcpStream::connect(local(port)).await.unwrap().read_to_string(&mut text).await.unwrap();
+    TcpStream::connect(local(port))
+        .await
+        .unwrap()
+        .read_to_string(&mut text)
+        .await
+        .unwrap();
     assert_eq!(text, "220 hello\r\n");
 }
 
@@ -74,7 +85,12 @@ async fn a_connection_goes_to_an_endpoint_that_is_there() {
     let _proxy = Proxy::start(&tcp_bootstrap(port, &[(dead, 3), (server.address, 1)])).await;
     for _ in 0..8 {
         let mut text = String::new();
-        TcpStream::connect(local(port)).await.unwrap().read_to_string(&mut text).await.unwrap();
+        TcpStream::connect(local(port))
+            .await
+            .unwrap()
+            .read_to_string(&mut text)
+            .await
+            .unwrap();
         assert_eq!(text, "here");
     }
 }
@@ -134,7 +150,10 @@ async fn blocked_http_is_told_and_anything_else_is_reset() {
     assert_eq!((answer.status, answer.text().as_str()), (404, "blocked"));
     assert_eq!(client.get("other", "/").await.status, 404, "the connection is kept");
     eventually("recorded", async || {
-        proxy.sum("response_total", &["authority=\"other\"", "origin=\"proxy\"", "404"]).await == 2.0
+        proxy
+            .sum("response_total", &["authority=\"other\"", "origin=\"proxy\"", "404"])
+            .await
+            == 2.0
     })
     .await;
 

@@ -78,14 +78,32 @@ staticResources:
 fn errors_name_the_field() {
     for (what, with, expected) in [
         ("\"node\"", "\"nodes\"", "unknown field `nodes`"),
-        ("DELTA_GRPC", "REST", "dynamic_resources.ads_config.api_type: \"REST\" must be DELTA_GRPC or GRPC"),
-        ("10.96.1.2:18000", "10.96.1.2", "google_grpc.target_uri: \"10.96.1.2\" must be host:port"),
-        ("grpc.ssl_target_name_override", "grpc.odd", "google_grpc.channel_args: \"grpc.odd\""),
-        ("{\"filename\": \"/run/weir/ca.crt\"}", "{\"inline_string\": \"x\"}", "unknown field `inline_string`"),
+        (
+            "DELTA_GRPC",
+            "REST",
+            "dynamic_resources.ads_config.api_type: \"REST\" must be DELTA_GRPC or GRPC",
+        ),
+        (
+            "10.96.1.2:18000",
+            "10.96.1.2",
+            "google_grpc.target_uri: \"10.96.1.2\" must be host:port",
+        ),
+        (
+            "grpc.ssl_target_name_override",
+            "grpc.odd",
+            "google_grpc.channel_args: \"grpc.odd\"",
+        ),
+        (
+            "{\"filename\": \"/run/weir/ca.crt\"}",
+            "{\"inline_string\": \"x\"}",
+            "unknown field `inline_string`",
+        ),
         ("\"pipe\"", "\"tube\"", "admin.address: unknown field `tube`"),
     ] {
         assert!(AGENT.contains(what));
-        let error = Bootstrap::parse(&AGENT.replacen(what, with, 1)).unwrap_err().to_string();
+        let error = Bootstrap::parse(&AGENT.replacen(what, with, 1))
+            .unwrap_err()
+            .to_string();
         assert!(error.contains(expected), "{error}");
     }
 }

@@ -52,7 +52,11 @@ pub fn cluster(body: &[u8]) -> Decoded<ClusterSpec> {
         DiscoveryType::Eds => {
             let config = rest.eds_cluster_config.take().unwrap_or_default();
             let service = config.service_name;
-            EndpointSource::Assignment(if service.is_empty() { Arc::clone(&name) } else { service.into() })
+            EndpointSource::Assignment(if service.is_empty() {
+                Arc::clone(&name)
+            } else {
+                service.into()
+            })
         }
         DiscoveryType::OriginalDst => {
             rest.cleanup_interval = None;
@@ -65,10 +69,18 @@ pub fn cluster(body: &[u8]) -> Decoded<ClusterSpec> {
         _ => matches!(policy, Ok(LbPolicy::RoundRobin)),
     };
     if !fits {
-        return reject("lb_policy", "must be ROUND_ROBIN, or CLUSTER_PROVIDED where the type is ORIGINAL_DST");
+        return reject(
+            "lb_policy",
+            "must be ROUND_ROBIN, or CLUSTER_PROVIDED where the type is ORIGINAL_DST",
+        );
     }
     let connect_timeout = optional_duration("connect_timeout", &rest.connect_timeout.take())?;
-    let mark = rest.upstream_bind_config.take().map(mark).transpose().within("upstream_bind_config")?;
+    let mark = rest
+        .upstream_bind_config
+        .take()
+        .map(mark)
+        .transpose()
+        .within("upstream_bind_config")?;
     http_options(&mut rest)?;
     circuit_breakers(&mut rest).within("circuit_breakers")?;
     tuning(&mut rest);
@@ -101,7 +113,10 @@ fn mark(mut rest: BindConfig) -> Decoded<Option<u32>> {
     if let Some(source) = rest.source_address.take() {
         let any = matches!(source.address.as_str(), "" | "0.0.0.0" | "::");
         if !any {
-            return reject("source_address", "is not supported by this proxy; leave it unset or 0.0.0.0");
+            return reject(
+                "source_address",
+                "is not supported by this proxy; leave it unset or 0.0.0.0",
+            );
         }
     }
     let mut mark = None;
@@ -115,7 +130,10 @@ fn mark(mut rest: BindConfig) -> Decoded<Option<u32>> {
 fn socket_mark(option: &SocketOption) -> Decoded<u32> {
     if (option.level, option.name) != (SOL_SOCKET, SO_MARK) {
         let (level, name) = (option.level, option.name);
-        return reject("name", format!("level {level} name {name} is unknown; known is SO_MARK (level 1 name 36)"));
+        return reject(
+            "name",
+            format!("level {level} name {name} is unknown; known is SO_MARK (level 1 name 36)"),
+        );
     }
     match option.value {
         Some(Value::IntValue(value)) => {
@@ -148,7 +166,10 @@ fn http_1(mut rest: upstreams::HttpProtocolOptions) -> Decoded<()> {
             Some(_) => return reject("explicit_http_config", "must be http_protocol_options"),
         },
         Some(UpstreamProtocolOptions::AutoConfig(_)) => {
-            return reject("auto_config", "is not supported by this proxy; use explicit_http_config");
+            return reject(
+                "auto_config",
+                "is not supported by this proxy; use explicit_http_config",
+            );
         }
     }
     if let Some(mut common) = rest.common_http_protocol_options.take() {
@@ -160,7 +181,9 @@ fn http_1(mut rest: upstreams::HttpProtocolOptions) -> Decoded<()> {
 
 /// There are no limits here, so only thresholds that mean "no limit" are accepted.
 fn circuit_breakers(rest: &mut pb::Cluster) -> Decoded<()> {
-    let Some(mut breakers) = rest.circuit_breakers.take() else { return Ok(()) };
+    let Some(mut breakers) = rest.circuit_breakers.take() else {
+        return Ok(());
+    };
     for (i, mut threshold) in take(&mut breakers.thresholds).into_iter().enumerate() {
         let field = format!("thresholds[{i}]");
         for value in [

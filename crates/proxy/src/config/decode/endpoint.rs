@@ -27,9 +27,16 @@ pub(super) fn endpoints(assignment: pb::ClusterLoadAssignment) -> Decoded<Vec<En
     let mut found = Vec::new();
     each(assignment, |(host, port), weight, peer| {
         let Ok(ip) = host.parse() else {
-            return reject("endpoint.address.socket_address.address", format!("{host:?} is no IP address"));
+            return reject(
+                "endpoint.address.socket_address.address",
+                format!("{host:?} is no IP address"),
+            );
         };
-        found.push(Endpoint { address: SocketAddr::new(ip, port), weight, peer });
+        found.push(Endpoint {
+            address: SocketAddr::new(ip, port),
+            weight,
+            peer,
+        });
         Ok(())
     })?;
     Ok(found)
@@ -39,7 +46,12 @@ pub(super) fn endpoints(assignment: pb::ClusterLoadAssignment) -> Decoded<Vec<En
 pub(super) fn dns_endpoints(assignment: pb::ClusterLoadAssignment) -> Decoded<Vec<DnsEndpoint>> {
     let mut found = Vec::new();
     each(assignment, |(host, port), weight, peer| {
-        found.push(DnsEndpoint { host, port, weight, peer });
+        found.push(DnsEndpoint {
+            host,
+            port,
+            weight,
+            peer,
+        });
         Ok(())
     })?;
     Ok(found)
@@ -47,7 +59,10 @@ pub(super) fn dns_endpoints(assignment: pb::ClusterLoadAssignment) -> Decoded<Ve
 
 type Visit<'a> = dyn FnMut((String, u16), u32, Arc<Peer>) -> Decoded<()> + 'a;
 
-fn each(mut rest: pb::ClusterLoadAssignment, mut visit: impl FnMut((String, u16), u32, Arc<Peer>) -> Decoded<()>) -> Decoded<()> {
+fn each(
+    mut rest: pb::ClusterLoadAssignment,
+    mut visit: impl FnMut((String, u16), u32, Arc<Peer>) -> Decoded<()>,
+) -> Decoded<()> {
     rest.cluster_name.clear();
     for (i, mut locality) in take(&mut rest.endpoints).into_iter().enumerate() {
         let field = format!("endpoints[{i}]");
@@ -67,7 +82,10 @@ fn one(mut rest: pb::LbEndpoint, visit: &mut Visit<'_>) -> Decoded<()> {
     let health = HealthStatus::try_from(take(&mut rest.health_status)).unwrap_or(HealthStatus::Unknown);
     let weight = rest.load_balancing_weight.take().map_or(1, |w| w.value);
     if weight == 0 {
-        return reject("load_balancing_weight", "must be at least 1; leave an endpoint without share out");
+        return reject(
+            "load_balancing_weight",
+            "must be at least 1; leave an endpoint without share out",
+        );
     }
     let peer = Arc::new(peer(rest.metadata.take()));
     let mut endpoint = match rest.host_identifier.take() {
@@ -86,7 +104,9 @@ fn one(mut rest: pb::LbEndpoint, visit: &mut Visit<'_>) -> Decoded<()> {
 
 fn peer(metadata: Option<Metadata>) -> Peer {
     let mut peer = Peer::default();
-    let Some(mut fields) = metadata.and_then(|mut m| m.filter_metadata.remove(PEER_KEY)) else { return peer };
+    let Some(mut fields) = metadata.and_then(|mut m| m.filter_metadata.remove(PEER_KEY)) else {
+        return peer;
+    };
     let mut text = |key: &str| match fields.fields.remove(key).and_then(|v| v.kind) {
         Some(Kind::StringValue(text)) => text,
         _ => String::new(),

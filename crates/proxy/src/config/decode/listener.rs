@@ -52,8 +52,12 @@ pub fn listener(body: &[u8]) -> Decoded<Listener> {
     for (i, filter_chain) in take(&mut rest.filter_chains).into_iter().enumerate() {
         chains.push(chain(filter_chain).within(format_args!("filter_chains[{i}]"))?);
     }
-    let default_chain =
-        rest.default_filter_chain.take().map(chain).transpose().within("default_filter_chain")?;
+    let default_chain = rest
+        .default_filter_chain
+        .take()
+        .map(chain)
+        .transpose()
+        .within("default_filter_chain")?;
     tuning(&mut rest);
     nothing_left(&rest)?;
     Ok(Listener {
@@ -93,7 +97,12 @@ enum ListenerFilter {
 }
 
 fn listener_filter(mut filter: pb::ListenerFilter) -> Decoded<ListenerFilter> {
-    let disabled = filter.filter_disabled.take().map(ports).transpose().within("filter_disabled")?;
+    let disabled = filter
+        .filter_disabled
+        .take()
+        .map(ports)
+        .transpose()
+        .within("filter_disabled")?;
     let kind = match &filter.config_type {
         Some(pb::listener_filter::ConfigType::TypedConfig(any)) => message_name(&any.type_url),
         _ => return reject("typed_config", "is missing"),
@@ -103,10 +112,13 @@ fn listener_filter(mut filter: pb::ListenerFilter) -> Decoded<ListenerFilter> {
             reject("filter_disabled", "is not supported by this proxy; leave it unset")
         }
         "envoy.extensions.filters.listener.original_dst.v3.OriginalDst" => Ok(ListenerFilter::OriginalDst),
-        "envoy.extensions.filters.listener.http_inspector.v3.HttpInspector" => {
-            Ok(ListenerFilter::Inspector { disabled: disabled.unwrap_or_default() })
-        }
-        other => reject("typed_config", format!("{other} is unknown; known are OriginalDst and HttpInspector")),
+        "envoy.extensions.filters.listener.http_inspector.v3.HttpInspector" => Ok(ListenerFilter::Inspector {
+            disabled: disabled.unwrap_or_default(),
+        }),
+        other => reject(
+            "typed_config",
+            format!("{other} is unknown; known are OriginalDst and HttpInspector"),
+        ),
     }
 }
 
@@ -119,7 +131,10 @@ fn ports(predicate: pb::ListenerFilterChainMatchPredicate) -> Decoded<Vec<(u16, 
             let (first, end) = (u16::try_from(range.start), u16::try_from(range.end.saturating_sub(1)));
             match (first, end) {
                 (Ok(first), Ok(last)) if first <= last => Ok(vec![(first, last)]),
-                _ => reject("destination_port_range", format!("{}..{} is no range of ports", range.start, range.end)),
+                _ => reject(
+                    "destination_port_range",
+                    format!("{}..{} is no range of ports", range.start, range.end),
+                ),
             }
         }
         Some(Rule::OrMatch(set)) => {
@@ -142,26 +157,39 @@ fn chain(mut rest: pb::FilterChain) -> Decoded<FilterChain> {
     let filter = match <[pb::Filter; 1]>::try_from(filters) {
         Ok([only]) => filter(only).within("filters[0]")?,
         Err(filters) => {
-            return reject("filters", format!("must be exactly one (an HTTP or TCP proxy), not {}", filters.len()));
+            return reject(
+                "filters",
+                format!("must be exactly one (an HTTP or TCP proxy), not {}", filters.len()),
+            );
         }
     };
     rest.name.clear();
     rest.metadata = None;
     nothing_left(&rest)?;
-    Ok(FilterChain { destination_port, application_protocols, filter })
+    Ok(FilterChain {
+        destination_port,
+        application_protocols,
+        filter,
+    })
 }
 
 type ChainMatch = (Option<u16>, Vec<Box<str>>);
 
 fn chain_match(mut rest: pb::FilterChainMatch) -> Decoded<ChainMatch> {
-    let destination_port =
-        rest.destination_port.take().map(|p| port("destination_port", p.value)).transpose()?;
+    let destination_port = rest
+        .destination_port
+        .take()
+        .map(|p| port("destination_port", p.value))
+        .transpose()?;
     if matches!(rest.transport_protocol.as_str(), "raw_buffer") {
         rest.transport_protocol.clear();
     }
     let protocols = take(&mut rest.application_protocols);
     if let Some(odd) = protocols.iter().find(|p| !HTTP_1.contains(&p.as_str()) && *p != "h2c") {
-        return reject("application_protocols", format!("{odd:?} is unknown; known are http/1.0, http/1.1, h2c"));
+        return reject(
+            "application_protocols",
+            format!("{odd:?} is unknown; known are http/1.0, http/1.1, h2c"),
+        );
     }
     nothing_left(&rest)?;
     Ok((destination_port, protocols.into_iter().map(Into::into).collect()))
@@ -172,13 +200,16 @@ fn filter(filter: pb::Filter) -> Decoded<Filter> {
         return reject("typed_config", "is missing");
     };
     match message_name(&any.type_url) {
-        "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager" => {
-            Ok(Filter::Http(Arc::new(unpack(&any).and_then(http).within("typed_config")?)))
-        }
-        "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy" => {
-            Ok(Filter::Tcp(Arc::new(unpack(&any).and_then(tcp).within("typed_config")?)))
-        }
-        other => reject("typed_config", format!("{other} is unknown; known are HttpConnectionManager and TcpProxy")),
+        "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager" => Ok(Filter::Http(
+            Arc::new(unpack(&any).and_then(http).within("typed_config")?),
+        )),
+        "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy" => Ok(Filter::Tcp(Arc::new(
+            unpack(&any).and_then(tcp).within("typed_config")?,
+        ))),
+        other => reject(
+            "typed_config",
+            format!("{other} is unknown; known are HttpConnectionManager and TcpProxy"),
+        ),
     }
 }
 
@@ -196,7 +227,11 @@ fn tcp(mut rest: tcp_proxy::TcpProxy) -> Decoded<Tcp> {
     }
     let connect_attempts = rest.max_connect_attempts.take().map_or(1, |n| n.value.max(1));
     nothing_left(&rest)?;
-    Ok(Tcp { stat_prefix, cluster, connect_attempts })
+    Ok(Tcp {
+        stat_prefix,
+        cluster,
+        connect_attempts,
+    })
 }
 
 fn http(mut rest: hcm::HttpConnectionManager) -> Decoded<Http> {
@@ -215,7 +250,10 @@ fn http(mut rest: hcm::HttpConnectionManager) -> Decoded<Http> {
         }
         Some(RouteSpecifier::Rds(_)) => return reject("rds.route_config_name", "is missing"),
         Some(RouteSpecifier::ScopedRoutes(_)) => {
-            return reject("scoped_routes", "is not supported by this proxy; use rds or route_config");
+            return reject(
+                "scoped_routes",
+                "is not supported by this proxy; use rds or route_config",
+            );
         }
         None => return reject("route_config", "is missing; either rds or route_config must be set"),
     };
@@ -253,7 +291,13 @@ fn http(mut rest: hcm::HttpConnectionManager) -> Decoded<Http> {
     rest.drain_timeout = None;
     rest.delayed_close_timeout = None;
     nothing_left(&rest)?;
-    Ok(Http { stat_prefix, routes, generate_request_id, websocket, idle_timeout })
+    Ok(Http {
+        stat_prefix,
+        routes,
+        generate_request_id,
+        websocket,
+        idle_timeout,
+    })
 }
 
 fn router(filter: &hcm::HttpFilter) -> Decoded<()> {
@@ -273,10 +317,16 @@ fn upgrades(configs: Vec<hcm::http_connection_manager::UpgradeConfig>) -> Decode
     for (i, config) in configs.into_iter().enumerate() {
         let field = format!("upgrade_configs[{i}]");
         if !config.upgrade_type.eq_ignore_ascii_case("websocket") {
-            return reject(field, format!("{:?} is unknown; known is websocket", config.upgrade_type));
+            return reject(
+                field,
+                format!("{:?} is unknown; known is websocket", config.upgrade_type),
+            );
         }
         if !config.filters.is_empty() {
-            return reject(format!("{field}.filters"), "is not supported by this proxy; leave it unset");
+            return reject(
+                format!("{field}.filters"),
+                "is not supported by this proxy; leave it unset",
+            );
         }
         websocket |= flag(&config.enabled, true);
     }
@@ -291,7 +341,9 @@ fn idle_timeout(mut rest: HttpProtocolOptions) -> Decoded<Duration> {
 
 /// HTTP/1.0, absolute URLs and the case of header names are always as these options would have them.
 fn http1_options(rest: &mut hcm::HttpConnectionManager) -> Decoded<()> {
-    let Some(mut options) = rest.http_protocol_options.take() else { return Ok(()) };
+    let Some(mut options) = rest.http_protocol_options.take() else {
+        return Ok(());
+    };
     options.accept_http_10 = false;
     options.allow_absolute_url = None;
     options.header_key_format = None;

@@ -41,7 +41,10 @@ pub fn route_table(body: &[u8]) -> Decoded<RouteTable> {
 }
 
 fn reject<T>(field: impl Into<String>, message: impl Into<String>) -> Decoded<T> {
-    Err(Rejection { field: field.into(), message: message.into() })
+    Err(Rejection {
+        field: field.into(),
+        message: message.into(),
+    })
 }
 
 /// Puts a rejection's field below another.
@@ -52,8 +55,15 @@ trait Within<T> {
 impl<T> Within<T> for Decoded<T> {
     fn within(self, parent: impl fmt::Display) -> Decoded<T> {
         self.map_err(|r| {
-            let field = if r.field.is_empty() { parent.to_string() } else { format!("{parent}.{}", r.field) };
-            Rejection { field, message: r.message }
+            let field = if r.field.is_empty() {
+                parent.to_string()
+            } else {
+                format!("{parent}.{}", r.field)
+            };
+            Rejection {
+                field,
+                message: r.message,
+            }
         })
     }
 }
@@ -79,8 +89,17 @@ fn nothing_left<M: Default + PartialEq + fmt::Debug>(rest: &M) -> Decoded<()> {
     }
     // Both print the same fields in the same order, so the first line that differs begins with the field's name.
     let (set, unset) = (format!("{rest:#?}"), format!("{:#?}", M::default()));
-    let line = set.lines().zip(unset.lines()).find(|(a, b)| a != b).map_or("", |(a, _)| a);
-    let field = line.trim().split(':').next().unwrap_or_default().trim_start_matches("r#");
+    let line = set
+        .lines()
+        .zip(unset.lines())
+        .find(|(a, b)| a != b)
+        .map_or("", |(a, _)| a);
+    let field = line
+        .trim()
+        .split(':')
+        .next()
+        .unwrap_or_default()
+        .trim_start_matches("r#");
     reject(field, "is not supported by this proxy; leave it unset")
 }
 
@@ -108,9 +127,7 @@ fn host_and_port(address: Option<core::Address>) -> Decoded<(String, u16)> {
         return reject("", "must be a socket_address");
     };
     let number = match socket.port_specifier.take() {
-        Some(core::socket_address::PortSpecifier::PortValue(value)) => {
-            port("socket_address.port_value", value)?
-        }
+        Some(core::socket_address::PortSpecifier::PortValue(value)) => port("socket_address.port_value", value)?,
         _ => return reject("socket_address.port_value", "is missing"),
     };
     let host = std::mem::take(&mut socket.address);

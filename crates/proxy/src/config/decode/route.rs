@@ -11,7 +11,9 @@ use envoy_types::pb::envoy::config::core::v3::{DataSource, SubstitutionFormatStr
 use envoy_types::pb::envoy::config::route::v3 as pb;
 
 use super::{Decoded, Within, flag, nothing_left, optional_duration, reject};
-use crate::config::route::{Action, Forward, PathMatch, ResponseText, RetryOn, RetryPolicy, Route, RouteTable, TextPart, VirtualHost};
+use crate::config::route::{
+    Action, Forward, PathMatch, ResponseText, RetryOn, RetryPolicy, Route, RouteTable, TextPart, VirtualHost,
+};
 
 /// Envoy's default for whole requests.
 const TIMEOUT: Duration = Duration::from_secs(15);
@@ -37,13 +39,26 @@ fn virtual_host(mut rest: pb::VirtualHost) -> Decoded<VirtualHost> {
     if domains.is_empty() {
         return reject("domains", "must name at least one host, or \"*\" for any");
     }
-    if let Some(odd) = domains.iter().find(|d| d.is_empty() || d.trim_matches('*').contains('*')) {
-        return reject("domains", format!("{odd:?} is no host; one * may stand at its beginning or end"));
+    if let Some(odd) = domains
+        .iter()
+        .find(|d| d.is_empty() || d.trim_matches('*').contains('*'))
+    {
+        return reject(
+            "domains",
+            format!("{odd:?} is no host; one * may stand at its beginning or end"),
+        );
     }
-    let retry = rest.retry_policy.take().map(retry_policy).transpose().within("retry_policy")?;
+    let retry = rest
+        .retry_policy
+        .take()
+        .map(retry_policy)
+        .transpose()
+        .within("retry_policy")?;
     let mut routes = Vec::with_capacity(rest.routes.len());
     for (i, one) in take(&mut rest.routes).into_iter().enumerate() {
-        routes.push(Arc::new(route(one, retry.as_ref()).within(format_args!("routes[{i}]"))?));
+        routes.push(Arc::new(
+            route(one, retry.as_ref()).within(format_args!("routes[{i}]"))?,
+        ));
     }
     rest.metadata = None;
     nothing_left(&rest)?;
@@ -78,7 +93,12 @@ fn path_match(mut rest: pb::RouteMatch) -> Decoded<PathMatch> {
         Some(PathSpecifier::PathSeparatedPrefix(prefix)) => PathMatch::SeparatedPrefix(prefix.into()),
         Some(PathSpecifier::SafeRegex(_)) => return reject("safe_regex", "is not supported by this proxy"),
         Some(_) => return reject("path_specifier", "must be prefix, path or path_separated_prefix"),
-        None => return reject("prefix", "is missing; one of prefix, path, path_separated_prefix must be set"),
+        None => {
+            return reject(
+                "prefix",
+                "is missing; one of prefix, path, path_separated_prefix must be set",
+            );
+        }
     };
     if flag(&rest.case_sensitive, true) {
         rest.case_sensitive = None;
@@ -91,7 +111,10 @@ fn direct_response(mut rest: pb::DirectResponseAction) -> Decoded<Action> {
     let number = take(&mut rest.status);
     let status = u16::try_from(number).ok().filter(|s| (200..600).contains(s));
     let Some(status) = status.and_then(|s| http::StatusCode::from_u16(s).ok()) else {
-        return reject("status", format!("{number} is no status of a response; right would be 200 to 599"));
+        return reject(
+            "status",
+            format!("{number} is no status of a response; right would be 200 to 599"),
+        );
     };
     let mut body = match rest.body.take() {
         None => ResponseText::Fixed(Bytes::new()),
@@ -118,7 +141,9 @@ fn body_format(mut rest: SubstitutionFormatString) -> Decoded<ResponseText> {
         return reject("text_format_source", "is missing");
     };
     let text = inline(source).within("text_format_source")?;
-    let Ok(text) = std::str::from_utf8(&text) else { return reject("text_format_source", "is not UTF-8") };
+    let Ok(text) = std::str::from_utf8(&text) else {
+        return reject("text_format_source", "is not UTF-8");
+    };
     let mut parts = Vec::new();
     // Every second piece between percent signs names a value; an empty name is the sign itself.
     for (i, piece) in text.split('%').enumerate() {
@@ -158,7 +183,11 @@ fn forward(mut rest: pb::RouteAction, inherited: Option<&RetryPolicy>) -> Decode
     }
     rest.cluster_not_found_response_code = 0;
     nothing_left(&rest)?;
-    Ok(Forward { cluster, timeout: (!timeout.is_zero()).then_some(timeout), retry })
+    Ok(Forward {
+        cluster,
+        timeout: (!timeout.is_zero()).then_some(timeout),
+        retry,
+    })
 }
 
 fn retry_policy(mut rest: pb::RetryPolicy) -> Decoded<RetryPolicy> {

@@ -173,7 +173,12 @@ pub fn listener(at: &str, value: Value) -> Read<StaticResource> {
         "UNSPECIFIED" => core::TrafficDirection::Unspecified,
         "INBOUND" => core::TrafficDirection::Inbound,
         "OUTBOUND" => core::TrafficDirection::Outbound,
-        other => return wrong(format!("{at}.traffic_direction"), format!("{other:?} must be INBOUND or OUTBOUND")),
+        other => {
+            return wrong(
+                format!("{at}.traffic_direction"),
+                format!("{other:?} must be INBOUND or OUTBOUND"),
+            );
+        }
     };
     let mut filter_chains = Vec::new();
     for (i, chain) in file.filter_chains.into_iter().enumerate() {
@@ -201,10 +206,7 @@ pub fn listener(at: &str, value: Value) -> Read<StaticResource> {
         filter_chains,
         default_filter_chain,
         listener_filters,
-        listener_filters_timeout: timespan(
-            &format!("{at}.listener_filters_timeout"),
-            file.listener_filters_timeout,
-        )?,
+        listener_filters_timeout: timespan(&format!("{at}.listener_filters_timeout"), file.listener_filters_timeout)?,
         continue_on_listener_filters_timeout: file.continue_on_listener_filters_timeout,
         use_original_dst: boolean(file.use_original_dst),
         bind_to_port: boolean(file.bind_to_port),
@@ -215,7 +217,11 @@ pub fn listener(at: &str, value: Value) -> Read<StaticResource> {
 }
 
 fn type_url(config: &Value) -> String {
-    config.get("@type").and_then(Value::as_str).unwrap_or_default().to_owned()
+    config
+        .get("@type")
+        .and_then(Value::as_str)
+        .unwrap_or_default()
+        .to_owned()
 }
 
 fn filter_chain(at: &str, file: FilterChain) -> Read<pb::FilterChain> {
@@ -229,7 +235,11 @@ fn filter_chain(at: &str, file: FilterChain) -> Read<pb::FilterChain> {
         transport_protocol: m.transport_protocol,
         ..Default::default()
     });
-    Ok(pb::FilterChain { filter_chain_match, filters, ..Default::default() })
+    Ok(pb::FilterChain {
+        filter_chain_match,
+        filters,
+        ..Default::default()
+    })
 }
 
 fn filter(at: &str, file: Filter) -> Read<pb::Filter> {
@@ -242,7 +252,12 @@ fn filter(at: &str, file: Filter) -> Read<pb::Filter> {
     let value = match type_url.strip_prefix(TYPE_PREFIX) {
         Some(HCM) => http(&at, from_value(&at, config)?)?.encode_to_vec(),
         Some(TCP) => tcp(&at, from_value(&at, config)?)?.encode_to_vec(),
-        _ => return wrong(at, format!("@type {type_url:?} must be {TYPE_PREFIX}{HCM} or {TYPE_PREFIX}{TCP}")),
+        _ => {
+            return wrong(
+                at,
+                format!("@type {type_url:?} must be {TYPE_PREFIX}{HCM} or {TYPE_PREFIX}{TCP}"),
+            );
+        }
     };
     Ok(pb::Filter {
         name: file.name,
@@ -268,10 +283,14 @@ fn http(at: &str, file: HttpConnectionManager) -> Read<hcm::HttpConnectionManage
         other => return wrong(format!("{at}.codec_type"), format!("{other:?} must be AUTO or HTTP1")),
     };
     let route_specifier = match (file.rds, file.route_config) {
-        (Some(rds), None) => {
-            Some(RouteSpecifier::Rds(hcm::Rds { route_config_name: rds.route_config_name, config_source: None }))
-        }
-        (None, Some(table)) => Some(RouteSpecifier::RouteConfig(routes(&format!("{at}.route_config"), table)?)),
+        (Some(rds), None) => Some(RouteSpecifier::Rds(hcm::Rds {
+            route_config_name: rds.route_config_name,
+            config_source: None,
+        })),
+        (None, Some(table)) => Some(RouteSpecifier::RouteConfig(routes(
+            &format!("{at}.route_config"),
+            table,
+        )?)),
         _ => return wrong(at, "must have either rds or route_config"),
     };
     let http_filters = file
@@ -321,7 +340,11 @@ fn routes(at: &str, file: RouteConfiguration) -> Read<route::RouteConfiguration>
             ..Default::default()
         });
     }
-    Ok(route::RouteConfiguration { name: file.name, virtual_hosts, ..Default::default() })
+    Ok(route::RouteConfiguration {
+        name: file.name,
+        virtual_hosts,
+        ..Default::default()
+    })
 }
 
 fn one_route(at: &str, file: Route) -> Read<route::Route> {
@@ -330,7 +353,12 @@ fn one_route(at: &str, file: Route) -> Read<route::Route> {
         (Some(prefix), None, None) => PathSpecifier::Prefix(prefix),
         (None, Some(path), None) => PathSpecifier::Path(path),
         (None, None, Some(prefix)) => PathSpecifier::PathSeparatedPrefix(prefix),
-        _ => return wrong(format!("{at}.match"), "must have one of prefix, path, path_separated_prefix"),
+        _ => {
+            return wrong(
+                format!("{at}.match"),
+                "must have one of prefix, path, path_separated_prefix",
+            );
+        }
     };
     let action = match (file.route, file.direct_response) {
         (Some(action), None) => route::route::Action::Route(route::RouteAction {
@@ -351,12 +379,19 @@ fn one_route(at: &str, file: Route) -> Read<route::Route> {
     };
     Ok(route::Route {
         name: file.name,
-        r#match: Some(route::RouteMatch { path_specifier: Some(path_specifier), ..Default::default() }),
+        r#match: Some(route::RouteMatch {
+            path_specifier: Some(path_specifier),
+            ..Default::default()
+        }),
         action: Some(action),
         ..Default::default()
     })
 }
 
 fn retry_policy(file: RetryPolicy) -> route::RetryPolicy {
-    route::RetryPolicy { retry_on: file.retry_on, num_retries: number(file.num_retries), ..Default::default() }
+    route::RetryPolicy {
+        retry_on: file.retry_on,
+        num_retries: number(file.num_retries),
+        ..Default::default()
+    }
 }

@@ -10,7 +10,12 @@ use prost::Message;
 use super::*;
 
 fn raw(ty: ResourceType, name: &str, message: impl Message) -> Raw {
-    Raw { ty, name: name.into(), version: "1".into(), body: message.encode_to_vec().into() }
+    Raw {
+        ty,
+        name: name.into(),
+        version: "1".into(),
+        body: message.encode_to_vec().into(),
+    }
 }
 
 fn eds_cluster(name: &str) -> Raw {
@@ -24,7 +29,10 @@ fn eds_cluster(name: &str) -> Raw {
 }
 
 fn assignment(name: &str) -> Raw {
-    let message = endpoint::ClusterLoadAssignment { cluster_name: name.into(), ..Default::default() };
+    let message = endpoint::ClusterLoadAssignment {
+        cluster_name: name.into(),
+        ..Default::default()
+    };
     raw(ResourceType::Endpoint, name, message)
 }
 
@@ -41,24 +49,38 @@ fn routes(name: &str, to: &str) -> Raw {
         action: Some(route::route::Action::Route(action)),
         ..Default::default()
     };
-    let host = route::VirtualHost { domains: vec!["*".into()], routes: vec![one], ..Default::default() };
-    let message = route::RouteConfiguration { name: name.into(), virtual_hosts: vec![host], ..Default::default() };
+    let host = route::VirtualHost {
+        domains: vec!["*".into()],
+        routes: vec![one],
+        ..Default::default()
+    };
+    let message = route::RouteConfiguration {
+        name: name.into(),
+        virtual_hosts: vec![host],
+        ..Default::default()
+    };
     raw(ResourceType::Route, name, message)
 }
 
 fn web(name: &str, route: &str) -> Raw {
-    let rds = hcm::Rds { route_config_name: route.into(), ..Default::default() };
+    let rds = hcm::Rds {
+        route_config_name: route.into(),
+        ..Default::default()
+    };
     let manager = hcm::HttpConnectionManager {
         route_specifier: Some(hcm::http_connection_manager::RouteSpecifier::Rds(rds)),
         ..Default::default()
     };
     let any = Any {
-        type_url: "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
-            .into(),
+        type_url:
+            "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
+                .into(),
         value: manager.encode_to_vec(),
     };
-    let filter =
-        listener::Filter { config_type: Some(listener::filter::ConfigType::TypedConfig(any)), ..Default::default() };
+    let filter = listener::Filter {
+        config_type: Some(listener::filter::ConfigType::TypedConfig(any)),
+        ..Default::default()
+    };
     let message = listener::Listener {
         name: name.into(),
         address: Some(core::Address {
@@ -68,7 +90,10 @@ fn web(name: &str, route: &str) -> Raw {
                 ..Default::default()
             })),
         }),
-        filter_chains: vec![listener::FilterChain { filters: vec![filter], ..Default::default() }],
+        filter_chains: vec![listener::FilterChain {
+            filters: vec![filter],
+            ..Default::default()
+        }],
         ..Default::default()
     };
     raw(ResourceType::Listener, name, message)
@@ -92,11 +117,17 @@ fn each_resource_waits_for_those_it_refers_to() {
     assert_eq!(wait, Some(now + WARMING));
     store.set(routes("r", "c"), now).unwrap();
     let (active, _) = store.settle(now);
-    assert!(active.routes.is_empty() && active.listeners.is_empty(), "the cluster is not there yet");
+    assert!(
+        active.routes.is_empty() && active.listeners.is_empty(),
+        "the cluster is not there yet"
+    );
     store.set(assignment("c"), now).unwrap();
     let (active, wait) = store.settle(now);
     assert!(active.complete && wait.is_none());
-    assert_eq!((active.clusters.len(), active.routes.len(), active.listeners.len()), (1, 1, 1));
+    assert_eq!(
+        (active.clusters.len(), active.routes.len(), active.listeners.len()),
+        (1, 1, 1)
+    );
 }
 
 #[test]
@@ -148,13 +179,33 @@ fn a_refused_resource_leaves_the_one_before_and_the_bootstraps_stay() {
     let (mut store, now) = (Store::default(), Instant::now());
     store.set(eds_cluster("c"), now).unwrap();
     store.set(assignment("c"), now).unwrap();
-    let bad = cluster::Cluster { name: "c".into(), lb_policy: 5, ..Default::default() };
-    assert_eq!(store.set(raw(ResourceType::Cluster, "c", bad), now).unwrap_err().field, "lb_policy");
+    let bad = cluster::Cluster {
+        name: "c".into(),
+        lb_policy: 5,
+        ..Default::default()
+    };
+    assert_eq!(
+        store.set(raw(ResourceType::Cluster, "c", bad), now).unwrap_err().field,
+        "lb_policy"
+    );
     assert!(store.settle(now).0.clusters.contains_key("c"));
-    let other = cluster::Cluster { name: "another".into(), ..Default::default() };
-    assert_eq!(store.set(raw(ResourceType::Cluster, "c", other), now).unwrap_err().field, "name");
+    let other = cluster::Cluster {
+        name: "another".into(),
+        ..Default::default()
+    };
+    assert_eq!(
+        store
+            .set(raw(ResourceType::Cluster, "c", other), now)
+            .unwrap_err()
+            .field,
+        "name"
+    );
 
-    let fixed = cluster::Cluster { name: "fixed".into(), ..Default::default() }.encode_to_vec();
+    let fixed = cluster::Cluster {
+        name: "fixed".into(),
+        ..Default::default()
+    }
+    .encode_to_vec();
     store.fix(ResourceType::Cluster, "fixed", &fixed, now).unwrap();
     assert!(store.set(eds_cluster("fixed"), now).is_err());
     store.remove(ResourceType::Cluster, "fixed");
@@ -170,5 +221,11 @@ fn counters_of_a_cluster_outlive_its_changes() {
     ClusterStats::add(&active.clusters["c"].stats.rq_total);
     store.set(eds_cluster("c"), now).unwrap();
     let (active, _) = store.settle(now);
-    assert_eq!(active.clusters["c"].stats.rq_total.load(std::sync::atomic::Ordering::Relaxed), 1);
+    assert_eq!(
+        active.clusters["c"]
+            .stats
+            .rq_total
+            .load(std::sync::atomic::Ordering::Relaxed),
+        1
+    );
 }
