@@ -1,0 +1,202 @@
+//! The command line: one definition for `weir` and, under the name `kubectl-traffic`, for the plugin.
+//!
+//! Enters: the process's arguments. Leaves: parsed arguments; nothing is resolved or opened here.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Measures and controls the traffic between Kubernetes workloads.
+#[derive(Parser, Debug)]
+#[command(name = "weir", version, arg_required_else_help = true)]
+pub struct Weir {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Subcommand, Debug)]
+pub enum Command {
+    /// Run a one-machine Kubernetes with Weir in it, until Ctrl-C.
+    Up(Up),
+    /// Print the manifests that install Weir in any cluster.
+    Install(Install),
+    /// The control plane: from Kubernetes objects to the proxies' configuration.
+    Control(Control),
+    /// The node agent: redirects pods' traffic and supervises their proxies.
+    Agent(Agent),
+    /// The metrics server: scrapes the proxies, stores, answers PromQL and the Kubernetes metric APIs.
+    Metrics(Metrics),
+    /// The proxy, from a bootstrap in Envoy's format.
+    Proxy(Proxy),
+    #[command(flatten)]
+    Client(weir_cli::Command),
+
+    #[command(hide = true)]
+    EnvoySupervisor(EnvoySupervisor),
+    #[command(hide = true)]
+    Node(Node),
+    #[command(hide = true)]
+    Apiserver(Apiserver),
+}
+
+#[derive(Args, Debug)]
+pub struct Up {
+    /// A manifest, or a folder of manifests, to apply once the cluster runs; may be repeated.
+    #[arg(short = 'f', long = "filename", value_name = "FILE_OR_DIR")]
+    pub filenames: Vec<PathBuf>,
+    /// Where everything is kept while it runs; removed at the end.
+    #[arg(long, default_value = ".weir")]
+    pub data_dir: PathBuf,
+    /// Address of the Kubernetes API on this machine.
+    #[arg(long, default_value = "127.0.0.1:7443")]
+    pub api_address: SocketAddr,
+    /// Address of the metric store's Prometheus API on this machine.
+    #[arg(long, default_value = "127.0.0.1:9090")]
+    pub store_address: SocketAddr,
+    /// The proxy of pods that do not choose one.
+    #[arg(long, value_enum, default_value_t = Engine::Weir)]
+    pub proxy: Engine,
+    /// Keep the objects and logs at the end, and go on from them at the next start.
+    #[arg(long)]
+    pub keep: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Engine {
+    Weir,
+    Envoy,
+}
+
+#[derive(Args, Debug)]
+pub struct Install {
+    /// The proxy of pods that do not choose one.
+    #[arg(long, value_enum, default_value_t = Engine::Weir)]
+    pub proxy: Engine,
+    /// The container image to use.
+    #[arg(long, default_value = "weir")]
+    pub image: String,
+}
+
+/// How a role reaches the Kubernetes API.
+#[derive(Args, Debug)]
+pub struct Kubernetes {
+    /// A kubeconfig; without it the pod's own service account, or what kubectl would use.
+    #[arg(long)]
+    pub kubeconfig: Option<PathBuf>,
+    /// The context in the kubeconfig.
+    #[arg(long)]
+    pub context: Option<String>,
+}
+
+#[derive(Args, Debug)]
+pub struct Control {
+    #[command(flatten)]
+    pub kubernetes: Kubernetes,
+    /// Address of the xDS server (gRPC over TLS).
+    #[arg(long, default_value = "0.0.0.0:18000")]
+    pub xds_address: SocketAddr,
+    /// Address of the aggregated API weir.dev/v1alpha1 (TLS).
+    #[arg(long, default_value = "0.0.0.0:8443")]
+    pub api_address: SocketAddr,
+    /// Address of /readyz, /livez and /metrics.
+    #[arg(long, default_value = "0.0.0.0:8080")]
+    pub admin_address: SocketAddr,
+    /// The namespace that Weir is installed in.
+    #[arg(long, default_value = "weir-system", env = "POD_NAMESPACE")]
+    pub namespace: String,
+}
+
+#[derive(Args, Debug)]
+pub struct Agent {
+    #[command(flatten)]
+    pub kubernetes: Kubernetes,
+    /// This node's name.
+    #[arg(long, env = "NODE_NAME")]
+    pub node_name: String,
+    /// The namespace that Weir is installed in.
+    #[arg(long, default_value = "weir-system", env = "POD_NAMESPACE")]
+    pub namespace: String,
+    /// Socket of the container runtime (CRI).
+    #[arg(long, default_value = "/run/containerd/containerd.sock")]
+    pub cri_socket: PathBuf,
+    /// Folder of the proxies' files and the agent's own socket.
+    #[arg(long, default_value = "/run/weir")]
+    pub run_dir: PathBuf,
+    /// Folder of the CNI configuration lists; the agent adds itself to the first one.
+    #[arg(long, default_value = "/etc/cni/net.d")]
+    pub cni_config_dir: PathBuf,
+    /// Folder of the CNI plugins; the agent puts its own there.
+    #[arg(long, default_value = "/opt/cni/bin")]
+    pub cni_bin_dir: PathBuf,
+    /// The Envoy to run for pods that choose it: a path, or a name looked up in PATH.
+    #[arg(long, default_value = "envoy")]
+    pub envoy: PathBuf,
+    /// Address of /readyz and /livez.
+    #[arg(long, default_value = "0.0.0.0:8901")]
+    pub admin_address: SocketAddr,
+    /// Seconds a proxy that is taken away may spend on connections that are still open.
+    #[arg(long, default_value_t = 30)]
+    pub drain_seconds: u64,
+}
+
+#[derive(Args, Debug)]
+pub struct Metrics {
+    #[command(flatten)]
+    pub kubernetes: Kubernetes,
+    /// Address of the aggregated API metrics.smi-spec.io (TLS).
+    #[arg(long, default_value = "0.0.0.0:8443")]
+    pub api_address: SocketAddr,
+    /// Address of the store's Prometheus API.
+    #[arg(long, default_value = "0.0.0.0:9090")]
+    pub store_address: SocketAddr,
+    /// The namespace that Weir is installed in.
+    #[arg(long, default_value = "weir-system", env = "POD_NAMESPACE")]
+    pub namespace: String,
+    /// Seconds between two scrapes of a proxy.
+    #[arg(long, default_value_t = 5)]
+    pub scrape_interval_seconds: u64,
+    /// How long samples are kept, in seconds.
+    #[arg(long, default_value_t = 3600)]
+    pub retention_seconds: u64,
+}
+
+#[derive(Args, Debug)]
+pub struct Proxy {
+    /// The bootstrap, in Envoy's format: YAML or JSON.
+    #[arg(short = 'c', long = "config-path")]
+    pub config_path: PathBuf,
+    /// Address of /metrics, /stats/prometheus and /ready.
+    #[arg(long, default_value = "0.0.0.0:8900")]
+    pub metrics_address: SocketAddr,
+    /// Folder of the last good configuration.
+    #[arg(long)]
+    pub state_dir: Option<PathBuf>,
+    /// Seconds that connections may stay open after SIGTERM.
+    #[arg(long, default_value_t = 30)]
+    pub drain_seconds: u64,
+    /// Threads that forward.
+    #[arg(long, default_value_t = 1)]
+    pub workers: usize,
+}
+
+#[derive(Args, Debug)]
+pub struct EnvoySupervisor {
+    #[command(flatten)]
+    pub proxy: Proxy,
+    /// The Envoy to run.
+    #[arg(long, default_value = "envoy")]
+    pub envoy: PathBuf,
+}
+
+#[derive(Args, Debug)]
+pub struct Node {
+    #[arg(long)]
+    pub data_dir: PathBuf,
+}
+
+#[derive(Args, Debug)]
+pub struct Apiserver {
+    #[arg(long)]
+    pub data_dir: PathBuf,
+}

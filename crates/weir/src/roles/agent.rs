@@ -1,0 +1,49 @@
+//! `weir agent`.
+
+use anyhow::{Context, Result};
+use weir_agent::{CniConfig, Config, ControlNames, Health};
+
+use super::{client, until_signal};
+use crate::{admin, args};
+
+pub async fn run(arguments: args::Agent) -> Result<()> {
+    let client = client(&arguments.kubernetes).await?;
+    let exe = std::env::current_exe().context("own program")?;
+    let health = Health::default();
+    let ready = health.clone();
+    let config = Config {
+        run_dir: arguments.run_dir,
+        cri_socket: arguments.cri_socket,
+        cni: Some(CniConfig {
+            conf_dir: arguments.cni_config_dir,
+            bin_dir: arguments.cni_bin_dir,
+            ..CniConfig::default()
+        }),
+        envoy: arguments.envoy.into(),
+        drain: std::time::Duration::from_secs(arguments.drain_seconds),
+        control: ControlNames {
+            namespace: arguments.namespace,
+            ..ControlNames::default()
+        },
+        ..Config::new(arguments.node_name, exe)
+    };
+    let admin = admin::Health {
+        ready: Box::new(move || match ready.is_ready() {
+            true => Ok(()),
+            false => Err("the first list of this node's pods".to_owned()),
+        }),
+        metrics: Box::new(String::new),
+    };
+    until_signal(|shutdown| async move {
+        tokio::try_join!(
+            async {
+                weir_agent::run(config, client, health, shutdown.clone())
+                    .await
+                    .context("agent")
+            },
+            admin::serve(arguments.admin_address, admin, shutdown.clone()),
+        )?;
+        Ok(())
+    })
+    .await
+}

@@ -1,0 +1,106 @@
+//! `weir control`: the control plane, and what it tells about itself as the API group `weir.dev`.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use weir_api::mesh_status::{Proxy, ProxyState};
+use weir_control::{Config, Control, ControlHandle, ProxyStatus};
+use weir_metrics_api::aggregated;
+use weir_metrics_api::mesh_status::{MeshStatus, group};
+
+use super::{client, until_signal};
+use crate::{admin, args};
+
+pub async fn run(arguments: args::Control) -> Result<()> {
+    let client = client(&arguments.kubernetes).await?;
+    let (control, handle) = Control::new(Config {
+        client: client.clone(),
+        xds_listen: arguments.xds_address,
+        namespace: arguments.namespace.clone(),
+        extra_names: Vec::new(),
+    });
+    let api_server = aggregated::Config {
+        address: arguments.api_address,
+        serving: aggregated::Serving::SelfSigned {
+            names: vec![
+                format!("weir-control.{}.svc", arguments.namespace),
+                "localhost".to_owned(),
+            ],
+        },
+        api_services: vec!["v1alpha1.weir.dev".to_owned()],
+    };
+    let groups = vec![group(mesh_status(&handle))];
+    let api_ready = ready(&handle);
+    let admin = admin::Health {
+        ready: Box::new(ready(&handle)),
+        metrics: Box::new(String::new),
+    };
+    until_signal(|shutdown| async move {
+        tokio::try_join!(
+            async { control.run(shutdown.clone()).await.context("control plane") },
+            async {
+                let served = aggregated::run(api_server, client, groups, Arc::new(api_ready), shutdown.clone()).await;
+                served.context("API weir.dev")
+            },
+            admin::serve(arguments.admin_address, admin, shutdown.clone()),
+        )?;
+        Ok(())
+    })
+    .await
+}
+
+fn ready(handle: &ControlHandle) -> impl Fn() -> Result<(), String> + Send + Sync + 'static {
+    let handle = handle.clone();
+    move || match handle.ready() {
+        true => Ok(()),
+        false => Err("the first list of every kind of object".to_owned()),
+    }
+}
+
+/// The control plane's own view as API objects.
+fn mesh_status(handle: &ControlHandle) -> MeshStatus {
+    let (proxies, config, problems) = (handle.clone(), handle.clone(), handle.clone());
+    MeshStatus {
+        proxies: Arc::new(move || proxies.proxies().into_iter().map(proxy).collect()),
+        config: Arc::new(move |node| config.config(node)),
+        problems: Arc::new(move || problems.problems()),
+    }
+}
+
+fn proxy(status: ProxyStatus) -> Proxy {
+    let rejected = status
+        .rejected
+        .iter()
+        .map(|nack| nack.message.as_str())
+        .collect::<Vec<_>>()
+        .join("; ");
+    let synced: BTreeMap<String, bool> = status
+        .types
+        .iter()
+        .map(|(name, versions)| {
+            (
+                name.clone(),
+                versions.sent_version == versions.acked_version && versions.last_nack.is_none(),
+            )
+        })
+        .collect();
+    Proxy {
+        metadata: ObjectMeta {
+            namespace: Some(status.namespace),
+            name: Some(status.pod),
+            ..ObjectMeta::default()
+        },
+        status: ProxyState {
+            node_id: status.node,
+            engine: status.engine,
+            node: status.host_ip,
+            connected: status.connected,
+            synced,
+            last_rejection: rejected,
+            ..ProxyState::default()
+        },
+        ..Proxy::default()
+    }
+}

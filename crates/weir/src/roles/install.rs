@@ -1,0 +1,61 @@
+//! The manifests of `deploy/`, built into the binary: `weir install` prints them, `weir up` applies these very texts.
+
+use anyhow::{Result, bail};
+use weir_local::node::Manifest;
+
+use crate::args::{self, Engine};
+
+/// File name and text, in the order in which they are applied.
+const MANIFESTS: &[(&str, &str)] = &[
+    (
+        "00-namespace.yaml",
+        include_str!("../../../../deploy/00-namespace.yaml"),
+    ),
+    ("10-crds.yaml", include_str!("../../../../deploy/10-crds.yaml")),
+    ("20-rbac.yaml", include_str!("../../../../deploy/20-rbac.yaml")),
+    ("30-control.yaml", include_str!("../../../../deploy/30-control.yaml")),
+    ("40-metrics.yaml", include_str!("../../../../deploy/40-metrics.yaml")),
+    ("50-agent.yaml", include_str!("../../../../deploy/50-agent.yaml")),
+];
+
+/// `weir install`: everything on standard output.
+pub fn print(arguments: &args::Install) -> Result<()> {
+    for manifest in manifests(arguments.proxy, &arguments.image)? {
+        println!("# {}\n---\n{}", manifest.name, manifest.text.trim_end());
+    }
+    Ok(())
+}
+
+/// Weir's own manifests. The mesh-wide engine is a label of the system namespace.
+pub fn manifests(engine: Engine, image: &str) -> Result<Vec<Manifest>> {
+    let mut texts = Vec::new();
+    for (name, text) in MANIFESTS {
+        let mut text = text.replace("image: weir\n", &format!("image: {image}\n"));
+        if *name == "00-namespace.yaml" && engine == Engine::Envoy {
+            let label = format!("    {}: envoy\n", weir_api::labels::ENGINE);
+            let Some(at) = text.find("  labels:\n") else {
+                bail!("deploy/{name}: the namespace has no labels")
+            };
+            text.insert_str(at + "  labels:\n".len(), &label);
+        }
+        texts.push(Manifest {
+            name: format!("deploy/{name}"),
+            text,
+        });
+    }
+    Ok(texts)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_engine_is_a_label_of_the_system_namespace() {
+        let plain = manifests(Engine::Weir, "weir").unwrap();
+        assert!(!plain[0].text.contains(weir_api::labels::ENGINE));
+        let envoy = manifests(Engine::Envoy, "registry.example/weir:1").unwrap();
+        assert!(envoy[0].text.contains("traffic.proxy.engine: envoy"));
+        assert!(envoy.iter().all(|manifest| !manifest.text.contains("image: weir\n")));
+    }
+}
