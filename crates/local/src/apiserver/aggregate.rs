@@ -158,7 +158,7 @@ pub fn resolve(
     let ports = items(&service, "/spec/ports");
     let matches = |p: &&Value| match port {
         Value::Null => true,
-        Value::String(s) => str_at(p, "/name") == s || p["port"].to_string() == *s,
+        Value::String(s) => str_at(p, "/name") == s || p["port"].as_u64() == s.parse().ok(),
         n => &p["port"] == n,
     };
     let Some(port) = ports.iter().find(matches) else {

@@ -158,6 +158,13 @@ pub fn watch(
             ApiError::bad_request(format!("Invalid value: {v:?}: the resourceVersion must be a number"))
         })?,
     };
+    // From another life of this cluster: the client has to list again.
+    let newest = api.store.version();
+    if version > newest {
+        return Err(ApiError::expired(format!(
+            "Too large resource version: {version}, current: {newest}"
+        )));
+    }
     let initial = query.flag("sendInitialEvents");
     let timeout = match query.number("timeoutSeconds") {
         Some(s) if s > 0 => Duration::from_secs(s.unsigned_abs()),

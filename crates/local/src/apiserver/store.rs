@@ -162,7 +162,7 @@ impl Store {
         self.latest.subscribe()
     }
 
-    #[cfg(test)]
+    /// The version of the latest change.
     pub fn version(&self) -> u64 {
         self.lock().version
     }

@@ -153,6 +153,9 @@ async fn too_old_versions_are_gone_and_streaming_lists_end_with_a_bookmark() {
         (&json!("ERROR"), &json!(410), &json!("Expired"))
     );
 
+    let future = format!("{path}&resourceVersion=99999999");
+    assert_eq!(call(&client, "GET", &future, &[], &Value::Null).await.0, 410);
+
     let streaming = format!("{path}&sendInitialEvents=true&allowWatchBookmarks=true&resourceVersionMatch=NotOlderThan");
     let (_, text) = super::fixture::call_text(&client, "GET", &streaming, &[], &Value::Null).await;
     let lines: Vec<Value> = text.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
