@@ -155,7 +155,8 @@ impl Probed {
 
     async fn liveness(&self, probe: &Probe, kind: &str, verdicts: &mpsc::Sender<Verdict>) {
         let mut counter = Counter::new(probe);
-        tokio::time::sleep(initial_delay(probe)).await;
+        // A process that has just started need not answer yet: no event for that.
+        tokio::time::sleep(initial_delay(probe).max(Duration::from_secs(1))).await;
         loop {
             let result = self.ask(probe, kind).await;
             if counter.record(result.is_ok()) == Some(false) {
