@@ -15,6 +15,7 @@
 mod agent;
 mod cluster;
 pub mod cni;
+pub mod envoy;
 mod http_unix;
 mod plan;
 mod pods;

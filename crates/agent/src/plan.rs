@@ -77,8 +77,13 @@ pub enum Workload<'a> {
     Known(&'a ObjectMeta),
 }
 
-/// Decides about one pod.
-pub fn plan(pod: &Pod, workload: Workload<'_>, namespace: Option<&ObjectMeta>) -> (Plan, Vec<Problem>) {
+/// Decides about one pod. `system` is the namespace that Weir is installed in.
+pub fn plan(
+    pod: &Pod,
+    workload: Workload<'_>,
+    namespace: Option<&ObjectMeta>,
+    system: Option<&ObjectMeta>,
+) -> (Plan, Vec<Problem>) {
     let mut problems = Vec::new();
     let meta = &pod.metadata;
     let report = |field: &str, message: String, severity| Problem {
@@ -115,7 +120,7 @@ pub fn plan(pod: &Pod, workload: Workload<'_>, namespace: Option<&ObjectMeta>) -
         problems.push(report(field, reason.to_owned(), Severity::Error));
         return (Plan::Off, problems);
     }
-    let engine = match labels::engine(meta, above, namespace) {
+    let engine = match labels::engine(meta, above, namespace, system) {
         Ok(engine) => engine,
         Err(error) => {
             problems.push(report(labels::ENGINE, error.to_string(), Severity::Error));

@@ -113,12 +113,13 @@ impl Pods {
     /// Compares the caches with the tasks. Called after every change and now and then.
     pub fn reconcile(&self, stores: &Stores) {
         let mut present = HashSet::new();
+        let system = stores.namespace(labels::SYSTEM_NAMESPACE);
         for pod in stores.pods.state() {
             let Some(id) = pod_id(&pod) else { continue };
             present.insert(id.uid.clone());
             let owner = stores.owner(&pod);
             let namespace = stores.namespace(&id.namespace);
-            let (plan, problems) = plan(&pod, owner.workload(), namespace.as_ref());
+            let (plan, problems) = plan(&pod, owner.workload(), namespace.as_ref(), system.as_ref());
             self.report(problems);
             self.follow(&id, &pod, plan);
         }

@@ -111,7 +111,8 @@ async fn admit(request: &Request, pods: &Arc<Pods>, stores: &Stores, deadline: I
     let Some(pod) = pod else { return Ok(()) };
     let owner = stores.owner_now(&pod, &pods.shared().cluster).await.map_err(|e| e.to_string())?;
     let namespace = stores.namespace(&request.namespace);
-    let (plan, problems) = plan(&pod, owner.workload(), namespace.as_ref());
+    let system = stores.namespace(weir_api::labels::SYSTEM_NAMESPACE);
+    let (plan, problems) = plan(&pod, owner.workload(), namespace.as_ref(), system.as_ref());
     pods.report(problems);
     if !matches!(plan, Plan::Run(_)) {
         return Ok(());

@@ -19,7 +19,7 @@ fn pod(mut metadata: Value, spec: Value, phase: &str) -> Pod {
 
 /// One line a case: what came out, and the problems' fields.
 fn show(pod: &Pod, workload: Workload<'_>, namespace: Option<&ObjectMeta>) -> String {
-    let (plan, problems) = plan(pod, workload, namespace);
+    let (plan, problems) = plan(pod, workload, namespace, None);
     let plan = match plan {
         Plan::Keep => "keep".to_owned(),
         Plan::Off => "off".to_owned(),
@@ -81,7 +81,7 @@ fn a_bad_part_of_a_list_costs_only_itself() {
 #[test]
 fn messages_say_what_would_be_right() {
     let enabled = json!({"labels": {"traffic.envoy.enabled": "true"}});
-    let (_, problems) = plan(&pod(enabled, json!({"hostNetwork": true}), "Running"), Workload::None, None);
+    let (_, problems) = plan(&pod(enabled, json!({"hostNetwork": true}), "Running"), Workload::None, None, None);
     assert!(problems[0].to_string().starts_with("Pod default/a: spec.hostNetwork: "), "{}", problems[0]);
     assert!("70000".parse::<PortRange>().unwrap_err().contains("9000-9100"));
 }

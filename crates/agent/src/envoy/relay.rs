@@ -1,0 +1,334 @@
+//! Envoy's configuration: its stream goes through to the control plane, and what Envoy accepts is kept on the way. While
+//! the control plane is away, a starting Envoy gets what was kept.
+//!
+//! A stream is relayed or answered from what was kept, from its beginning to its end; it never changes in between.
+//! Instead it is ended, and Envoy, which keeps its configuration meanwhile, opens the next one within a second.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use envoy_types::pb::envoy::service::discovery::v3::aggregated_discovery_service_server::AggregatedDiscoveryService;
+use envoy_types::pb::envoy::service::discovery::v3::{
+    DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse, Resource,
+};
+use futures::stream::BoxStream;
+use tokio::sync::{Notify, mpsc};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+
+use super::bootstrap::Control;
+use super::cache::Cache;
+use super::upstream;
+
+/// Responses on their way to Envoy.
+const QUEUE: usize = 64;
+/// A control plane that says nothing to a fresh Envoy within this time does not know enough itself yet.
+const FIRST_RESPONSE: Duration = Duration::from_secs(3);
+/// How often it is tried again while Envoy lives on what was kept.
+const RETRY: Duration = Duration::from_millis(500);
+/// Changes within this time are written to disk together.
+const WRITE_DELAY: Duration = Duration::from_millis(200);
+
+const LISTENER: &str = "type.googleapis.com/envoy.config.listener.v3.Listener";
+const CLUSTER: &str = "type.googleapis.com/envoy.config.cluster.v3.Cluster";
+const ENDPOINTS: &str = "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment";
+
+/// Between Envoy and the control plane.
+pub struct Relay {
+    control: Option<Control>,
+    cache: Mutex<Cache>,
+    /// Envoy has accepted its listeners since it was started.
+    configured: AtomicBool,
+    accepted: Notify,
+}
+
+impl Relay {
+    /// A relay to a control plane; without one Envoy has its static configuration only.
+    pub fn new(control: Option<Control>, cache: Cache) -> Arc<Self> {
+        let configured = AtomicBool::new(control.is_none());
+        Arc::new(Self {
+            control,
+            cache: Mutex::new(cache),
+            configured,
+            accepted: Notify::new(),
+        })
+    }
+
+    /// Whether the Envoy that runs has accepted a whole configuration.
+    pub fn configured(&self) -> bool {
+        self.configured.load(Ordering::Relaxed)
+    }
+
+    /// Another Envoy starts, with nothing.
+    pub fn fresh_envoy(&self) {
+        self.configured.store(self.control.is_none(), Ordering::Relaxed);
+    }
+
+    /// The endpoints that Envoy has, as the control plane described them.
+    pub fn endpoints(&self) -> Vec<Resource> {
+        self.cache().of(ENDPOINTS).cloned().collect()
+    }
+
+    /// Writes what was accepted to disk, a little after it changed. Never ends.
+    pub async fn keep(&self) {
+        loop {
+            self.accepted.notified().await;
+            tokio::time::sleep(WRITE_DELAY).await;
+            let write = self.cache().to_write();
+            if let Some((path, bytes)) = write
+                && let Err(error) = crate::supervise::write(&path, &bytes)
+            {
+                tracing::warn!(path = %path.display(), %error, "configuration not kept");
+            }
+        }
+    }
+
+    fn cache(&self) -> MutexGuard<'_, Cache> {
+        self.cache.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// One stream of Envoy's.
+    async fn session(&self, mut envoy: Envoy) -> Result<(), Status> {
+        let Some(control) = &self.control else { return Err(Status::unimplemented("static configuration only")) };
+        let Some(first) = envoy.requests.message().await? else { return Ok(()) };
+        let fresh = first.initial_resource_versions.is_empty() && !self.cache().is_empty();
+        let seen = match upstream::open(control, first.clone()).await {
+            Ok(stream) => {
+                let Some(seen) = self.pass(&mut envoy, stream, first, fresh).await? else { return Ok(()) };
+                seen
+            }
+            Err(error) => {
+                tracing::warn!(%error, "the control plane is away; Envoy goes on with what it has");
+                vec![first]
+            }
+        };
+        self.answer(control, &mut envoy, seen).await
+    }
+
+    /// Passes messages both ways. `Some` when the control plane has said nothing to a fresh Envoy: what it was asked.
+    async fn pass(
+        &self,
+        envoy: &mut Envoy,
+        mut stream: upstream::Stream,
+        first: DeltaDiscoveryRequest,
+        fresh: bool,
+    ) -> Result<Option<Vec<DeltaDiscoveryRequest>>, Status> {
+        let mut pending = HashMap::new();
+        let mut silent = fresh.then(|| vec![first]);
+        let patience = tokio::time::sleep(FIRST_RESPONSE);
+        tokio::pin!(patience);
+        loop {
+            tokio::select! {
+                request = envoy.requests.message() => {
+                    let Some(request) = request? else { return Ok(None) };
+                    self.acknowledge(&mut pending, &request);
+                    if let Some(seen) = &mut silent {
+                        seen.push(request.clone());
+                    }
+                    stream.requests.send(request).await.map_err(|_| Status::unavailable("the control plane has gone"))?;
+                }
+                response = stream.responses.message() => {
+                    let Some(response) = response? else {
+                        return Err(Status::unavailable("the control plane has ended the stream"));
+                    };
+                    silent = None;
+                    pending.insert(response.nonce.clone(), response.clone());
+                    if envoy.responses.send(Ok(response)).await.is_err() {
+                        return Ok(None);
+                    }
+                }
+                () = &mut patience, if silent.is_some() => return Ok(silent),
+            }
+        }
+    }
+
+    /// Keeps what Envoy has accepted.
+    fn acknowledge(&self, pending: &mut HashMap<String, DeltaDiscoveryResponse>, request: &DeltaDiscoveryRequest) {
+        if !request.resource_names_unsubscribe.is_empty() {
+            self.cache().forget(&request.type_url, &request.resource_names_unsubscribe);
+            self.accepted.notify_one();
+        }
+        let Some(response) = pending.remove(&request.response_nonce) else { return };
+        match &request.error_detail {
+            Some(error) => tracing::warn!(type_url = request.type_url, "Envoy rejects: {}", error.message),
+            None => {
+                self.cache().apply(&response);
+                self.accepted.notify_one();
+                if response.type_url == LISTENER {
+                    self.configured.store(true, Ordering::Relaxed);
+                }
+            }
+        }
+    }
+
+    /// Answers from what was kept until the control plane is back.
+    async fn answer(
+        &self,
+        control: &Control,
+        envoy: &mut Envoy,
+        requests: Vec<DeltaDiscoveryRequest>,
+    ) -> Result<(), Status> {
+        let mut kept = Kept::default();
+        let node = requests.first().and_then(|r| r.node.clone());
+        for request in requests {
+            kept.send(self, envoy, &request).await?;
+        }
+        let probe = DeltaDiscoveryRequest { node, type_url: CLUSTER.to_owned(), ..Default::default() };
+        let back = async {
+            loop {
+                tokio::time::sleep(RETRY).await;
+                if speaks(control, probe.clone()).await {
+                    return;
+                }
+            }
+        };
+        tokio::pin!(back);
+        loop {
+            tokio::select! {
+                request = envoy.requests.message() => match request? {
+                    Some(request) => kept.send(self, envoy, &request).await?,
+                    None => return Ok(()),
+                },
+                () = &mut back => {
+                    tracing::info!("the control plane is back");
+                    return Err(Status::unavailable("the control plane is back"));
+                }
+            }
+        }
+    }
+}
+
+/// Whether the control plane answers a node that knows nothing.
+async fn speaks(control: &Control, probe: DeltaDiscoveryRequest) -> bool {
+    let Ok(mut stream) = upstream::open(control, probe).await else { return false };
+    matches!(tokio::time::timeout(FIRST_RESPONSE, stream.responses.message()).await, Ok(Ok(Some(_))))
+}
+
+/// Envoy's end of a stream.
+struct Envoy {
+    requests: Streaming<DeltaDiscoveryRequest>,
+    responses: mpsc::Sender<Result<DeltaDiscoveryResponse, Status>>,
+}
+
+/// A stream that is answered from what was kept.
+#[derive(Default)]
+struct Kept {
+    /// Types that were asked for, and the versions that Envoy has of each resource.
+    held: HashMap<String, HashMap<String, String>>,
+    nonce: u64,
+}
+
+impl Kept {
+    async fn send(&mut self, relay: &Relay, envoy: &Envoy, request: &DeltaDiscoveryRequest) -> Result<(), Status> {
+        if request.type_url == LISTENER && !request.response_nonce.is_empty() && request.error_detail.is_none() {
+            relay.configured.store(true, Ordering::Relaxed);
+        }
+        let Some(response) = self.response(&relay.cache(), request) else { return Ok(()) };
+        envoy.responses.send(Ok(response)).await.map_err(|_| Status::cancelled("Envoy has gone"))
+    }
+
+    /// What a request is owed, if anything: resources that it asks for and does not have. Nothing is ever called
+    /// removed, since what was kept may lack what the control plane has.
+    fn response(&mut self, cache: &Cache, request: &DeltaDiscoveryRequest) -> Option<DeltaDiscoveryResponse> {
+        let first = !self.held.contains_key(&request.type_url);
+        let held = self.held.entry(request.type_url.clone()).or_default();
+        held.extend(request.initial_resource_versions.clone());
+        let names: HashSet<&str> = request.resource_names_subscribe.iter().map(String::as_str).collect();
+        // No names in the first request of a type, or an asterisk, ask for everything.
+        let everything = first && names.is_empty() || names.contains("*");
+        let wanted = |r: &&Resource| everything || names.contains(r.name.as_str());
+        let missing = |r: &&Resource| held.get(&r.name) != Some(&r.version);
+        let resources: Vec<Resource> = cache.of(&request.type_url).filter(wanted).filter(missing).cloned().collect();
+        if resources.is_empty() {
+            return None;
+        }
+        held.extend(resources.iter().map(|r| (r.name.clone(), r.version.clone())));
+        self.nonce += 1;
+        Some(DeltaDiscoveryResponse {
+            type_url: request.type_url.clone(),
+            resources,
+            nonce: format!("kept-{}", self.nonce),
+            system_version_info: "kept".to_owned(),
+            ..Default::default()
+        })
+    }
+}
+
+/// The service that Envoy calls.
+pub struct Service(pub Arc<Relay>);
+
+#[tonic::async_trait]
+impl AggregatedDiscoveryService for Service {
+    type StreamAggregatedResourcesStream = BoxStream<'static, Result<DiscoveryResponse, Status>>;
+    type DeltaAggregatedResourcesStream = ReceiverStream<Result<DeltaDiscoveryResponse, Status>>;
+
+    async fn stream_aggregated_resources(
+        &self,
+        _: Request<Streaming<DiscoveryRequest>>,
+    ) -> Result<Response<Self::StreamAggregatedResourcesStream>, Status> {
+        Err(Status::unimplemented("the Envoy of this supervisor is configured to use the delta protocol"))
+    }
+
+    async fn delta_aggregated_resources(
+        &self,
+        request: Request<Streaming<DeltaDiscoveryRequest>>,
+    ) -> Result<Response<Self::DeltaAggregatedResourcesStream>, Status> {
+        let (responses, stream) = mpsc::channel(QUEUE);
+        let relay = self.0.clone();
+        let envoy = Envoy { requests: request.into_inner(), responses };
+        tokio::spawn(async move {
+            let responses = envoy.responses.clone();
+            if let Err(status) = relay.session(envoy).await {
+                tracing::debug!(%status, "configuration stream ended");
+                let _ = responses.send(Err(status)).await;
+            }
+        });
+        Ok(Response::new(ReceiverStream::new(stream)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use envoy_types::pb::google::protobuf::Any;
+
+    use super::*;
+
+    fn cache() -> Cache {
+        let mut cache = Cache::open("/nonexistent/xds.pb".into());
+        let resource = |name: &str| Resource {
+            name: name.to_owned(),
+            version: "1".into(),
+            resource: Some(Any::default()),
+            ..Default::default()
+        };
+        let resources = vec![resource("a"), resource("b")];
+        cache.apply(&DeltaDiscoveryResponse { type_url: ENDPOINTS.into(), resources, ..Default::default() });
+        cache
+    }
+
+    fn ask(kept: &mut Kept, names: &[&str], held: &[(&str, &str)]) -> Vec<String> {
+        let request = DeltaDiscoveryRequest {
+            type_url: ENDPOINTS.into(),
+            resource_names_subscribe: names.iter().map(|n| (*n).to_owned()).collect(),
+            initial_resource_versions: held.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect(),
+            ..Default::default()
+        };
+        let response = kept.response(&cache(), &request);
+        response.map(|r| r.resources.into_iter().map(|r| r.name).collect()).unwrap_or_default()
+    }
+
+    #[test]
+    fn kept_resources_go_out_once() {
+        let mut kept = Kept::default();
+        assert_eq!(ask(&mut kept, &[], &[("a", "1")]), ["b"]);
+        assert!(ask(&mut kept, &[], &[]).is_empty());
+        let mut kept = Kept::default();
+        assert_eq!(ask(&mut kept, &["b", "unknown"], &[]), ["b"]);
+        assert_eq!(ask(&mut kept, &["a"], &[]), ["a"]);
+        assert!(ask(&mut kept, &["a"], &[]).is_empty());
+        let mut kept = Kept::default();
+        assert_eq!(ask(&mut kept, &[], &[("a", "0"), ("b", "0")]), ["a", "b"]);
+    }
+}

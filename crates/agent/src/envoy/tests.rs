@@ -1,0 +1,352 @@
+//! The supervisor with a real Envoy, against a control plane of a few lines.
+
+use std::collections::HashMap;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use bytes::Bytes;
+use envoy_types::pb::envoy::config::accesslog::v3::{AccessLog, access_log};
+use envoy_types::pb::envoy::config::cluster::v3::{Cluster, cluster};
+use envoy_types::pb::envoy::config::core::v3::grpc_service::{EnvoyGrpc, TargetSpecifier};
+use envoy_types::pb::envoy::config::core::v3::socket_address::PortSpecifier;
+use envoy_types::pb::envoy::config::core::v3::{Address, ApiVersion, GrpcService, Metadata, SocketAddress, address};
+use envoy_types::pb::envoy::config::endpoint::v3::{Endpoint, LbEndpoint, LocalityLbEndpoints, lb_endpoint};
+use envoy_types::pb::envoy::config::listener::v3::{Filter, FilterChain, Listener, filter};
+use envoy_types::pb::envoy::config::route::v3::{
+    Route, RouteAction, RouteConfiguration, RouteMatch, VirtualHost, route, route_action, route_match,
+};
+use envoy_types::pb::envoy::extensions::access_loggers::grpc::v3::{CommonGrpcAccessLogConfig, HttpGrpcAccessLogConfig};
+use envoy_types::pb::envoy::extensions::filters::http::router::v3::Router;
+use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::http_connection_manager::RouteSpecifier;
+use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::{
+    HttpConnectionManager, HttpFilter, http_filter,
+};
+use envoy_types::pb::envoy::service::discovery::v3::aggregated_discovery_service_server::AggregatedDiscoveryService;
+use envoy_types::pb::envoy::service::discovery::v3::{
+    DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse, Resource,
+};
+use envoy_types::pb::envoy::r#type::metadata::v3::metadata_key::{PathSegment, path_segment::Segment};
+use envoy_types::pb::envoy::r#type::metadata::v3::metadata_kind::{Host, Kind as MetadataFrom};
+use envoy_types::pb::envoy::r#type::metadata::v3::{MetadataKey, MetadataKind};
+use envoy_types::pb::envoy::r#type::tracing::v3::{CustomTag, custom_tag};
+use envoy_types::pb::google::protobuf::{Any, Duration as Span, Struct, Value};
+use futures::stream::BoxStream;
+use http_body_util::{BodyExt as _, Empty, Full};
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
+use tonic::{Request, Response, Status, Streaming};
+
+use super::*;
+use crate::http_unix;
+
+fn any<T: prost::Name>(message: &T) -> Any {
+    Any { type_url: T::type_url(), value: message.encode_to_vec() }
+}
+
+fn at(address: SocketAddr) -> Option<Address> {
+    let port = Some(PortSpecifier::PortValue(u32::from(address.port())));
+    let socket = SocketAddress { address: address.ip().to_string(), port_specifier: port, ..Default::default() };
+    Some(Address { address: Some(address::Address::SocketAddress(socket)) })
+}
+
+fn string(text: &str) -> Value {
+    Value { kind: Some(Kind::StringValue(text.to_owned())) }
+}
+
+/// A cluster of one endpoint, which says who it is.
+fn cluster(backend: SocketAddr) -> Cluster {
+    let fields = [("namespace", "default"), ("pod", "b-1")].map(|(k, v)| (k.to_owned(), string(v)));
+    let described = [(METADATA.to_owned(), Struct { fields: fields.into() })];
+    let endpoint = LbEndpoint {
+        host_identifier: Some(lb_endpoint::HostIdentifier::Endpoint(Endpoint { address: at(backend), ..Default::default() })),
+        metadata: Some(Metadata { filter_metadata: described.into(), ..Default::default() }),
+        ..Default::default()
+    };
+    Cluster {
+        name: "b".into(),
+        connect_timeout: Some(Span { seconds: 1, nanos: 0 }),
+        cluster_discovery_type: Some(cluster::ClusterDiscoveryType::Type(cluster::DiscoveryType::Static as i32)),
+        load_assignment: Some(ClusterLoadAssignment {
+            cluster_name: "b".into(),
+            endpoints: vec![LocalityLbEndpoints { lb_endpoints: vec![endpoint], ..Default::default() }],
+            ..Default::default()
+        }),
+        ..Default::default()
+    }
+}
+
+fn tag(name: &str) -> CustomTag {
+    let segment = PathSegment { segment: Some(Segment::Key(name.to_owned())) };
+    let metadata = custom_tag::Metadata {
+        kind: Some(MetadataKind { kind: Some(MetadataFrom::Host(Host {})) }),
+        metadata_key: Some(MetadataKey { key: METADATA.to_owned(), path: vec![segment] }),
+        default_value: String::new(),
+    };
+    CustomTag { tag: name.to_owned(), r#type: Some(custom_tag::Type::Metadata(metadata)) }
+}
+
+/// A listener that sends everything to the cluster and logs to the supervisor.
+fn listener(address: SocketAddr) -> Listener {
+    let service = EnvoyGrpc { cluster_name: "weir_als".into(), ..Default::default() };
+    let log = HttpGrpcAccessLogConfig {
+        common_config: Some(CommonGrpcAccessLogConfig {
+            log_name: "outbound".into(),
+            grpc_service: Some(GrpcService {
+                target_specifier: Some(TargetSpecifier::EnvoyGrpc(service)),
+                ..Default::default()
+            }),
+            transport_api_version: ApiVersion::V3 as i32,
+            buffer_flush_interval: Some(Span { seconds: 0, nanos: 50_000_000 }),
+            custom_tags: vec![tag("namespace"), tag("pod")],
+            ..Default::default()
+        }),
+        ..Default::default()
+    };
+    let route = Route {
+        name: "service".into(),
+        r#match: Some(RouteMatch {
+            path_specifier: Some(route_match::PathSpecifier::Prefix("/".into())),
+            ..Default::default()
+        }),
+        action: Some(route::Action::Route(RouteAction {
+            cluster_specifier: Some(route_action::ClusterSpecifier::Cluster("b".into())),
+            ..Default::default()
+        })),
+        ..Default::default()
+    };
+    let host = VirtualHost { name: "b".into(), domains: vec!["*".into()], routes: vec![route], ..Default::default() };
+    let manager = HttpConnectionManager {
+        stat_prefix: "b".into(),
+        route_specifier: Some(RouteSpecifier::RouteConfig(RouteConfiguration {
+            name: "b".into(),
+            virtual_hosts: vec![host],
+            ..Default::default()
+        })),
+        http_filters: vec![HttpFilter {
+            name: "envoy.filters.http.router".into(),
+            config_type: Some(http_filter::ConfigType::TypedConfig(any(&Router::default()))),
+            ..Default::default()
+        }],
+        access_log: vec![AccessLog {
+            name: "envoy.access_loggers.http_grpc".into(),
+            config_type: Some(access_log::ConfigType::TypedConfig(any(&log))),
+            ..Default::default()
+        }],
+        ..Default::default()
+    };
+    let filter = Filter {
+        name: "envoy.filters.network.http_connection_manager".into(),
+        config_type: Some(filter::ConfigType::TypedConfig(any(&manager))),
+    };
+    Listener {
+        name: "b".into(),
+        address: at(address),
+        filter_chains: vec![FilterChain { filters: vec![filter], ..Default::default() }],
+        ..Default::default()
+    }
+}
+
+/// A control plane that knows one cluster and one listener.
+struct ControlPlane {
+    resources: HashMap<String, (String, Any)>,
+    tokens: Arc<Mutex<Vec<String>>>,
+}
+
+#[tonic::async_trait]
+impl AggregatedDiscoveryService for ControlPlane {
+    type StreamAggregatedResourcesStream = BoxStream<'static, Result<DiscoveryResponse, Status>>;
+    type DeltaAggregatedResourcesStream = ReceiverStream<Result<DeltaDiscoveryResponse, Status>>;
+
+    async fn stream_aggregated_resources(
+        &self,
+        _: Request<Streaming<DiscoveryRequest>>,
+    ) -> Result<Response<Self::StreamAggregatedResourcesStream>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn delta_aggregated_resources(
+        &self,
+        request: Request<Streaming<DeltaDiscoveryRequest>>,
+    ) -> Result<Response<Self::DeltaAggregatedResourcesStream>, Status> {
+        let token = request.metadata().get("authorization").and_then(|v| v.to_str().ok()).unwrap_or("").to_owned();
+        self.tokens.lock().unwrap().push(token);
+        let mut requests = request.into_inner();
+        let (responses, stream) = mpsc::channel(16);
+        let resources = self.resources.clone();
+        tokio::spawn(async move {
+            while let Ok(Some(request)) = requests.message().await {
+                let Some((name, body)) = resources.get(&request.type_url) else { continue };
+                let known = !request.response_nonce.is_empty() || request.initial_resource_versions.contains_key(name);
+                if known {
+                    continue;
+                }
+                let resource =
+                    Resource { name: name.clone(), version: "1".into(), resource: Some(body.clone()), ..Default::default() };
+                let response = DeltaDiscoveryResponse {
+                    type_url: request.type_url,
+                    resources: vec![resource],
+                    nonce: "n".into(),
+                    ..Default::default()
+                };
+                let _ = responses.send(Ok(response)).await;
+            }
+        });
+        Ok(Response::new(ReceiverStream::new(stream)))
+    }
+}
+
+/// Answers `/fail` with 500, everything else with 200.
+async fn backend() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let service = hyper::service::service_fn(|request: http::Request<hyper::body::Incoming>| async move {
+                let status = if request.uri().path() == "/fail" { 500 } else { 200 };
+                Ok::<_, std::convert::Infallible>(
+                    http::Response::builder().status(status).body(Full::new(Bytes::from("hello"))).unwrap(),
+                )
+            });
+            tokio::spawn(hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service));
+        }
+    });
+    address
+}
+
+async fn get(address: SocketAddr, path: &str) -> std::io::Result<(u16, String)> {
+    let stream = TcpStream::connect(address).await?;
+    let (mut sender, connection) =
+        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(std::io::Error::other)?;
+    tokio::spawn(connection);
+    let request = http::Request::get(path).header("host", "b:9080").body(Empty::<Bytes>::new()).unwrap();
+    let response = sender.send_request(request).await.map_err(std::io::Error::other)?;
+    let status = response.status().as_u16();
+    let body = response.into_body().collect().await.map_err(std::io::Error::other)?.to_bytes();
+    Ok((status, String::from_utf8_lossy(&body).into_owned()))
+}
+
+/// Asks again until it is so.
+async fn until<F: Future<Output = bool>>(what: &str, seconds: u64, mut is: impl FnMut() -> F) {
+    let deadline = Instant::now() + Duration::from_secs(seconds);
+    while !is().await {
+        assert!(Instant::now() < deadline, "after {seconds} s not: {what}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+fn envoy() -> Option<PathBuf> {
+    let tools = std::env::var_os("WEIR_TOOLS").map(PathBuf::from);
+    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../.tools/bin");
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let places = tools.into_iter().chain([workspace]).chain(std::env::split_paths(&path));
+    places.map(|p| p.join("envoy")).find(|p| p.exists())
+}
+
+fn free_address() -> SocketAddr {
+    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+}
+
+/// The process that was started with a file of ours.
+fn process_of(argument: &Path) -> Option<i32> {
+    let argument = argument.to_string_lossy().into_owned();
+    std::fs::read_dir("/proc").unwrap().flatten().find_map(|entry| {
+        let pid: i32 = entry.file_name().to_str()?.parse().ok()?;
+        let line = std::fs::read(entry.path().join("cmdline")).ok()?;
+        line.split(|b| *b == 0).any(|a| a == argument.as_bytes()).then_some(pid)
+    })
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn envoy_is_configured_measured_restarted_and_drained() {
+    let Some(envoy) = envoy() else {
+        eprintln!("SKIPPED: no envoy in $WEIR_TOOLS, .tools/bin or PATH; make tools installs it");
+        return;
+    };
+    let directory = tempfile::tempdir().unwrap();
+    let path = |name: &str| directory.path().join(name);
+    let (inlet, metrics) = (free_address(), free_address());
+
+    let control_listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let control_address = control_listener.local_addr().unwrap();
+    let (cluster, listener) = (any(&cluster(backend().await)), any(&listener(inlet)));
+    let resources = [cluster, listener].map(|body| (body.type_url.clone(), ("b".to_owned(), body)));
+    let tokens = Arc::new(Mutex::new(Vec::new()));
+    let control = ControlPlane { resources: resources.into(), tokens: tokens.clone() };
+    let server = tonic::transport::Server::builder()
+        .add_service(AggregatedDiscoveryServiceServer::new(control))
+        .serve_with_incoming(TcpListenerStream::new(control_listener));
+    let control = tokio::spawn(server);
+
+    std::fs::write(path("token"), "secret\n").unwrap();
+    let bootstrap = serde_json::json!({
+        "node": {"id": "a.default", "cluster": "weir", "metadata": {"engine": "envoy"}},
+        "admin": {"address": {"pipe": {"path": path("admin.sock")}}},
+        "dynamic_resources": {"ads_config": {"grpc_services": [{"google_grpc": {
+            "target_uri": control_address.to_string(),
+            "call_credentials": [{"from_plugin": {"typed_config": {
+                "secret_data": {"filename": path("token")}, "header_key": "authorization", "header_prefix": "Bearer "}}}],
+        }}]}},
+    });
+    std::fs::write(path("bootstrap.json"), bootstrap.to_string()).unwrap();
+    let config = EnvoyConfig {
+        bootstrap: path("bootstrap.json"),
+        metrics_address: Some(metrics),
+        state_dir: path("state"),
+        drain: Duration::from_secs(5),
+        envoy: envoy.into(),
+    };
+    let shutdown = CancellationToken::new();
+    let supervisor = tokio::spawn(run(config, shutdown.clone()));
+
+    let ready = || async {
+        let answer = http_unix::send(&path("admin.sock"), http::Method::GET, "/ready", Duration::from_secs(2)).await;
+        matches!(answer, Ok((200, ..)))
+    };
+    until("ready", 30, ready).await;
+    assert_eq!(get(metrics, "/ready").await.unwrap().0, 200);
+    assert!(tokens.lock().unwrap().iter().all(|t| t == "Bearer secret"));
+
+    let failures = AtomicU32::new(0);
+    for number in 0..200u32 {
+        let path = if number.is_multiple_of(4) { "/fail" } else { "/" };
+        if get(inlet, path).await.unwrap().0 == 500 {
+            failures.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+    assert_eq!(failures.into_inner(), 50);
+    let count = |page: &str, name: &str, part: &str| -> u64 {
+        let lines = page.lines().filter(|l| l.starts_with(&format!("{name}{{")) && l.contains(part));
+        lines.filter_map(|l| l.rsplit(' ').next()?.parse::<u64>().ok()).sum()
+    };
+    until("200 requests counted", 10, || async {
+        count(&get(metrics, "/metrics").await.unwrap().1, "response_total", "") >= 200
+    })
+    .await;
+    let page = get(metrics, "/metrics").await.unwrap().1;
+    let labels = "authority=\"b:9080\",dst_namespace=\"default\",dst_pod=\"b-1\"";
+    assert_eq!(count(&page, "request_total", labels), 200, "{page}");
+    assert_eq!(count(&page, "response_total", "classification=\"success\""), 150);
+    assert_eq!(count(&page, "response_total", "classification=\"failure\""), 50);
+    assert_eq!(count(&page, "response_latency_ms_count", ""), 200);
+    assert!(get(metrics, "/stats/prometheus").await.unwrap().1.contains("envoy_cluster_upstream_rq_total"));
+    assert_eq!(get(metrics, "/config_dump").await.unwrap().0, 404, "the admin interface is not for the pod's address");
+
+    // The control plane goes, then Envoy dies: the next one starts from what was kept.
+    until("configuration kept", 5, || async { path("state/xds.pb").exists() }).await;
+    control.abort();
+    let first = process_of(&path("state/envoy.json")).expect("envoy runs");
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(first), nix::sys::signal::Signal::SIGKILL).unwrap();
+    until("served by another envoy", 10, || async {
+        process_of(&path("state/envoy.json")).is_some_and(|p| p != first) && get(inlet, "/").await.is_ok_and(|a| a.0 == 200)
+    })
+    .await;
+    until("ready again", 10, ready).await;
+
+    let asked = Instant::now();
+    shutdown.cancel();
+    supervisor.await.unwrap().unwrap();
+    assert!(asked.elapsed() < Duration::from_secs(5), "nothing was open: {:?}", asked.elapsed());
+    assert_eq!(process_of(&path("state/envoy.json")), None);
+}
