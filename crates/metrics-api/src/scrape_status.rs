@@ -20,6 +20,7 @@ pub fn group(targets: Targets) -> Group {
         name: "targets",
         singular: "target",
         kind: "Target",
+        response_kind: "Target",
         namespaced: true,
         verbs: &["list"],
         short_names: &[],

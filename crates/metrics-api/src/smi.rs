@@ -31,19 +31,20 @@ const VERBS: &[&str] = &["get", "list"];
 
 /// The group with its resources.
 pub fn group(smi: Smi) -> Group {
-    let resource = |name, singular, namespaced| Resource {
+    let resource = |name, singular, response_kind, namespaced| Resource {
         name,
         singular,
         kind: "TrafficMetrics",
+        response_kind,
         namespaced,
         verbs: VERBS,
         short_names: &[],
         subresources: SUBRESOURCES,
     };
     let resources = vec![
-        resource("deployments", "deployment", true),
-        resource("namespaces", "namespace", false),
-        resource("pods", "pod", true),
+        resource("deployments", "deployment", "DeploymentTrafficMetrics", true),
+        resource("namespaces", "namespace", "NamespaceTrafficMetrics", false),
+        resource("pods", "pod", "PodTrafficMetrics", true),
     ];
     let version = |name| Version {
         name,

@@ -28,6 +28,8 @@ const CHECK_UNAVAILABLE: Duration = Duration::from_secs(1);
 const CHECK_AVAILABLE: Duration = Duration::from_secs(15);
 const CHECK_TIMEOUT: Duration = Duration::from_secs(5);
 const DISCOVERY_BYTES_MAX: usize = 1 << 20;
+const AGGREGATED_DISCOVERY: &str =
+    "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList,application/json";
 
 /// One aggregated group version.
 #[derive(Clone)]
@@ -319,7 +321,7 @@ async fn discover(api: &Api, remote: &Remote) -> std::result::Result<Vec<Value>,
     };
     identify(&mut headers, &checker);
     headers.insert(http::header::ACCEPT, HeaderValue::from_static("application/json"));
-    let answer = tokio::time::timeout(CHECK_TIMEOUT, upstream::fetch(&to, &path, headers, DISCOVERY_BYTES_MAX))
+    let answer = tokio::time::timeout(CHECK_TIMEOUT, upstream::fetch(&to, &path, headers.clone(), DISCOVERY_BYTES_MAX))
         .await
         .map_err(|_| failed(format!("failing or missing response from {url}: timed out")))?
         .map_err(|e| failed(format!("failing or missing response from {url}: {e}")))?;
@@ -332,7 +334,29 @@ async fn discover(api: &Api, remote: &Remote) -> std::result::Result<Vec<Value>,
     }
     let list: Value = serde_json::from_slice(&body)
         .map_err(|e| failed(format!("failing or missing response from {url}: not JSON: {e}")))?;
-    Ok(items(&list, "/resources").to_vec())
+    let mut resources = items(&list, "/resources").to_vec();
+    headers.insert(http::header::ACCEPT, HeaderValue::from_static(AGGREGATED_DISCOVERY));
+    let answer = tokio::time::timeout(CHECK_TIMEOUT, upstream::fetch(&to, "/apis", headers, DISCOVERY_BYTES_MAX)).await;
+    if let Ok(Ok((status, body))) = answer
+        && status.is_success()
+        && let Ok(groups) = serde_json::from_slice::<Value>(&body)
+    {
+        take_kinds(&mut resources, &groups, &remote.group, &remote.version);
+    }
+    Ok(resources)
+}
+
+/// Where a server offers aggregated discovery, as Kubernetes it is that one which says the kinds of its resources.
+fn take_kinds(resources: &mut [Value], groups: &Value, group: &str, version: &str) {
+    let groups = items(groups, "/items").iter().filter(|g| g["metadata"]["name"] == group);
+    let versions = groups.flat_map(|g| items(g, "/versions")).filter(|v| v["version"] == version);
+    for told in versions.flat_map(|v| items(v, "/resources")) {
+        if let Some(kind) = told["responseKind"]["kind"].as_str()
+            && let Some(resource) = resources.iter_mut().find(|r| r["name"] == told["resource"])
+        {
+            resource["kind"] = kind.into();
+        }
+    }
 }
 
 fn set_condition(api: &Api, name: &str, available: bool, reason: &str, message: &str) {

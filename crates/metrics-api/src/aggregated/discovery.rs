@@ -74,7 +74,7 @@ fn aggregated_resource(group: &Group, version: &Version, resource: &Resource) ->
     let kind = |kind: &str| json!({"group": group.name, "version": version.name, "kind": kind});
     let mut value = json!({
         "resource": resource.name,
-        "responseKind": kind(resource.kind),
+        "responseKind": kind(resource.response_kind),
         "scope": if resource.namespaced { "Namespaced" } else { "Cluster" },
         "singularResource": resource.singular,
         "verbs": resource.verbs,

@@ -69,6 +69,9 @@ pub struct Resource {
     pub singular: &'static str,
     /// Kind of the objects.
     pub kind: &'static str,
+    /// Kind in aggregated discovery; must differ between resources. kubectl goes from a resource to its kind and from
+    /// there back to a resource: with one kind for several it would show the wrong one.
+    pub response_kind: &'static str,
     /// Whether its objects belong to namespaces.
     pub namespaced: bool,
     /// Verbs, of `get` and `list`.

@@ -177,6 +177,7 @@ async fn start() -> Running {
         name,
         singular,
         kind: "Thing",
+        response_kind: if namespaced { "NamespacedThing" } else { "ClusterThing" },
         namespaced,
         verbs,
         short_names: &["th"],
@@ -445,6 +446,8 @@ async fn discovery_and_health() {
     let list = reply.json();
     assert_eq!(list["apiVersion"], "apidiscovery.k8s.io/v2");
     let pods = &list["items"][0]["versions"][0]["resources"][0];
+    assert_eq!(resources["resources"][0]["kind"], "Thing");
+    assert_eq!(pods["responseKind"]["kind"], "NamespacedThing");
     assert_eq!(
         (pods["scope"].as_str(), pods["subresources"][0]["subresource"].as_str()),
         (Some("Namespaced"), Some("edges"))
