@@ -84,7 +84,12 @@ pub struct Cluster {
 impl Cluster {
     /// Of a client and the name of the node it speaks for.
     pub fn new(client: Client, node_name: String, control: ControlNames) -> Self {
-        Self { client, node_name, control, said: Mutex::default() }
+        Self {
+            client,
+            node_name,
+            control,
+            said: Mutex::default(),
+        }
     }
 
     /// A token in the name of the pod's service account, bound to the pod.
@@ -107,7 +112,11 @@ impl Cluster {
         let accounts: Api<ServiceAccount> = Api::namespaced(self.client.clone(), &pod.namespace);
         let params = PostParams::default();
         let call = accounts.create_token_request(&pod.service_account, &params, &request);
-        let token = limited(&what, call).await?.status.and_then(|s| s.token).filter(|t| !t.is_empty());
+        let token = limited(&what, call)
+            .await?
+            .status
+            .and_then(|s| s.token)
+            .filter(|t| !t.is_empty());
         token.ok_or_else(|| Error::Missing(format!("{what}: the answer carries none")))
     }
 
@@ -118,18 +127,33 @@ impl Cluster {
 
     /// Where the control plane is and who vouches for it.
     pub async fn control_plane(&self) -> Result<ControlPlane, Error> {
-        let ControlNames { namespace, service, port, config_map } = &self.control;
+        let ControlNames {
+            namespace,
+            service,
+            port,
+            config_map,
+        } = &self.control;
         let what = format!("service {namespace}/{service}");
         let services: Api<Service> = Api::namespaced(self.client.clone(), namespace);
         let found = limited(&what, services.get(service)).await?;
-        let address = found.spec.and_then(|s| s.cluster_ip).and_then(|a| a.parse::<IpAddr>().ok());
+        let address = found
+            .spec
+            .and_then(|s| s.cluster_ip)
+            .and_then(|a| a.parse::<IpAddr>().ok());
         let address = address.ok_or_else(|| Error::Missing(format!("{what} has no ClusterIP")))?;
         let what = format!("ConfigMap {namespace}/{config_map}");
         let maps: Api<ConfigMap> = Api::namespaced(self.client.clone(), namespace);
-        let ca = limited(&what, maps.get(config_map)).await?.data.and_then(|mut d| d.remove("ca.crt"));
+        let ca = limited(&what, maps.get(config_map))
+            .await?
+            .data
+            .and_then(|mut d| d.remove("ca.crt"));
         let ca = ca.ok_or_else(|| Error::Missing(format!("{what} has no ca.crt; the control plane writes it")))?;
         let target = std::net::SocketAddr::new(address, *port).to_string();
-        Ok(ControlPlane { target, server_name: format!("{service}.{namespace}.svc"), ca })
+        Ok(ControlPlane {
+            target,
+            server_name: format!("{service}.{namespace}.svc"),
+            ca,
+        })
     }
 
     /// The node's own address.
@@ -137,7 +161,10 @@ impl Cluster {
         let what = format!("node {}", self.node_name);
         let node = limited(&what, Api::<Node>::all(self.client.clone()).get(&self.node_name)).await?;
         let addresses = node.status.and_then(|s| s.addresses).unwrap_or_default();
-        let internal = addresses.iter().find(|a| a.type_ == "InternalIP").and_then(|a| a.address.parse().ok());
+        let internal = addresses
+            .iter()
+            .find(|a| a.type_ == "InternalIP")
+            .and_then(|a| a.address.parse().ok());
         internal.ok_or_else(|| Error::Missing(format!("{what} has no InternalIP")))
     }
 
@@ -168,7 +195,10 @@ impl Cluster {
         let patch = json!({"metadata": {"uid": pod.uid, "annotations": {labels::PROXY: proxy}}});
         let params = PatchParams::default();
         match limited(&what, pods.patch(&pod.name, &params, &Patch::Merge(&patch))).await {
-            Err(Error::Api { source: kube::Error::Api(status), .. }) if matches!(status.code, 404 | 409) => Ok(()),
+            Err(Error::Api {
+                source: kube::Error::Api(status),
+                ..
+            }) if matches!(status.code, 404 | 409) => Ok(()),
             other => other.map(drop),
         }
     }
@@ -181,7 +211,11 @@ impl Cluster {
         }
         tracing::info!(%object, reason, "{message}");
         let now = jiff::Timestamp::now();
-        let namespace = if object.namespace.is_empty() { "default" } else { &object.namespace };
+        let namespace = if object.namespace.is_empty() {
+            "default"
+        } else {
+            &object.namespace
+        };
         let event = Event {
             metadata: ObjectMeta {
                 name: Some(format!("{}.{:x}", object.name, now.as_nanosecond())),
@@ -199,7 +233,10 @@ impl Cluster {
             type_: Some(kind.to_owned()),
             reason: Some(reason.to_owned()),
             message: Some(message.to_owned()),
-            source: Some(EventSource { component: Some("weir-agent".into()), host: Some(self.node_name.clone()) }),
+            source: Some(EventSource {
+                component: Some("weir-agent".into()),
+                host: Some(self.node_name.clone()),
+            }),
             count: Some(1),
             first_timestamp: Some(Time(now)),
             last_timestamp: Some(Time(now)),
@@ -229,7 +266,10 @@ impl Cluster {
 
 async fn limited<T>(what: &str, call: impl Future<Output = kube::Result<T>>) -> Result<T, Error> {
     match tokio::time::timeout(CALL_TIMEOUT, call).await {
-        Ok(answer) => answer.map_err(|source| Error::Api { what: what.to_owned(), source }),
+        Ok(answer) => answer.map_err(|source| Error::Api {
+            what: what.to_owned(),
+            source,
+        }),
         Err(_) => Err(Error::Timeout(what.to_owned())),
     }
 }

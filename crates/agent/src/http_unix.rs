@@ -50,14 +50,23 @@ pub async fn send(
         let answer = async {
             let response = sender.send_request(request).await?;
             let status = response.status().as_u16();
-            let kind = response.headers().get("content-type").and_then(|v| v.to_str().ok()).unwrap_or("");
+            let kind = response
+                .headers()
+                .get("content-type")
+                .and_then(|v| v.to_str().ok())
+                .unwrap_or("");
             let kind = kind.to_owned();
-            let body = Limited::new(response.into_body(), BODY_BYTES_MAX).collect().await.map_err(Error::Body)?;
+            let body = Limited::new(response.into_body(), BODY_BYTES_MAX)
+                .collect()
+                .await
+                .map_err(Error::Body)?;
             Ok((status, kind, body.to_bytes()))
         };
         let answer = answer.await;
         driver.abort();
         answer
     };
-    tokio::time::timeout(timeout, exchange).await.unwrap_or(Err(Error::Timeout(timeout)))
+    tokio::time::timeout(timeout, exchange)
+        .await
+        .unwrap_or(Err(Error::Timeout(timeout)))
 }

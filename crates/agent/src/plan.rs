@@ -132,7 +132,10 @@ pub fn plan(
     let mut bad = Vec::new();
     skip.ports = parse_list(text(labels::SKIP_PORTS), labels::SKIP_PORTS, &mut bad);
     skip.cidrs = parse_list(text(labels::SKIP_CIDRS), labels::SKIP_CIDRS, &mut bad);
-    problems.extend(bad.into_iter().map(|(key, message)| report(key, message, Severity::Warning)));
+    problems.extend(
+        bad.into_iter()
+            .map(|(key, message)| report(key, message, Severity::Warning)),
+    );
     (Plan::Run(Spec { engine, skip }), problems)
 }
 
@@ -198,7 +201,11 @@ impl FromStr for PortRange {
 
 impl fmt::Display for PortRange {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.from == self.to { write!(f, "{}", self.from) } else { write!(f, "{}-{}", self.from, self.to) }
+        if self.from == self.to {
+            write!(f, "{}", self.from)
+        } else {
+            write!(f, "{}-{}", self.from, self.to)
+        }
     }
 }
 
@@ -214,7 +221,11 @@ impl FromStr for Cidr {
         let address: IpAddr = address.parse().map_err(|_| wrong())?;
         let longest = if address.is_ipv4() { 32 } else { 128 };
         let prefix = prefix.map_or(Ok(longest), str::parse).map_err(|_| wrong())?;
-        if prefix > longest { Err(wrong()) } else { Ok(Self { address, prefix }) }
+        if prefix > longest {
+            Err(wrong())
+        } else {
+            Ok(Self { address, prefix })
+        }
     }
 }
 

@@ -41,7 +41,11 @@ impl Pods {
     /// API server.
     pub fn adopt(shared: Arc<Shared>, shutdown: CancellationToken) -> Arc<Self> {
         let records = Directory::records(&shared.run_dir);
-        let pods = Arc::new(Self { shared, tasks: Mutex::default(), shutdown });
+        let pods = Arc::new(Self {
+            shared,
+            tasks: Mutex::default(),
+            shutdown,
+        });
         let mut tasks = pods.tasks();
         for record in records {
             let pod = record.pod.clone();
@@ -55,7 +59,15 @@ impl Pods {
             );
             match started {
                 Ok(handle) => {
-                    tasks.insert(pod.uid.clone(), Task { pod, handle, seen: true, since: Instant::now() });
+                    tasks.insert(
+                        pod.uid.clone(),
+                        Task {
+                            pod,
+                            handle,
+                            seen: true,
+                            since: Instant::now(),
+                        },
+                    );
                 }
                 Err(error) => tracing::warn!(pod = pod.name, namespace = pod.namespace, %error, "record not usable"),
             }
@@ -77,17 +89,34 @@ impl Pods {
         change: impl Fn(&mut Want),
     ) -> std::io::Result<watch::Receiver<Status>> {
         let mut tasks = self.tasks();
-        if let Some(task) = tasks.get(&id.uid).filter(|t| !t.handle.ended() && !t.handle.want.borrow().gone) {
+        if let Some(task) = tasks
+            .get(&id.uid)
+            .filter(|t| !t.handle.ended() && !t.handle.want.borrow().gone)
+        {
             task.handle.update(&change);
             return Ok(task.handle.status.clone());
         }
         let mut want = Want::keep();
         change(&mut want);
         let annotated = pod.map(annotation);
-        let handle =
-            Handle::start(self.shared.clone(), id.clone(), None, annotated, want, self.shutdown.clone())?;
+        let handle = Handle::start(
+            self.shared.clone(),
+            id.clone(),
+            None,
+            annotated,
+            want,
+            self.shutdown.clone(),
+        )?;
         let status = handle.status.clone();
-        tasks.insert(id.uid.clone(), Task { pod: id.clone(), handle, seen: false, since: Instant::now() });
+        tasks.insert(
+            id.uid.clone(),
+            Task {
+                pod: id.clone(),
+                handle,
+                seen: false,
+                since: Instant::now(),
+            },
+        );
         Ok(status)
     }
 
@@ -99,7 +128,9 @@ impl Pods {
             "" => tasks.values().find(named),
             uid => tasks.get(uid),
         }?;
-        let served = Directory::new(&self.shared.run_dir, &task.pod.uid).ok().and_then(|d| d.record());
+        let served = Directory::new(&self.shared.run_dir, &task.pod.uid)
+            .ok()
+            .and_then(|d| d.record());
         let told = task.handle.want.borrow().sandbox.as_ref().map(|s| s.id.clone());
         let sandbox = told.or_else(|| served.map(|r| r.sandbox.id));
         // The end of an earlier sandbox may be told after the beginning of the next.
@@ -173,7 +204,11 @@ impl Pods {
 
 /// What identifies a pod for everything that follows; `None` without a uid.
 pub fn pod_id(pod: &Pod) -> Option<PodId> {
-    let account = pod.spec.as_ref().and_then(|s| s.service_account_name.clone()).filter(|a| !a.is_empty());
+    let account = pod
+        .spec
+        .as_ref()
+        .and_then(|s| s.service_account_name.clone())
+        .filter(|a| !a.is_empty());
     Some(PodId {
         namespace: pod.metadata.namespace.clone()?,
         name: pod.metadata.name.clone()?,

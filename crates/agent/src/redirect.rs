@@ -68,7 +68,11 @@ pub async fn verify(netns: &Path, skip: &Skip) -> Result<(), Error> {
     if found == expected {
         return Ok(());
     }
-    Err(Error::Differs(format!("found [{}], expected [{}]", found.join("; "), expected.join("; "))))
+    Err(Error::Differs(format!(
+        "found [{}], expected [{}]",
+        found.join("; "),
+        expected.join("; ")
+    )))
 }
 
 /// First step of undoing: new connections are no longer redirected; redirected ones go on.
@@ -85,7 +89,9 @@ pub async fn release(netns: &Path) -> Result<(), Error> {
 
 /// Second step of undoing: nothing is left. Fine if there was nothing.
 pub async fn remove(netns: &Path) -> Result<(), Error> {
-    nft(netns, &["-f", "-"], "add table inet weir\ndelete table inet weir\n").await.map(drop)
+    nft(netns, &["-f", "-"], "add table inet weir\ndelete table inet weir\n")
+        .await
+        .map(drop)
 }
 
 /// Adding what exists changes nothing, so these lines make every script repeatable.
@@ -116,21 +122,38 @@ fn script(skip: &Skip) -> String {
         };
         rule("output", &format!("{family} daddr {cidr} return"));
     }
-    rule("output", &format!("tcp flags & (fin|syn|rst|ack) == syn redirect to :{OUTBOUND_PORT}"));
+    rule(
+        "output",
+        &format!("tcp flags & (fin|syn|rst|ack) == syn redirect to :{OUTBOUND_PORT}"),
+    );
     rule("prerouting", &format!("meta mark {MARK} return"));
     rule("prerouting", "iif lo return");
     rule("prerouting", &format!("tcp dport {{ {own} }} return"));
-    rule("prerouting", &format!("tcp flags & (fin|syn|rst|ack) == syn redirect to :{INBOUND_PORT}"));
+    rule(
+        "prerouting",
+        &format!("tcp flags & (fin|syn|rst|ack) == syn redirect to :{INBOUND_PORT}"),
+    );
     text
 }
 
 /// The rules in the words of [`shape`].
 fn expected(skip: &Skip) -> Vec<String> {
     let own = OWN_PORTS.map(|p| p.to_string()).join(",");
-    let mut lines: Vec<String> = vec!["chain output nat output".into(), "chain prerouting nat prerouting".into()];
-    let mut output = vec![format!("mark={MARK} return"), "oif=lo return".into(), format!("dport={own} return")];
+    let mut lines: Vec<String> = vec![
+        "chain output nat output".into(),
+        "chain prerouting nat prerouting".into(),
+    ];
+    let mut output = vec![
+        format!("mark={MARK} return"),
+        "oif=lo return".into(),
+        format!("dport={own} return"),
+    ];
     output.extend(skip.ports.iter().map(|p| format!("dport={p} return")));
-    output.extend(skip.cidrs.iter().map(|c| format!("daddr={} return", network(c.address, c.prefix))));
+    output.extend(
+        skip.cidrs
+            .iter()
+            .map(|c| format!("daddr={} return", network(c.address, c.prefix))),
+    );
     output.push(format!("flags=syn redirect {OUTBOUND_PORT}"));
     let prerouting = vec![
         format!("mark={MARK} return"),
@@ -149,7 +172,12 @@ fn shape(listing: &Value) -> Vec<String> {
     let mut lines = Vec::new();
     for item in listing["nftables"].as_array().into_iter().flatten() {
         if let Some(chain) = item.get("chain") {
-            lines.push(format!("chain {} {} {}", text(&chain["name"]), text(&chain["type"]), text(&chain["hook"])));
+            lines.push(format!(
+                "chain {} {} {}",
+                text(&chain["name"]),
+                text(&chain["type"]),
+                text(&chain["hook"])
+            ));
         } else if let Some(rule) = item.get("rule") {
             let parts: Vec<_> = rule["expr"].as_array().into_iter().flatten().map(part).collect();
             lines.push(format!("{} {}", text(&rule["chain"]), parts.join(" ")));
@@ -168,10 +196,16 @@ fn part(expression: &Value) -> String {
     if let Some(redirect) = expression.get("redirect") {
         return format!("redirect {}", text(&redirect["port"]));
     }
-    let Some(matched) = expression.get("match") else { return "?".to_owned() };
+    let Some(matched) = expression.get("match") else {
+        return "?".to_owned();
+    };
     let left = &matched["left"];
-    let name = left["meta"]["key"].as_str().or_else(|| left["payload"]["field"].as_str());
-    let name = name.or_else(|| left["&"][0]["payload"]["field"].as_str()).unwrap_or("?");
+    let name = left["meta"]["key"]
+        .as_str()
+        .or_else(|| left["payload"]["field"].as_str());
+    let name = name
+        .or_else(|| left["&"][0]["payload"]["field"].as_str())
+        .unwrap_or("?");
     format!("{name}={}", text(&matched["right"]))
 }
 
@@ -205,15 +239,28 @@ fn network(address: IpAddr, prefix: u8) -> String {
             (IpAddr::V6((u128::from(a) & mask).into()), 128)
         }
     };
-    if prefix == bits { network.to_string() } else { format!("{network}/{prefix}") }
+    if prefix == bits {
+        network.to_string()
+    } else {
+        format!("{network}/{prefix}")
+    }
 }
 
 /// Runs `nft` in the network namespace, with a script on its standard input.
 async fn nft(netns: &Path, arguments: &[&str], script: &str) -> Result<String, Error> {
     let namespace = std::fs::File::open(netns).map_err(|e| Error::Namespace(netns.to_owned(), e))?;
-    let program = NFT_PATHS.iter().find(|p| Path::new(p).exists()).copied().unwrap_or("nft");
+    let program = NFT_PATHS
+        .iter()
+        .find(|p| Path::new(p).exists())
+        .copied()
+        .unwrap_or("nft");
     let mut command = Command::new(program);
-    command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+    command
+        .args(arguments)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true);
     sys::enter_netns(&mut command, namespace);
     let mut child = command.spawn().map_err(Error::Start)?;
     let run = async {
@@ -222,11 +269,15 @@ async fn nft(netns: &Path, arguments: &[&str], script: &str) -> Result<String, E
         }
         child.wait_with_output().await.map_err(Error::Start)
     };
-    let output = tokio::time::timeout(NFT_TIMEOUT, run).await.map_err(|_| Error::Timeout)??;
+    let output = tokio::time::timeout(NFT_TIMEOUT, run)
+        .await
+        .map_err(|_| Error::Timeout)??;
     if output.status.success() {
         return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
     }
-    Err(Error::Refused(String::from_utf8_lossy(&output.stderr).trim().to_owned()))
+    Err(Error::Refused(
+        String::from_utf8_lossy(&output.stderr).trim().to_owned(),
+    ))
 }
 
 #[cfg(test)]

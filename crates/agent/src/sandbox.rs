@@ -45,7 +45,9 @@ pub struct Runtime {
 impl Runtime {
     /// The runtime that listens on a Unix socket.
     pub fn new(socket: &Path) -> Self {
-        Self { socket: socket.to_owned() }
+        Self {
+            socket: socket.to_owned(),
+        }
     }
 
     /// The running sandbox of a pod; `None` when there is none.
@@ -57,7 +59,9 @@ impl Runtime {
             ("io.kubernetes.pod.namespace", &pod.namespace),
         ];
         let filter = PodSandboxFilter {
-            state: Some(PodSandboxStateValue { state: PodSandboxState::Ready as i32 }),
+            state: Some(PodSandboxStateValue {
+                state: PodSandboxState::Ready as i32,
+            }),
             label_selector: labels.into_iter().map(|(k, v)| (k.to_owned(), v.clone())).collect(),
             ..Default::default()
         };
@@ -65,10 +69,18 @@ impl Runtime {
         let list: ListPodSandboxResponse = call(&mut client, "ListPodSandbox", request).await?;
         let ready = |s: &i32| *s == PodSandboxState::Ready as i32;
         // The newest, should an old one still be about to end.
-        let Some(newest) = list.items.into_iter().filter(|s| ready(&s.state)).max_by_key(|s| s.created_at) else {
+        let Some(newest) = list
+            .items
+            .into_iter()
+            .filter(|s| ready(&s.state))
+            .max_by_key(|s| s.created_at)
+        else {
             return Ok(None);
         };
-        let request = PodSandboxStatusRequest { pod_sandbox_id: newest.id.clone(), verbose: true };
+        let request = PodSandboxStatusRequest {
+            pod_sandbox_id: newest.id.clone(),
+            verbose: true,
+        };
         let status: PodSandboxStatusResponse = call(&mut client, "PodSandboxStatus", request).await?;
         let info = status.info.get("info").map(String::as_str).unwrap_or("");
         let netns = netns(info).ok_or_else(|| Error::NoNamespace(newest.id.clone()))?;
@@ -78,7 +90,12 @@ impl Runtime {
     async fn connect(&self) -> Result<Grpc<Channel>, Error> {
         let failed = |error| Error::Connect(self.socket.clone(), error);
         let endpoint = Endpoint::from_shared(format!("unix://{}", self.socket.display())).map_err(failed)?;
-        let channel = endpoint.connect_timeout(CALL_TIMEOUT).timeout(CALL_TIMEOUT).connect().await.map_err(failed)?;
+        let channel = endpoint
+            .connect_timeout(CALL_TIMEOUT)
+            .timeout(CALL_TIMEOUT)
+            .connect()
+            .await
+            .map_err(failed)?;
         Ok(Grpc::new(channel))
     }
 }
@@ -88,10 +105,15 @@ where
     Q: prost::Message + Default + 'static,
     A: prost::Message + Default + 'static,
 {
-    client.ready().await.map_err(|e| tonic::Status::unavailable(e.to_string()))?;
+    client
+        .ready()
+        .await
+        .map_err(|e| tonic::Status::unavailable(e.to_string()))?;
     let path = PathAndQuery::try_from(format!("/runtime.v1.RuntimeService/{method}"))
         .map_err(|e| tonic::Status::internal(e.to_string()))?;
-    let answer = client.unary(tonic::Request::new(request), path, ProstCodec::<Q, A>::default()).await?;
+    let answer = client
+        .unary(tonic::Request::new(request), path, ProstCodec::<Q, A>::default())
+        .await?;
     Ok(answer.into_inner())
 }
 

@@ -67,5 +67,9 @@ pub fn pidfd_signal(pidfd: &OwnedFd, signal: Signal) -> io::Result<()> {
             0,
         )
     };
-    if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    if done < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(())
+    }
 }

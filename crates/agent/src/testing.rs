@@ -21,7 +21,9 @@ impl Net {
     pub fn new() -> Self {
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let tag = format!("weir-agent-{}-{number}", std::process::id());
-        let net = Self { names: [format!("{tag}-pod"), format!("{tag}-peer")] };
+        let net = Self {
+            names: [format!("{tag}-pod"), format!("{tag}-peer")],
+        };
         for (name, address) in net.names.iter().zip(["10.199.0.1/24", "10.199.0.2/24"]) {
             ip(&["netns", "add", name]);
             ip(&["-n", name, "link", "set", "lo", "up"]);
@@ -29,7 +31,9 @@ impl Net {
             if name == first {
                 continue;
             }
-            ip(&["-n", first, "link", "add", "eth0", "type", "veth", "peer", "name", "eth0", "netns", second]);
+            ip(&[
+                "-n", first, "link", "add", "eth0", "type", "veth", "peer", "name", "eth0", "netns", second,
+            ]);
             ip(&["-n", second, "addr", "add", address, "dev", "eth0"]);
             ip(&["-n", first, "addr", "add", "10.199.0.1/24", "dev", "eth0"]);
             for side in &net.names {
@@ -58,7 +62,11 @@ impl Drop for Net {
 
 fn ip(arguments: &[&str]) {
     let output = Command::new("ip").args(arguments).output().expect("package iproute2");
-    assert!(output.status.success(), "ip {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success(),
+        "ip {arguments:?}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
 }
 
 /// Runs something in a network namespace.

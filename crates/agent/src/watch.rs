@@ -65,7 +65,11 @@ impl Owner {
 impl Stores {
     /// Starts the watches; `changed` is notified after each event.
     pub fn start(client: &Client, node_name: &str, changed: &Arc<Notify>, shutdown: &CancellationToken) -> Self {
-        let watch = Watch { client, changed, shutdown };
+        let watch = Watch {
+            client,
+            changed,
+            shutdown,
+        };
         let of_node = watcher::Config::default().fields(&format!("spec.nodeName={node_name}"));
         Self {
             pods: watch.start(of_node, |pod: &mut Pod| pod.metadata.managed_fields = None),
@@ -99,11 +103,15 @@ impl Stores {
 
     /// The workload above a pod, a ReplicaSet's Deployment rather than the ReplicaSet.
     pub fn owner(&self, pod: &Pod) -> Owner {
-        let Some(owner) = labels::controller(&pod.metadata) else { return Owner::None };
+        let Some(owner) = labels::controller(&pod.metadata) else {
+            return Owner::None;
+        };
         let namespace = pod.metadata.namespace.as_deref().unwrap_or("");
         match owner.kind.as_str() {
             "ReplicaSet" => {
-                let Owner::Known(set) = known(&self.replica_sets, namespace, &owner.name) else { return Owner::Unknown };
+                let Owner::Known(set) = known(&self.replica_sets, namespace, &owner.name) else {
+                    return Owner::Unknown;
+                };
                 match labels::controller(&set) {
                     Some(above) if above.kind == "Deployment" => known(&self.deployments, namespace, &above.name),
                     _ => Owner::Known(set),
@@ -120,7 +128,9 @@ impl Stores {
     /// caches have heard of its workload.
     pub async fn owner_now(&self, pod: &Pod, cluster: &Cluster) -> Result<Owner, cluster::Error> {
         let found = self.owner(pod);
-        let (Owner::Unknown, Some(owner)) = (&found, labels::controller(&pod.metadata)) else { return Ok(found) };
+        let (Owner::Unknown, Some(owner)) = (&found, labels::controller(&pod.metadata)) else {
+            return Ok(found);
+        };
         let namespace = pod.metadata.namespace.as_deref().unwrap_or("");
         let meta = match owner.kind.as_str() {
             "ReplicaSet" => match cluster.metadata::<ReplicaSet>(namespace, &owner.name).await? {
@@ -153,7 +163,10 @@ where
 fn metadata_only<K: Resource + Default>(object: &mut K) {
     let metadata = std::mem::take(object.meta_mut());
     *object = K::default();
-    *object.meta_mut() = ObjectMeta { managed_fields: None, ..metadata };
+    *object.meta_mut() = ObjectMeta {
+        managed_fields: None,
+        ..metadata
+    };
 }
 
 /// Pauses that double from [`RETRY_MIN`] to [`RETRY_MAX`].
@@ -190,7 +203,10 @@ impl Watch<'_> {
     {
         let (reader, writer) = store();
         let api = Api::<K>::all(self.client.clone());
-        let stream = watcher(api, config).backoff(BackOff(RETRY_MIN)).modify(strip).reflect(writer);
+        let stream = watcher(api, config)
+            .backoff(BackOff(RETRY_MIN))
+            .modify(strip)
+            .reflect(writer);
         let (changed, shutdown) = (self.changed.clone(), self.shutdown.clone());
         tokio::spawn(async move {
             futures::pin_mut!(stream);

@@ -34,7 +34,11 @@ pub struct CniConfig {
 
 impl Default for CniConfig {
     fn default() -> Self {
-        Self { bin_dir: "/opt/cni/bin".into(), conf_dir: "/etc/cni/net.d".into(), standalone: true }
+        Self {
+            bin_dir: "/opt/cni/bin".into(),
+            conf_dir: "/etc/cni/net.d".into(),
+            standalone: true,
+        }
     }
 }
 
@@ -44,7 +48,9 @@ pub async fn keep(config: CniConfig, exe: PathBuf, socket: PathBuf, shutdown: Ca
     let mut said = String::new();
     loop {
         let now = match install(&config, &exe, &socket) {
-            Ok(path) => path.map_or("no network configuration yet".to_owned(), |p| format!("installed in {}", p.display())),
+            Ok(path) => path.map_or("no network configuration yet".to_owned(), |p| {
+                format!("installed in {}", p.display())
+            }),
             Err(error) => format!("not installed: {error}"),
         };
         if now != said {
@@ -132,14 +138,22 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let exe = root.path().join("weir");
         fs::write(&exe, "binary").unwrap();
-        let config =
-            CniConfig { bin_dir: root.path().join("bin"), conf_dir: root.path().join("net.d"), standalone: true };
+        let config = CniConfig {
+            bin_dir: root.path().join("bin"),
+            conf_dir: root.path().join("net.d"),
+            standalone: true,
+        };
         (root, config, exe)
     }
 
     fn types(path: &Path) -> Vec<String> {
         let list: Value = serde_json::from_slice(&fs::read(path).unwrap()).unwrap();
-        list["plugins"].as_array().unwrap().iter().map(|p| p["type"].as_str().unwrap().to_owned()).collect()
+        list["plugins"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|p| p["type"].as_str().unwrap().to_owned())
+            .collect()
     }
 
     #[test]
@@ -160,7 +174,11 @@ mod tests {
         }
         let before = fs::metadata(&other).unwrap().ino();
         install(&config, &exe, socket).unwrap();
-        assert_eq!(fs::metadata(&other).unwrap().ino(), before, "written although nothing differs");
+        assert_eq!(
+            fs::metadata(&other).unwrap().ino(),
+            before,
+            "written although nothing differs"
+        );
     }
 
     #[test]

@@ -35,14 +35,21 @@ struct Failure {
 
 impl Failure {
     fn new(code: u32, msg: &str, details: impl ToString) -> Self {
-        Self { code, msg: msg.to_owned(), details: details.to_string() }
+        Self {
+            code,
+            msg: msg.to_owned(),
+            details: details.to_string(),
+        }
     }
 }
 
 /// The plugin's main function.
 pub fn cni_plugin() -> ExitCode {
     let mut input = String::new();
-    let read = std::io::stdin().lock().take(CONFIG_BYTES_MAX).read_to_string(&mut input);
+    let read = std::io::stdin()
+        .lock()
+        .take(CONFIG_BYTES_MAX)
+        .read_to_string(&mut input);
     let environment: HashMap<String, String> = std::env::vars().filter(|(k, _)| k.starts_with("CNI_")).collect();
     let outcome = match read {
         Ok(_) => run(&environment, &input, CONNECT_TIMEOUT),
@@ -53,7 +60,8 @@ pub fn cni_plugin() -> ExitCode {
         Err(failure) => {
             let config: Value = serde_json::from_str(&input).unwrap_or_default();
             let version = config["cniVersion"].as_str().unwrap_or("1.0.0");
-            let error = json!({"cniVersion": version, "code": failure.code, "msg": failure.msg, "details": failure.details});
+            let error =
+                json!({"cniVersion": version, "code": failure.code, "msg": failure.msg, "details": failure.details});
             (Some(error), ExitCode::FAILURE)
         }
     };
@@ -108,7 +116,11 @@ fn add(environment: &HashMap<String, String>, config: &Value, patience: Duration
     }
     match ask(&socket(config), &request, patience)? {
         Reply::Ok => Ok(()),
-        Reply::Error(reason) => Err(Failure::new(101, "the pod's proxy could not be set up; the kubelet tries again", reason)),
+        Reply::Error(reason) => Err(Failure::new(
+            101,
+            "the pod's proxy could not be set up; the kubelet tries again",
+            reason,
+        )),
     }
 }
 
@@ -131,7 +143,10 @@ fn request(environment: &HashMap<String, String>, command: Command) -> Result<Re
     let of = |key: &str| environment.get(key).cloned().unwrap_or_default();
     let arguments = of("CNI_ARGS");
     let argument = |key: &str| {
-        let pair = arguments.split(';').filter_map(|p| p.split_once('=')).find(|(k, _)| *k == key);
+        let pair = arguments
+            .split(';')
+            .filter_map(|p| p.split_once('='))
+            .find(|(k, _)| *k == key);
         pair.map(|(_, value)| value.to_owned()).unwrap_or_default()
     };
     let request = Request {
@@ -146,10 +161,17 @@ fn request(environment: &HashMap<String, String>, command: Command) -> Result<Re
         ("K8S_POD_NAMESPACE in CNI_ARGS", request.namespace.is_empty()),
         ("K8S_POD_NAME in CNI_ARGS", request.pod.is_empty()),
         ("CNI_CONTAINERID", request.sandbox.is_empty()),
-        ("CNI_NETNS", request.command == Command::Add && request.netns.as_os_str().is_empty()),
+        (
+            "CNI_NETNS",
+            request.command == Command::Add && request.netns.as_os_str().is_empty(),
+        ),
     ];
     match missing.iter().find(|(_, missing)| *missing) {
-        Some((name, _)) => Err(Failure::new(4, "the environment is incomplete", format!("{name} is missing"))),
+        Some((name, _)) => Err(Failure::new(
+            4,
+            "the environment is incomplete",
+            format!("{name} is missing"),
+        )),
         None => Ok(request),
     }
 }

@@ -59,7 +59,9 @@ pub async fn serve(listener: UnixListener, pods: Arc<Pods>, stores: Arc<Stores>,
                 continue;
             }
         };
-        let Ok(place) = places.clone().acquire_owned().await else { return };
+        let Ok(place) = places.clone().acquire_owned().await else {
+            return;
+        };
         let (pods, stores) = (pods.clone(), stores.clone());
         tokio::spawn(async move {
             if let Err(error) = converse(stream, &pods, &stores).await {
@@ -109,7 +111,10 @@ async fn admit(request: &Request, pods: &Arc<Pods>, stores: &Stores, deadline: I
     stores.ready().await;
     let pod = find(request, pods, stores).await?;
     let Some(pod) = pod else { return Ok(()) };
-    let owner = stores.owner_now(&pod, &pods.shared().cluster).await.map_err(|e| e.to_string())?;
+    let owner = stores
+        .owner_now(&pod, &pods.shared().cluster)
+        .await
+        .map_err(|e| e.to_string())?;
     let namespace = stores.namespace(&request.namespace);
     let system = stores.namespace(weir_api::labels::SYSTEM_NAMESPACE);
     let (plan, problems) = plan(&pod, owner.workload(), namespace.as_ref(), system.as_ref());
@@ -117,8 +122,13 @@ async fn admit(request: &Request, pods: &Arc<Pods>, stores: &Stores, deadline: I
     if !matches!(plan, Plan::Run(_)) {
         return Ok(());
     }
-    let Some(id) = pod_id(&pod) else { return Err("the pod has no uid".into()) };
-    let sandbox = Sandbox { id: request.sandbox.clone(), netns: request.netns.clone() };
+    let Some(id) = pod_id(&pod) else {
+        return Err("the pod has no uid".into());
+    };
+    let sandbox = Sandbox {
+        id: request.sandbox.clone(),
+        netns: request.netns.clone(),
+    };
     let status = pods.ensure(&id, Some(&pod), |want| {
         want.plan = plan.clone();
         want.sandbox = Some(sandbox.clone());
@@ -138,7 +148,12 @@ async fn admit(request: &Request, pods: &Arc<Pods>, stores: &Stores, deadline: I
         match timeout_at(deadline - slack, status.changed()).await {
             Ok(Ok(())) => {}
             Ok(Err(_)) => return Err("the agent shuts down".into()),
-            Err(_) => return Err(format!("the proxy does not serve after {} s: {last}", ADD_TIMEOUT.as_secs())),
+            Err(_) => {
+                return Err(format!(
+                    "the proxy does not serve after {} s: {last}",
+                    ADD_TIMEOUT.as_secs()
+                ));
+            }
         }
     }
 }
@@ -153,21 +168,40 @@ async fn find(request: &Request, pods: &Arc<Pods>, stores: &Stores) -> Result<Op
     {
         return Ok(Some(pod));
     }
-    let fresh = pods.shared().cluster.pod(&request.namespace, &request.pod).await.map_err(|e| e.to_string())?;
-    let Some(pod) = fresh else { return Err(format!("there is no pod {}/{}", request.namespace, request.pod)) };
+    let fresh = pods
+        .shared()
+        .cluster
+        .pod(&request.namespace, &request.pod)
+        .await
+        .map_err(|e| e.to_string())?;
+    let Some(pod) = fresh else {
+        return Err(format!("there is no pod {}/{}", request.namespace, request.pod));
+    };
     if same(&pod) {
         return Ok(Some(Arc::new(pod)));
     }
-    if pod.metadata.annotations.as_ref().is_some_and(|a| a.contains_key(MIRROR)) {
+    if pod
+        .metadata
+        .annotations
+        .as_ref()
+        .is_some_and(|a| a.contains_key(MIRROR))
+    {
         return Ok(None);
     }
-    Err(format!("pod {}/{} is another one by now", request.namespace, request.pod))
+    Err(format!(
+        "pod {}/{} is another one by now",
+        request.namespace, request.pod
+    ))
 }
 
 async fn delete(request: &Request, pods: &Arc<Pods>) {
     let Some(mut status) = pods.gone(request) else { return };
     let ended = status.wait_for(|s| *s == Status::Ended);
     if timeout(DEL_TIMEOUT, ended).await.is_err() {
-        tracing::warn!(namespace = request.namespace, pod = request.pod, "removal of a proxy takes long");
+        tracing::warn!(
+            namespace = request.namespace,
+            pod = request.pod,
+            "removal of a proxy takes long"
+        );
     }
 }

@@ -83,7 +83,9 @@ impl Bootstrap {
         Ok(Self {
             node: file["node"].clone(),
             static_resources: file["static_resources"].clone(),
-            host_ip: file["node"]["metadata"]["host_ip"].as_str().and_then(|a| a.parse().ok()),
+            host_ip: file["node"]["metadata"]["host_ip"]
+                .as_str()
+                .and_then(|a| a.parse().ok()),
             admin: admin(&file["admin"]["address"])?,
             control,
         })
@@ -160,7 +162,10 @@ fn control(ads: &Value) -> Result<Control, Error> {
     let field = "dynamic_resources.ads_config.grpc_services[0].google_grpc";
     let service = &ads["grpc_services"][0]["google_grpc"];
     let Some(target) = service["target_uri"].as_str() else {
-        return wrong(&format!("{field}.target_uri"), "is missing; write the control plane's address and port");
+        return wrong(
+            &format!("{field}.target_uri"),
+            "is missing; write the control plane's address and port",
+        );
     };
     let credentials = &service["channel_credentials"];
     let tls = match credentials["ssl_credentials"]["root_certs"]["filename"].as_str() {
@@ -169,18 +174,34 @@ fn control(ads: &Value) -> Result<Control, Error> {
             Some((PathBuf::from(ca), name.as_str().map(str::to_owned)))
         }
         None if credentials["ssl_credentials"].is_null() => None,
-        None => return wrong(&format!("{field}.channel_credentials"), "ssl_credentials needs root_certs.filename"),
+        None => {
+            return wrong(
+                &format!("{field}.channel_credentials"),
+                "ssl_credentials needs root_certs.filename",
+            );
+        }
     };
     let config = &service["call_credentials"][0]["from_plugin"]["typed_config"];
     let token = config["secret_data"]["filename"].as_str().map(|file| {
         let text = |key: &str, default: &str| config[key].as_str().unwrap_or(default).to_owned();
-        (PathBuf::from(file), text("header_key", "authorization"), text("header_prefix", ""))
+        (
+            PathBuf::from(file),
+            text("header_key", "authorization"),
+            text("header_prefix", ""),
+        )
     });
-    Ok(Control { target: target.to_owned(), tls, token })
+    Ok(Control {
+        target: target.to_owned(),
+        tls,
+        token,
+    })
 }
 
 fn wrong<T>(field: &str, message: &str) -> Result<T, Error> {
-    Err(Error::Field { field: field.to_owned(), message: message.to_owned() })
+    Err(Error::Field {
+        field: field.to_owned(),
+        message: message.to_owned(),
+    })
 }
 
 #[cfg(test)]
@@ -229,7 +250,17 @@ dynamic_resources:
     fn errors_name_the_field() {
         let mut broken = file();
         broken["dynamic_resources"]["ads_config"]["grpc_services"] = json!([{"envoy_grpc": {}}]);
-        assert!(Bootstrap::parse(&broken).unwrap_err().to_string().contains("google_grpc.target_uri"));
-        assert!(Bootstrap::parse(&json!({})).unwrap_err().to_string().contains("node.id"));
+        assert!(
+            Bootstrap::parse(&broken)
+                .unwrap_err()
+                .to_string()
+                .contains("google_grpc.target_uri")
+        );
+        assert!(
+            Bootstrap::parse(&json!({}))
+                .unwrap_err()
+                .to_string()
+                .contains("node.id")
+        );
     }
 }

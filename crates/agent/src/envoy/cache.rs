@@ -19,7 +19,11 @@ impl Cache {
     pub fn open(path: PathBuf) -> Self {
         let bytes = std::fs::read(&path).unwrap_or_default();
         let mut rest = bytes.as_slice();
-        let mut cache = Self { path, types: BTreeMap::new(), changed: false };
+        let mut cache = Self {
+            path,
+            types: BTreeMap::new(),
+            changed: false,
+        };
         while !rest.is_empty() {
             match DeltaDiscoveryResponse::decode_length_delimited(&mut rest) {
                 Ok(response) => cache.apply(&response),
@@ -66,14 +70,18 @@ impl Cache {
     }
 
     /// What to write, where, if something changed since the last time.
-    pub fn to_write(&mut self) -> Option<(PathBuf, Vec<u8>)> {
+    pub fn unwritten(&mut self) -> Option<(PathBuf, Vec<u8>)> {
         if !std::mem::take(&mut self.changed) {
             return None;
         }
         let mut bytes = Vec::new();
         for (type_url, resources) in &self.types {
             let resources = resources.values().cloned().collect();
-            let response = DeltaDiscoveryResponse { type_url: type_url.clone(), resources, ..Default::default() };
+            let response = DeltaDiscoveryResponse {
+                type_url: type_url.clone(),
+                resources,
+                ..Default::default()
+            };
             bytes.extend(response.encode_length_delimited_to_vec());
         }
         Some((self.path.clone(), bytes))
@@ -90,7 +98,10 @@ mod tests {
         let resource = |name: &&str| Resource {
             name: (*name).to_owned(),
             version: "1".into(),
-            resource: Some(Any { type_url: "t".into(), value: vec![1] }),
+            resource: Some(Any {
+                type_url: "t".into(),
+                value: vec![1],
+            }),
             ..Default::default()
         };
         DeltaDiscoveryResponse {
@@ -106,12 +117,12 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("xds.pb");
         let mut cache = Cache::open(path.clone());
-        assert!(cache.is_empty() && cache.to_write().is_none());
+        assert!(cache.is_empty() && cache.unwritten().is_none());
         cache.apply(&response(&["a", "b", "c"], &[]));
         cache.apply(&response(&[], &["b"]));
         cache.forget("t", &["c".to_owned()]);
-        let (_, bytes) = cache.to_write().unwrap();
-        assert!(cache.to_write().is_none());
+        let (_, bytes) = cache.unwritten().unwrap();
+        assert!(cache.unwritten().is_none());
         std::fs::write(&path, &bytes).unwrap();
         let again = Cache::open(path.clone());
         assert_eq!(again.of("t").map(|r| r.name.as_str()).collect::<Vec<_>>(), ["a"]);

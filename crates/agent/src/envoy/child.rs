@@ -69,9 +69,16 @@ impl Child {
                 }
             }
             ended();
-            young_deaths = if born.elapsed() < STABLE_AFTER { young_deaths + 1 } else { 0 };
+            young_deaths = if born.elapsed() < STABLE_AFTER {
+                young_deaths + 1
+            } else {
+                0
+            };
             let pause = RETRY_MIN.saturating_mul(1 << young_deaths.min(8)).min(RETRY_MAX);
-            tracing::error!(lived_ms = u64::try_from(born.elapsed().as_millis()).unwrap_or(u64::MAX), "Envoy ended unasked");
+            tracing::error!(
+                lived_ms = u64::try_from(born.elapsed().as_millis()).unwrap_or(u64::MAX),
+                "Envoy ended unasked"
+            );
             if young_deaths > 0 {
                 tokio::select! {
                     () = tokio::time::sleep(pause) => {}
@@ -88,7 +95,12 @@ impl Child {
         command.arg("-c").arg(&self.bootstrap);
         command.args(["--concurrency", "1", "--disable-hot-restart", "--log-level", "warn"]);
         // Every response of a draining Envoy closes its connection, not a growing share of them.
-        command.args(["--drain-strategy", "immediate", "--drain-time-s", &self.drain.as_secs().max(1).to_string()]);
+        command.args([
+            "--drain-strategy",
+            "immediate",
+            "--drain-time-s",
+            &self.drain.as_secs().max(1).to_string(),
+        ]);
         command.stdin(Stdio::null());
         // An orphan would go on taking connections beside its successor.
         sys::die_with_parent(&mut command);
@@ -122,7 +134,9 @@ impl Child {
     /// Connections that clients have open, the admin interface's own left out.
     async fn connections(&self) -> Option<u64> {
         let path = "/stats?filter=downstream_cx_active";
-        let (status, _, body) = http_unix::send(&self.admin, http::Method::GET, path, ADMIN_TIMEOUT).await.ok()?;
+        let (status, _, body) = http_unix::send(&self.admin, http::Method::GET, path, ADMIN_TIMEOUT)
+            .await
+            .ok()?;
         (status == 200).then(|| count(&String::from_utf8_lossy(&body)))
     }
 }
@@ -130,11 +144,15 @@ impl Child {
 /// Sums `listener.<address>.downstream_cx_active` over all listeners but the admin interface.
 fn count(stats: &str) -> u64 {
     let of_listener = |name: &str| {
-        name.strip_prefix("listener.").is_some_and(|rest| !rest.starts_with("admin.") && !rest.contains("worker_"))
+        name.strip_prefix("listener.")
+            .is_some_and(|rest| !rest.starts_with("admin.") && !rest.contains("worker_"))
             && name.ends_with(".downstream_cx_active")
     };
     let lines = stats.lines().filter_map(|l| l.split_once(": "));
-    lines.filter(|(name, _)| of_listener(name)).filter_map(|(_, value)| value.trim().parse::<u64>().ok()).sum()
+    lines
+        .filter(|(name, _)| of_listener(name))
+        .filter_map(|(_, value)| value.trim().parse::<u64>().ok())
+        .sum()
 }
 
 #[cfg(test)]

@@ -41,18 +41,22 @@ struct Open {
 impl Entries {
     /// Records into a recorder; requests of the kubelet at `host_ip` are left out.
     pub fn new(recorder: Arc<Recorder>, host_ip: Option<IpAddr>) -> Self {
-        Self { recorder, host_ip, open: Mutex::default() }
+        Self {
+            recorder,
+            host_ip,
+            open: Mutex::default(),
+        }
     }
 
     /// One request.
     pub fn http(&self, direction: Direction, entry: &HttpAccessLogEntry, source: impl FnOnce() -> Peer) {
         let common = entry.common_properties.clone().unwrap_or_default();
         let request = entry.request.clone().unwrap_or_default();
-        if direction == Direction::Inbound && self.from_host(&common) && request.user_agent.starts_with(PROBE) {
+        if direction == Direction::Inbound && self.comes_from_host(&common) && request.user_agent.starts_with(PROBE) {
             return;
         }
         let response = entry.response.clone().unwrap_or_default();
-        let flags = common.response_flags.clone().unwrap_or_default();
+        let flags = common.response_flags.unwrap_or_default();
         let tried = common.upstream_remote_address.is_some() && !answered_here(&flags);
         let authority = if common.route_name == SERVICE_ROUTE {
             request.authority.to_ascii_lowercase()
@@ -80,10 +84,21 @@ impl Entries {
         if flags.upstream_overflow {
             target.overflow("requests");
         }
-        let status = response.response_code.and_then(|c| u16::try_from(c.value).ok()).unwrap_or(0);
-        let header = |key: &str| response.response_trailers.get(key).or_else(|| response.response_headers.get(key));
+        let status = response
+            .response_code
+            .and_then(|c| u16::try_from(c.value).ok())
+            .unwrap_or(0);
+        let header = |key: &str| {
+            response
+                .response_trailers
+                .get(key)
+                .or_else(|| response.response_headers.get(key))
+        };
         let grpc_status = header("grpc-status").and_then(|s| s.trim().parse().ok());
-        let grpc = request.request_headers.get("content-type").is_some_and(|t| t.starts_with("application/grpc"));
+        let grpc = request
+            .request_headers
+            .get("content-type")
+            .is_some_and(|t| t.starts_with("application/grpc"));
         let classification = if flags.downstream_connection_termination || flags.downstream_remote_reset {
             Classification::Aborted
         } else if broken(&flags) {
@@ -103,7 +118,7 @@ impl Entries {
     /// One step of a TCP connection.
     pub fn tcp(&self, direction: Direction, entry: &TcpAccessLogEntry, source: impl FnOnce() -> Peer) {
         let common = entry.common_properties.clone().unwrap_or_default();
-        if direction == Direction::Inbound && self.from_host(&common) {
+        if direction == Direction::Inbound && self.comes_from_host(&common) {
             return;
         }
         let kind = AccessLogType::try_from(common.access_log_type).unwrap_or(AccessLogType::NotSet);
@@ -130,10 +145,17 @@ impl Entries {
             };
             let target = self.recorder.target(direction, "", &peer);
             target.tcp_open();
-            Open { target, read: 0, written: 0 }
+            Open {
+                target,
+                read: 0,
+                written: 0,
+            }
         });
         // Entries carry totals.
-        let more = (read.saturating_sub(connection.read), written.saturating_sub(connection.written));
+        let more = (
+            read.saturating_sub(connection.read),
+            written.saturating_sub(connection.written),
+        );
         connection.target.tcp_bytes(more.0, more.1);
         (connection.read, connection.written) = (read, written);
         let room = !common.stream_id.is_empty() && open.len() < CONNECTIONS_MAX;
@@ -153,7 +175,7 @@ impl Entries {
         }
     }
 
-    fn from_host(&self, common: &AccessLogCommon) -> bool {
+    fn comes_from_host(&self, common: &AccessLogCommon) -> bool {
         self.host_ip.is_some() && client(common) == self.host_ip
     }
 }
@@ -210,7 +232,10 @@ fn broken(flags: &ResponseFlags) -> bool {
 
 /// To the last byte sent to the client.
 fn latency(common: &AccessLogCommon) -> Duration {
-    let time = common.time_to_last_downstream_tx_byte.or(common.duration).unwrap_or_default();
+    let time = common
+        .time_to_last_downstream_tx_byte
+        .or(common.duration)
+        .unwrap_or_default();
     let seconds = u64::try_from(time.seconds).unwrap_or(0);
     Duration::new(seconds, u32::try_from(time.nanos).unwrap_or(0))
 }

@@ -36,7 +36,9 @@ impl AccessLogService for Logs {
                     _ => None,
                 };
             }
-            let (Some(direction), Some(entries)) = (direction, message.log_entries) else { continue };
+            let (Some(direction), Some(entries)) = (direction, message.log_entries) else {
+                continue;
+            };
             self.record(direction, entries).await;
         }
         Ok(Response::new(StreamAccessLogsResponse {}))
@@ -48,13 +50,17 @@ impl Logs {
         match entries {
             LogEntries::HttpLogs(logs) => {
                 for entry in &logs.log_entry {
-                    let source = self.source(direction, entry.common_properties.as_ref().and_then(client)).await;
+                    let source = self
+                        .source(direction, entry.common_properties.as_ref().and_then(client))
+                        .await;
                     self.entries.http(direction, entry, || source);
                 }
             }
             LogEntries::TcpLogs(logs) => {
                 for entry in &logs.log_entry {
-                    let source = self.source(direction, entry.common_properties.as_ref().and_then(client)).await;
+                    let source = self
+                        .source(direction, entry.common_properties.as_ref().and_then(client))
+                        .await;
                     self.entries.tcp(direction, entry, || source);
                 }
             }

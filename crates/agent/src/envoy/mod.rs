@@ -102,10 +102,17 @@ pub async fn run(config: EnvoyConfig, shutdown: CancellationToken) -> Result<(),
     let entries = Arc::new(Entries::new(recorder.clone(), bootstrap.host_ip));
     let relay = Relay::new(bootstrap.control.clone(), Cache::open(state("xds.pb")));
     let sources = Sources::new(bootstrap.control.clone(), node(&bootstrap));
-    let pages = Arc::new(Pages { recorder: recorder.clone(), relay: relay.clone(), envoy_admin: envoy_admin.clone() });
+    let pages = Arc::new(Pages {
+        recorder: recorder.clone(),
+        relay: relay.clone(),
+        envoy_admin: envoy_admin.clone(),
+    });
 
     let listener = bind_unix(&socket).map_err(io(&socket))?;
-    let logs = Logs { entries: entries.clone(), sources: sources.clone() };
+    let logs = Logs {
+        entries: entries.clone(),
+        sources: sources.clone(),
+    };
     let services = tonic::transport::Server::builder()
         .add_service(
             AggregatedDiscoveryServiceServer::new(relay::Service(relay.clone()))
@@ -121,7 +128,9 @@ pub async fn run(config: EnvoyConfig, shutdown: CancellationToken) -> Result<(),
         }
     });
     if let Some(address) = config.metrics_address {
-        let listener = TcpListener::bind(address).await.map_err(|e| Error::Io(address.to_string(), e))?;
+        let listener = TcpListener::bind(address)
+            .await
+            .map_err(|e| Error::Io(address.to_string(), e))?;
         beside.spawn(pages.clone().serve_tcp(listener));
     }
     match &bootstrap.admin {
@@ -130,7 +139,9 @@ pub async fn run(config: EnvoyConfig, shutdown: CancellationToken) -> Result<(),
             beside.spawn(pages.serve_unix(listener));
         }
         Some(Admin::Tcp(address)) => {
-            let listener = TcpListener::bind(address).await.map_err(|e| Error::Io(address.to_string(), e))?;
+            let listener = TcpListener::bind(address)
+                .await
+                .map_err(|e| Error::Io(address.to_string(), e))?;
             beside.spawn(pages.serve_tcp(listener));
         }
         None => {}
@@ -142,8 +153,15 @@ pub async fn run(config: EnvoyConfig, shutdown: CancellationToken) -> Result<(),
     beside.spawn(async move { sources.run().await });
     beside.spawn(sweep(relay.clone(), recorder));
 
-    let child = Child { envoy: config.envoy, bootstrap: envoy_bootstrap, admin: envoy_admin, drain: config.drain };
-    let outcome = child.run(&shutdown, || relay.fresh_envoy(), || entries.envoy_ended()).await;
+    let child = Child {
+        envoy: config.envoy,
+        bootstrap: envoy_bootstrap,
+        admin: envoy_admin,
+        drain: config.drain,
+    };
+    let outcome = child
+        .run(&shutdown, || relay.fresh_envoy(), || entries.envoy_ended())
+        .await;
     // The tasks beside end with the set.
     drop(beside);
     outcome.map_err(|error| Error::Envoy(child.envoy.to_string_lossy().into_owned(), error))
@@ -159,7 +177,10 @@ fn bind_unix(path: &Path) -> std::io::Result<UnixListener> {
 
 /// This proxy, as the control plane is told.
 fn node(bootstrap: &Bootstrap) -> Node {
-    Node { id: bootstrap.node_id().to_owned(), ..Default::default() }
+    Node {
+        id: bootstrap.node_id().to_owned(),
+        ..Default::default()
+    }
 }
 
 /// Drops the series of destinations that Envoy has not had for a while. Never ends.
@@ -187,7 +208,9 @@ fn pods(relay: &Relay) -> HashSet<(String, String)> {
     let mut pods = HashSet::new();
     for resource in relay.endpoints() {
         let Some(body) = &resource.resource else { continue };
-        let Ok(assignment) = ClusterLoadAssignment::decode(body.value.as_slice()) else { continue };
+        let Ok(assignment) = ClusterLoadAssignment::decode(body.value.as_slice()) else {
+            continue;
+        };
         for endpoint in assignment.endpoints.iter().flat_map(|l| &l.lb_endpoints) {
             let described = endpoint.metadata.as_ref().and_then(|m| m.filter_metadata.get(METADATA));
             let text = |key: &str| match described?.fields.get(key)?.kind.as_ref()? {

@@ -44,7 +44,9 @@ impl Pages {
     pub async fn serve_tcp(self: Arc<Self>, listener: TcpListener) {
         let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
         loop {
-            let Ok(place) = places.clone().acquire_owned().await else { return };
+            let Ok(place) = places.clone().acquire_owned().await else {
+                return;
+            };
             match listener.accept().await {
                 Ok((stream, _)) => {
                     let pages = self.clone();
@@ -62,7 +64,9 @@ impl Pages {
     pub async fn serve_unix(self: Arc<Self>, listener: UnixListener) {
         let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
         loop {
-            let Ok(place) = places.clone().acquire_owned().await else { return };
+            let Ok(place) = places.clone().acquire_owned().await else {
+                return;
+            };
             match listener.accept().await {
                 Ok((stream, _)) => {
                     let pages = self.clone();
@@ -86,14 +90,22 @@ impl Pages {
             (&Method::GET, "/ready") => self.ready().await,
             (&Method::GET, "/stats/prometheus") => self.pass(Method::GET, "/stats/prometheus").await,
             _ if admin && matches!(*method, Method::GET | Method::POST) => self.pass(method.clone(), path).await,
-            _ => reply(404, "text/plain", "there are /metrics, /stats/prometheus and /ready\n".into()),
+            _ => reply(
+                404,
+                "text/plain",
+                "there are /metrics, /stats/prometheus and /ready\n".into(),
+            ),
         }
     }
 
     /// 200 once Envoy serves with a whole configuration.
     async fn ready(&self) -> Response<Full<Bytes>> {
         if !self.relay.configured() {
-            return reply(503, "text/plain", "waiting for the configuration from the control plane\n".into());
+            return reply(
+                503,
+                "text/plain",
+                "waiting for the configuration from the control plane\n".into(),
+            );
         }
         self.pass(Method::GET, "/ready").await
     }

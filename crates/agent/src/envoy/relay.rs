@@ -76,7 +76,7 @@ impl Relay {
         loop {
             self.accepted.notified().await;
             tokio::time::sleep(WRITE_DELAY).await;
-            let write = self.cache().to_write();
+            let write = self.cache().unwritten();
             if let Some((path, bytes)) = write
                 && let Err(error) = crate::supervise::write(&path, &bytes)
             {
@@ -91,12 +91,18 @@ impl Relay {
 
     /// One stream of Envoy's.
     async fn session(&self, mut envoy: Envoy) -> Result<(), Status> {
-        let Some(control) = &self.control else { return Err(Status::unimplemented("static configuration only")) };
-        let Some(first) = envoy.requests.message().await? else { return Ok(()) };
+        let Some(control) = &self.control else {
+            return Err(Status::unimplemented("static configuration only"));
+        };
+        let Some(first) = envoy.requests.message().await? else {
+            return Ok(());
+        };
         let fresh = first.initial_resource_versions.is_empty() && !self.cache().is_empty();
         let seen = match upstream::open(control, first.clone()).await {
             Ok(stream) => {
-                let Some(seen) = self.pass(&mut envoy, stream, first, fresh).await? else { return Ok(()) };
+                let Some(seen) = self.pass(&mut envoy, stream, first, fresh).await? else {
+                    return Ok(());
+                };
                 seen
             }
             Err(error) => {
@@ -147,10 +153,13 @@ impl Relay {
     /// Keeps what Envoy has accepted.
     fn acknowledge(&self, pending: &mut HashMap<String, DeltaDiscoveryResponse>, request: &DeltaDiscoveryRequest) {
         if !request.resource_names_unsubscribe.is_empty() {
-            self.cache().forget(&request.type_url, &request.resource_names_unsubscribe);
+            self.cache()
+                .forget(&request.type_url, &request.resource_names_unsubscribe);
             self.accepted.notify_one();
         }
-        let Some(response) = pending.remove(&request.response_nonce) else { return };
+        let Some(response) = pending.remove(&request.response_nonce) else {
+            return;
+        };
         match &request.error_detail {
             Some(error) => tracing::warn!(type_url = request.type_url, "Envoy rejects: {}", error.message),
             None => {
@@ -175,7 +184,11 @@ impl Relay {
         for request in requests {
             kept.send(self, envoy, &request).await?;
         }
-        let probe = DeltaDiscoveryRequest { node, type_url: CLUSTER.to_owned(), ..Default::default() };
+        let probe = DeltaDiscoveryRequest {
+            node,
+            type_url: CLUSTER.to_owned(),
+            ..Default::default()
+        };
         let back = async {
             loop {
                 tokio::time::sleep(RETRY).await;
@@ -202,8 +215,13 @@ impl Relay {
 
 /// Whether the control plane answers a node that knows nothing.
 async fn speaks(control: &Control, probe: DeltaDiscoveryRequest) -> bool {
-    let Ok(mut stream) = upstream::open(control, probe).await else { return false };
-    matches!(tokio::time::timeout(FIRST_RESPONSE, stream.responses.message()).await, Ok(Ok(Some(_))))
+    let Ok(mut stream) = upstream::open(control, probe).await else {
+        return false;
+    };
+    matches!(
+        tokio::time::timeout(FIRST_RESPONSE, stream.responses.message()).await,
+        Ok(Ok(Some(_)))
+    )
 }
 
 /// Envoy's end of a stream.
@@ -225,8 +243,14 @@ impl Kept {
         if request.type_url == LISTENER && !request.response_nonce.is_empty() && request.error_detail.is_none() {
             relay.configured.store(true, Ordering::Relaxed);
         }
-        let Some(response) = self.response(&relay.cache(), request) else { return Ok(()) };
-        envoy.responses.send(Ok(response)).await.map_err(|_| Status::cancelled("Envoy has gone"))
+        let Some(response) = self.response(&relay.cache(), request) else {
+            return Ok(());
+        };
+        envoy
+            .responses
+            .send(Ok(response))
+            .await
+            .map_err(|_| Status::cancelled("Envoy has gone"))
     }
 
     /// What a request is owed, if anything: resources that it asks for and does not have. Nothing is ever called
@@ -240,7 +264,12 @@ impl Kept {
         let everything = first && names.is_empty() || names.contains("*");
         let wanted = |r: &&Resource| everything || names.contains(r.name.as_str());
         let missing = |r: &&Resource| held.get(&r.name) != Some(&r.version);
-        let resources: Vec<Resource> = cache.of(&request.type_url).filter(wanted).filter(missing).cloned().collect();
+        let resources: Vec<Resource> = cache
+            .of(&request.type_url)
+            .filter(wanted)
+            .filter(missing)
+            .cloned()
+            .collect();
         if resources.is_empty() {
             return None;
         }
@@ -268,7 +297,9 @@ impl AggregatedDiscoveryService for Service {
         &self,
         _: Request<Streaming<DiscoveryRequest>>,
     ) -> Result<Response<Self::StreamAggregatedResourcesStream>, Status> {
-        Err(Status::unimplemented("the Envoy of this supervisor is configured to use the delta protocol"))
+        Err(Status::unimplemented(
+            "the Envoy of this supervisor is configured to use the delta protocol",
+        ))
     }
 
     async fn delta_aggregated_resources(
@@ -277,7 +308,10 @@ impl AggregatedDiscoveryService for Service {
     ) -> Result<Response<Self::DeltaAggregatedResourcesStream>, Status> {
         let (responses, stream) = mpsc::channel(QUEUE);
         let relay = self.0.clone();
-        let envoy = Envoy { requests: request.into_inner(), responses };
+        let envoy = Envoy {
+            requests: request.into_inner(),
+            responses,
+        };
         tokio::spawn(async move {
             let responses = envoy.responses.clone();
             if let Err(status) = relay.session(envoy).await {
@@ -304,7 +338,11 @@ mod tests {
             ..Default::default()
         };
         let resources = vec![resource("a"), resource("b")];
-        cache.apply(&DeltaDiscoveryResponse { type_url: ENDPOINTS.into(), resources, ..Default::default() });
+        cache.apply(&DeltaDiscoveryResponse {
+            type_url: ENDPOINTS.into(),
+            resources,
+            ..Default::default()
+        });
         cache
     }
 
@@ -316,7 +354,9 @@ mod tests {
             ..Default::default()
         };
         let response = kept.response(&cache(), &request);
-        response.map(|r| r.resources.into_iter().map(|r| r.name).collect()).unwrap_or_default()
+        response
+            .map(|r| r.resources.into_iter().map(|r| r.name).collect())
+            .unwrap_or_default()
     }
 
     #[test]

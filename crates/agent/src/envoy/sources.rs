@@ -53,7 +53,13 @@ impl Sources {
     /// A table that asks the control plane in the name of a node.
     pub fn new(control: Option<Control>, node: Node) -> Arc<Self> {
         let table = Mutex::default();
-        Arc::new(Self { control, node, table, added: Notify::new(), answered: watch::channel(()).0 })
+        Arc::new(Self {
+            control,
+            node,
+            table,
+            added: Notify::new(),
+            answered: watch::channel(()).0,
+        })
     }
 
     /// Who has an address.
@@ -83,7 +89,9 @@ impl Sources {
 
     /// Asks and listens. Never ends.
     pub async fn run(&self) {
-        let Some(control) = &self.control else { return std::future::pending().await };
+        let Some(control) = &self.control else {
+            return std::future::pending().await;
+        };
         self.added.notified().await;
         loop {
             if let Err(error) = self.follow(control).await {
@@ -96,7 +104,10 @@ impl Sources {
     /// One stream, until it ends.
     async fn follow(&self, control: &Control) -> Result<(), upstream::Error> {
         let mut asked: Vec<IpAddr> = self.table().keys().copied().collect();
-        let first = DeltaDiscoveryRequest { node: Some(self.node.clone()), ..request(&asked) };
+        let first = DeltaDiscoveryRequest {
+            node: Some(self.node.clone()),
+            ..request(&asked)
+        };
         let mut stream = upstream::open(control, first).await?;
         loop {
             tokio::select! {
@@ -122,10 +133,28 @@ impl Sources {
     fn learn(&self, response: &DeltaDiscoveryResponse) {
         let mut table = self.table();
         for resource in &response.resources {
-            let body = resource.resource.as_ref().map(|r| r.value.as_slice()).unwrap_or_default();
+            let body = resource
+                .resource
+                .as_ref()
+                .map(|r| r.value.as_slice())
+                .unwrap_or_default();
             if let (Ok(address), Ok(message)) = (resource.name.parse(), PeerMessage::decode(body)) {
-                let PeerMessage { namespace, pod, owner_kind, owner } = message;
-                table.insert(address, Some(Peer { namespace, pod, owner_kind, owner, ..Default::default() }));
+                let PeerMessage {
+                    namespace,
+                    pod,
+                    owner_kind,
+                    owner,
+                } = message;
+                table.insert(
+                    address,
+                    Some(Peer {
+                        namespace,
+                        pod,
+                        owner_kind,
+                        owner,
+                        ..Default::default()
+                    }),
+                );
             }
         }
         for address in response.removed_resources.iter().filter_map(|n| n.parse().ok()) {

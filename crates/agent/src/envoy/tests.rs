@@ -15,7 +15,9 @@ use envoy_types::pb::envoy::config::listener::v3::{Filter, FilterChain, Listener
 use envoy_types::pb::envoy::config::route::v3::{
     Route, RouteAction, RouteConfiguration, RouteMatch, VirtualHost, route, route_action, route_match,
 };
-use envoy_types::pb::envoy::extensions::access_loggers::grpc::v3::{CommonGrpcAccessLogConfig, HttpGrpcAccessLogConfig};
+use envoy_types::pb::envoy::extensions::access_loggers::grpc::v3::{
+    CommonGrpcAccessLogConfig, HttpGrpcAccessLogConfig,
+};
 use envoy_types::pb::envoy::extensions::filters::http::router::v3::Router;
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::http_connection_manager::RouteSpecifier;
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::{
@@ -42,17 +44,28 @@ use super::*;
 use crate::http_unix;
 
 fn any<T: prost::Name>(message: &T) -> Any {
-    Any { type_url: T::type_url(), value: message.encode_to_vec() }
+    Any {
+        type_url: T::type_url(),
+        value: message.encode_to_vec(),
+    }
 }
 
 fn at(address: SocketAddr) -> Option<Address> {
     let port = Some(PortSpecifier::PortValue(u32::from(address.port())));
-    let socket = SocketAddress { address: address.ip().to_string(), port_specifier: port, ..Default::default() };
-    Some(Address { address: Some(address::Address::SocketAddress(socket)) })
+    let socket = SocketAddress {
+        address: address.ip().to_string(),
+        port_specifier: port,
+        ..Default::default()
+    };
+    Some(Address {
+        address: Some(address::Address::SocketAddress(socket)),
+    })
 }
 
 fn string(text: &str) -> Value {
-    Value { kind: Some(Kind::StringValue(text.to_owned())) }
+    Value {
+        kind: Some(Kind::StringValue(text.to_owned())),
+    }
 }
 
 /// A cluster of one endpoint, which says who it is.
@@ -60,17 +73,28 @@ fn cluster(backend: SocketAddr) -> Cluster {
     let fields = [("namespace", "default"), ("pod", "b-1")].map(|(k, v)| (k.to_owned(), string(v)));
     let described = [(METADATA.to_owned(), Struct { fields: fields.into() })];
     let endpoint = LbEndpoint {
-        host_identifier: Some(lb_endpoint::HostIdentifier::Endpoint(Endpoint { address: at(backend), ..Default::default() })),
-        metadata: Some(Metadata { filter_metadata: described.into(), ..Default::default() }),
+        host_identifier: Some(lb_endpoint::HostIdentifier::Endpoint(Endpoint {
+            address: at(backend),
+            ..Default::default()
+        })),
+        metadata: Some(Metadata {
+            filter_metadata: described.into(),
+            ..Default::default()
+        }),
         ..Default::default()
     };
     Cluster {
         name: "b".into(),
         connect_timeout: Some(Span { seconds: 1, nanos: 0 }),
-        cluster_discovery_type: Some(cluster::ClusterDiscoveryType::Type(cluster::DiscoveryType::Static as i32)),
+        cluster_discovery_type: Some(cluster::ClusterDiscoveryType::Type(
+            cluster::DiscoveryType::Static as i32,
+        )),
         load_assignment: Some(ClusterLoadAssignment {
             cluster_name: "b".into(),
-            endpoints: vec![LocalityLbEndpoints { lb_endpoints: vec![endpoint], ..Default::default() }],
+            endpoints: vec![LocalityLbEndpoints {
+                lb_endpoints: vec![endpoint],
+                ..Default::default()
+            }],
             ..Default::default()
         }),
         ..Default::default()
@@ -78,18 +102,31 @@ fn cluster(backend: SocketAddr) -> Cluster {
 }
 
 fn tag(name: &str) -> CustomTag {
-    let segment = PathSegment { segment: Some(Segment::Key(name.to_owned())) };
+    let segment = PathSegment {
+        segment: Some(Segment::Key(name.to_owned())),
+    };
     let metadata = custom_tag::Metadata {
-        kind: Some(MetadataKind { kind: Some(MetadataFrom::Host(Host {})) }),
-        metadata_key: Some(MetadataKey { key: METADATA.to_owned(), path: vec![segment] }),
+        kind: Some(MetadataKind {
+            kind: Some(MetadataFrom::Host(Host {})),
+        }),
+        metadata_key: Some(MetadataKey {
+            key: METADATA.to_owned(),
+            path: vec![segment],
+        }),
         default_value: String::new(),
     };
-    CustomTag { tag: name.to_owned(), r#type: Some(custom_tag::Type::Metadata(metadata)) }
+    CustomTag {
+        tag: name.to_owned(),
+        r#type: Some(custom_tag::Type::Metadata(metadata)),
+    }
 }
 
 /// A listener that sends everything to the cluster and logs to the supervisor.
 fn listener(address: SocketAddr) -> Listener {
-    let service = EnvoyGrpc { cluster_name: "weir_als".into(), ..Default::default() };
+    let service = EnvoyGrpc {
+        cluster_name: "weir_als".into(),
+        ..Default::default()
+    };
     let log = HttpGrpcAccessLogConfig {
         common_config: Some(CommonGrpcAccessLogConfig {
             log_name: "outbound".into(),
@@ -98,7 +135,10 @@ fn listener(address: SocketAddr) -> Listener {
                 ..Default::default()
             }),
             transport_api_version: ApiVersion::V3 as i32,
-            buffer_flush_interval: Some(Span { seconds: 0, nanos: 50_000_000 }),
+            buffer_flush_interval: Some(Span {
+                seconds: 0,
+                nanos: 50_000_000,
+            }),
             custom_tags: vec![tag("namespace"), tag("pod")],
             ..Default::default()
         }),
@@ -116,7 +156,12 @@ fn listener(address: SocketAddr) -> Listener {
         })),
         ..Default::default()
     };
-    let host = VirtualHost { name: "b".into(), domains: vec!["*".into()], routes: vec![route], ..Default::default() };
+    let host = VirtualHost {
+        name: "b".into(),
+        domains: vec!["*".into()],
+        routes: vec![route],
+        ..Default::default()
+    };
     let manager = HttpConnectionManager {
         stat_prefix: "b".into(),
         route_specifier: Some(RouteSpecifier::RouteConfig(RouteConfiguration {
@@ -143,7 +188,10 @@ fn listener(address: SocketAddr) -> Listener {
     Listener {
         name: "b".into(),
         address: at(address),
-        filter_chains: vec![FilterChain { filters: vec![filter], ..Default::default() }],
+        filter_chains: vec![FilterChain {
+            filters: vec![filter],
+            ..Default::default()
+        }],
         ..Default::default()
     }
 }
@@ -170,20 +218,31 @@ impl AggregatedDiscoveryService for ControlPlane {
         &self,
         request: Request<Streaming<DeltaDiscoveryRequest>>,
     ) -> Result<Response<Self::DeltaAggregatedResourcesStream>, Status> {
-        let token = request.metadata().get("authorization").and_then(|v| v.to_str().ok()).unwrap_or("").to_owned();
+        let token = request
+            .metadata()
+            .get("authorization")
+            .and_then(|v| v.to_str().ok())
+            .unwrap_or("")
+            .to_owned();
         self.tokens.lock().unwrap().push(token);
         let mut requests = request.into_inner();
         let (responses, stream) = mpsc::channel(16);
         let resources = self.resources.clone();
         tokio::spawn(async move {
             while let Ok(Some(request)) = requests.message().await {
-                let Some((name, body)) = resources.get(&request.type_url) else { continue };
+                let Some((name, body)) = resources.get(&request.type_url) else {
+                    continue;
+                };
                 let known = !request.response_nonce.is_empty() || request.initial_resource_versions.contains_key(name);
                 if known {
                     continue;
                 }
-                let resource =
-                    Resource { name: name.clone(), version: "1".into(), resource: Some(body.clone()), ..Default::default() };
+                let resource = Resource {
+                    name: name.clone(),
+                    version: "1".into(),
+                    resource: Some(body.clone()),
+                    ..Default::default()
+                };
                 let response = DeltaDiscoveryResponse {
                     type_url: request.type_url,
                     resources: vec![resource],
@@ -206,7 +265,10 @@ async fn backend() -> SocketAddr {
             let service = hyper::service::service_fn(|request: http::Request<hyper::body::Incoming>| async move {
                 let status = if request.uri().path() == "/fail" { 500 } else { 200 };
                 Ok::<_, std::convert::Infallible>(
-                    http::Response::builder().status(status).body(Full::new(Bytes::from("hello"))).unwrap(),
+                    http::Response::builder()
+                        .status(status)
+                        .body(Full::new(Bytes::from("hello")))
+                        .unwrap(),
                 )
             });
             tokio::spawn(hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service));
@@ -217,13 +279,22 @@ async fn backend() -> SocketAddr {
 
 async fn get(address: SocketAddr, path: &str) -> std::io::Result<(u16, String)> {
     let stream = TcpStream::connect(address).await?;
-    let (mut sender, connection) =
-        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(std::io::Error::other)?;
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+        .await
+        .map_err(std::io::Error::other)?;
     tokio::spawn(connection);
-    let request = http::Request::get(path).header("host", "b:9080").body(Empty::<Bytes>::new()).unwrap();
+    let request = http::Request::get(path)
+        .header("host", "b:9080")
+        .body(Empty::<Bytes>::new())
+        .unwrap();
     let response = sender.send_request(request).await.map_err(std::io::Error::other)?;
     let status = response.status().as_u16();
-    let body = response.into_body().collect().await.map_err(std::io::Error::other)?.to_bytes();
+    let body = response
+        .into_body()
+        .collect()
+        .await
+        .map_err(std::io::Error::other)?
+        .to_bytes();
     Ok((status, String::from_utf8_lossy(&body).into_owned()))
 }
 
@@ -245,7 +316,10 @@ fn envoy() -> Option<PathBuf> {
 }
 
 fn free_address() -> SocketAddr {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+    std::net::TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
 }
 
 /// The process that was started with a file of ours.
@@ -273,7 +347,10 @@ async fn envoy_is_configured_measured_restarted_and_drained() {
     let (cluster, listener) = (any(&cluster(backend().await)), any(&listener(inlet)));
     let resources = [cluster, listener].map(|body| (body.type_url.clone(), ("b".to_owned(), body)));
     let tokens = Arc::new(Mutex::new(Vec::new()));
-    let control = ControlPlane { resources: resources.into(), tokens: tokens.clone() };
+    let control = ControlPlane {
+        resources: resources.into(),
+        tokens: tokens.clone(),
+    };
     let server = tonic::transport::Server::builder()
         .add_service(AggregatedDiscoveryServiceServer::new(control))
         .serve_with_incoming(TcpListenerStream::new(control_listener));
@@ -317,7 +394,9 @@ async fn envoy_is_configured_measured_restarted_and_drained() {
     }
     assert_eq!(failures.into_inner(), 50);
     let count = |page: &str, name: &str, part: &str| -> u64 {
-        let lines = page.lines().filter(|l| l.starts_with(&format!("{name}{{")) && l.contains(part));
+        let lines = page
+            .lines()
+            .filter(|l| l.starts_with(&format!("{name}{{")) && l.contains(part));
         lines.filter_map(|l| l.rsplit(' ').next()?.parse::<u64>().ok()).sum()
     };
     until("200 requests counted", 10, || async {
@@ -330,8 +409,18 @@ async fn envoy_is_configured_measured_restarted_and_drained() {
     assert_eq!(count(&page, "response_total", "classification=\"success\""), 150);
     assert_eq!(count(&page, "response_total", "classification=\"failure\""), 50);
     assert_eq!(count(&page, "response_latency_ms_count", ""), 200);
-    assert!(get(metrics, "/stats/prometheus").await.unwrap().1.contains("envoy_cluster_upstream_rq_total"));
-    assert_eq!(get(metrics, "/config_dump").await.unwrap().0, 404, "the admin interface is not for the pod's address");
+    assert!(
+        get(metrics, "/stats/prometheus")
+            .await
+            .unwrap()
+            .1
+            .contains("envoy_cluster_upstream_rq_total")
+    );
+    assert_eq!(
+        get(metrics, "/config_dump").await.unwrap().0,
+        404,
+        "the admin interface is not for the pod's address"
+    );
 
     // The control plane goes, then Envoy dies: the next one starts from what was kept.
     until("configuration kept", 5, || async { path("state/xds.pb").exists() }).await;
@@ -339,7 +428,8 @@ async fn envoy_is_configured_measured_restarted_and_drained() {
     let first = process_of(&path("state/envoy.json")).expect("envoy runs");
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(first), nix::sys::signal::Signal::SIGKILL).unwrap();
     until("served by another envoy", 10, || async {
-        process_of(&path("state/envoy.json")).is_some_and(|p| p != first) && get(inlet, "/").await.is_ok_and(|a| a.0 == 200)
+        process_of(&path("state/envoy.json")).is_some_and(|p| p != first)
+            && get(inlet, "/").await.is_ok_and(|a| a.0 == 200)
     })
     .await;
     until("ready again", 10, ready).await;
@@ -347,6 +437,10 @@ async fn envoy_is_configured_measured_restarted_and_drained() {
     let asked = Instant::now();
     shutdown.cancel();
     supervisor.await.unwrap().unwrap();
-    assert!(asked.elapsed() < Duration::from_secs(5), "nothing was open: {:?}", asked.elapsed());
+    assert!(
+        asked.elapsed() < Duration::from_secs(5),
+        "nothing was open: {:?}",
+        asked.elapsed()
+    );
     assert_eq!(process_of(&path("state/envoy.json")), None);
 }

@@ -58,8 +58,7 @@ pub struct Stream {
 pub async fn open(control: &Control, first: DeltaDiscoveryRequest) -> Result<Stream, Error> {
     let opening = async {
         let channel = connect(control).await?;
-        let mut client =
-            AggregatedDiscoveryServiceClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX);
+        let mut client = AggregatedDiscoveryServiceClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX);
         let (requests, queue) = mpsc::channel(QUEUE);
         let mut request = Request::new(ReceiverStream::new(queue));
         if let Some((file, header, prefix)) = &control.token {
@@ -74,7 +73,9 @@ pub async fn open(control: &Control, first: DeltaDiscoveryRequest) -> Result<Str
         let responses = client.delta_aggregated_resources(request).await?.into_inner();
         Ok(Stream { requests, responses })
     };
-    tokio::time::timeout(CONNECT_TIMEOUT, opening).await.unwrap_or(Err(Error::Timeout))
+    tokio::time::timeout(CONNECT_TIMEOUT, opening)
+        .await
+        .unwrap_or(Err(Error::Timeout))
 }
 
 async fn connect(control: &Control) -> Result<Channel, Error> {
@@ -89,9 +90,14 @@ async fn connect(control: &Control) -> Result<Channel, Error> {
         }
         endpoint = endpoint.tls_config(tls).map_err(failed)?;
     }
-    let endpoint =
-        endpoint.http2_keep_alive_interval(KEEP_ALIVE).keep_alive_timeout(KEEP_ALIVE_TIMEOUT).keep_alive_while_idle(true);
-    endpoint.connect_with_connector(Connector(control.target.clone())).await.map_err(failed)
+    let endpoint = endpoint
+        .http2_keep_alive_interval(KEEP_ALIVE)
+        .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
+        .keep_alive_while_idle(true);
+    endpoint
+        .connect_with_connector(Connector(control.target.clone()))
+        .await
+        .map_err(failed)
 }
 
 /// Connects with the mark that keeps a socket out of redirection.
@@ -129,7 +135,9 @@ async fn marked(address: SocketAddr) -> std::io::Result<TcpStream> {
         tracing::debug!(%error, "socket not marked");
     }
     socket.set_nonblocking(true)?;
-    let stream = tokio::net::TcpSocket::from_std_stream(socket.into()).connect(address).await?;
+    let stream = tokio::net::TcpSocket::from_std_stream(socket.into())
+        .connect(address)
+        .await?;
     stream.set_nodelay(true)?;
     Ok(stream)
 }

@@ -8,7 +8,11 @@ fn meta(value: Value) -> ObjectMeta {
 
 fn pod(mut metadata: Value, spec: Value, phase: &str) -> Pod {
     for (key, default) in [("name", "a"), ("namespace", "default"), ("uid", "u")] {
-        metadata.as_object_mut().unwrap().entry(key).or_insert_with(|| json!(default));
+        metadata
+            .as_object_mut()
+            .unwrap()
+            .entry(key)
+            .or_insert_with(|| json!(default));
     }
     let mut pod: Pod = serde_json::from_value(json!({"metadata": metadata, "status": {"phase": phase}})).unwrap();
     let mut spec = spec;
@@ -30,7 +34,11 @@ fn show(pod: &Pod, workload: Workload<'_>, namespace: Option<&ObjectMeta>) -> St
         }
     };
     let problems: Vec<_> = problems.iter().map(|p| p.field.as_str()).collect();
-    if problems.is_empty() { plan } else { format!("{plan} !{}", problems.join(" !")) }
+    if problems.is_empty() {
+        plan
+    } else {
+        format!("{plan} !{}", problems.join(" !"))
+    }
 }
 
 #[test]
@@ -38,7 +46,8 @@ fn table() {
     let on = || json!({"labels": {"traffic.envoy.enabled": "true"}});
     let off = meta(json!({"labels": {"traffic.envoy.enabled": "false"}}));
     let deployment = meta(on());
-    let namespace = meta(json!({"labels": {"traffic.proxy.engine": "envoy", "traffic.outbound.skip-cidrs": "10.1.0.0/16"}}));
+    let namespace =
+        meta(json!({"labels": {"traffic.proxy.engine": "envoy", "traffic.outbound.skip-cidrs": "10.1.0.0/16"}}));
     let plain = pod(json!({}), json!({}), "Running");
     let enabled = pod(on(), json!({}), "Running");
     let mut leaving = on();
@@ -50,20 +59,44 @@ fn table() {
     assert_eq!(show(&plain, known, None), "run weir skip=[] []");
     assert_eq!(show(&plain, known, Some(&namespace)), "run envoy skip=[] [10.1.0.0/16]");
     assert_eq!(show(&plain, Workload::Known(&off), None), "off");
-    assert_eq!(show(&pod(json!({"labels": {"traffic.envoy.enabled": "false"}}), json!({}), "Running"), known, None), "off");
+    assert_eq!(
+        show(
+            &pod(
+                json!({"labels": {"traffic.envoy.enabled": "false"}}),
+                json!({}),
+                "Running"
+            ),
+            known,
+            None
+        ),
+        "off"
+    );
     assert_eq!(show(&plain, Workload::Unknown, Some(&namespace)), "keep");
     assert_eq!(show(&enabled, Workload::Unknown, None), "run weir skip=[] []");
     assert_eq!(show(&pod(on(), json!({}), "Succeeded"), Workload::None, None), "off");
     assert_eq!(show(&pod(leaving, json!({}), "Running"), known, None), "keep");
-    assert_eq!(show(&pod(on(), json!({"hostNetwork": true}), "Running"), known, None), "off !spec.hostNetwork");
+    assert_eq!(
+        show(&pod(on(), json!({"hostNetwork": true}), "Running"), known, None),
+        "off !spec.hostNetwork"
+    );
     let mut system = on();
     system["namespace"] = json!("kube-system");
-    assert_eq!(show(&pod(system, json!({}), "Running"), known, None), "off !traffic.envoy.enabled");
-    let maybe = pod(json!({"labels": {"traffic.envoy.enabled": "maybe"}}), json!({}), "Running");
+    assert_eq!(
+        show(&pod(system, json!({}), "Running"), known, None),
+        "off !traffic.envoy.enabled"
+    );
+    let maybe = pod(
+        json!({"labels": {"traffic.envoy.enabled": "maybe"}}),
+        json!({}),
+        "Running",
+    );
     assert_eq!(show(&maybe, known, None), "keep !traffic.envoy.enabled");
     let mut engine = on();
     engine["annotations"] = json!({"traffic.proxy.engine": "nginx"});
-    assert_eq!(show(&pod(engine, json!({}), "Running"), known, None), "keep !traffic.proxy.engine");
+    assert_eq!(
+        show(&pod(engine, json!({}), "Running"), known, None),
+        "keep !traffic.proxy.engine"
+    );
 }
 
 #[test]
@@ -81,7 +114,16 @@ fn a_bad_part_of_a_list_costs_only_itself() {
 #[test]
 fn messages_say_what_would_be_right() {
     let enabled = json!({"labels": {"traffic.envoy.enabled": "true"}});
-    let (_, problems) = plan(&pod(enabled, json!({"hostNetwork": true}), "Running"), Workload::None, None, None);
-    assert!(problems[0].to_string().starts_with("Pod default/a: spec.hostNetwork: "), "{}", problems[0]);
+    let (_, problems) = plan(
+        &pod(enabled, json!({"hostNetwork": true}), "Running"),
+        Workload::None,
+        None,
+        None,
+    );
+    assert!(
+        problems[0].to_string().starts_with("Pod default/a: spec.hostNetwork: "),
+        "{}",
+        problems[0]
+    );
     assert!("70000".parse::<PortRange>().unwrap_err().contains("9000-9100"));
 }

@@ -23,27 +23,48 @@ fn foreign_rules_show() {
 }
 
 fn ruleset(net: &Net) -> String {
-    let list = || std::process::Command::new("/usr/sbin/nft").args(["list", "ruleset"]).output().unwrap();
+    let list = || {
+        std::process::Command::new("/usr/sbin/nft")
+            .args(["list", "ruleset"])
+            .output()
+            .unwrap()
+    };
     String::from_utf8(within(net.pod(), list).stdout).unwrap()
 }
 
 fn skip(ports: &[&str], cidrs: &[&str]) -> Skip {
     let ports = ports.iter().map(|p| p.parse().unwrap()).collect();
-    Skip { ports, cidrs: cidrs.iter().map(|c| c.parse().unwrap()).collect() }
+    Skip {
+        ports,
+        cidrs: cidrs.iter().map(|c| c.parse().unwrap()).collect(),
+    }
 }
 
 #[tokio::test]
 async fn rules_are_verified_and_undone_completely() {
     let net = Net::new();
-    let all = skip(&["22", "9000-9100"], &["10.1.2.3/16", "10.9.9.9", "fd12::/8", "0.0.0.0/1"]);
+    let all = skip(
+        &["22", "9000-9100"],
+        &["10.1.2.3/16", "10.9.9.9", "fd12::/8", "0.0.0.0/1"],
+    );
     assert!(matches!(verify(&net.pod(), &all).await, Err(Error::Refused(_))));
     apply(&net.pod(), &all).await.unwrap();
     apply(&net.pod(), &all).await.unwrap();
-    assert!(matches!(verify(&net.pod(), &Skip::default()).await, Err(Error::Differs(_))));
+    assert!(matches!(
+        verify(&net.pod(), &Skip::default()).await,
+        Err(Error::Differs(_))
+    ));
     apply(&net.pod(), &Skip::default()).await.unwrap();
-    let foreign = || std::process::Command::new("/usr/sbin/nft").args(["add", "rule", "inet", "weir", "output", "accept"]).status();
+    let foreign = || {
+        std::process::Command::new("/usr/sbin/nft")
+            .args(["add", "rule", "inet", "weir", "output", "accept"])
+            .status()
+    };
     assert!(within(net.pod(), foreign).unwrap().success());
-    assert!(matches!(verify(&net.pod(), &Skip::default()).await, Err(Error::Differs(_))));
+    assert!(matches!(
+        verify(&net.pod(), &Skip::default()).await,
+        Err(Error::Differs(_))
+    ));
     remove(&net.pod()).await.unwrap();
     remove(&net.pod()).await.unwrap();
     assert_eq!(ruleset(&net), "");
@@ -74,19 +95,37 @@ async fn new_connections_are_captured_and_old_ones_left_alone() {
     let mut captured_in = connect(net.peer(), "10.199.0.1:7001", None).unwrap();
     assert_eq!(say(&mut captured_in, "3"), "inbound:3");
     assert_eq!(say(&mut out(Some(MARK)), "4"), "peer:4");
-    assert_eq!(say(&mut connect(net.pod(), "127.0.0.1:7001", None).unwrap(), "4"), "app:4");
-    assert_eq!(say(&mut connect(net.pod(), "10.199.0.1:7001", None).unwrap(), "4"), "app:4");
-    assert_eq!(say(&mut connect(net.pod(), "10.199.0.2:7100", None).unwrap(), "4"), "skipped:4");
-    assert_eq!(say(&mut connect(net.peer(), "10.199.0.1:8900", None).unwrap(), "4"), "metrics:4");
+    assert_eq!(
+        say(&mut connect(net.pod(), "127.0.0.1:7001", None).unwrap(), "4"),
+        "app:4"
+    );
+    assert_eq!(
+        say(&mut connect(net.pod(), "10.199.0.1:7001", None).unwrap(), "4"),
+        "app:4"
+    );
+    assert_eq!(
+        say(&mut connect(net.pod(), "10.199.0.2:7100", None).unwrap(), "4"),
+        "skipped:4"
+    );
+    assert_eq!(
+        say(&mut connect(net.peer(), "10.199.0.1:8900", None).unwrap(), "4"),
+        "metrics:4"
+    );
 
     // Other rules, same connections.
     apply(&net.pod(), &Skip::default()).await.unwrap();
-    assert_eq!(say(&mut connect(net.pod(), "10.199.0.2:7100", None).unwrap(), "5"), "outbound:5");
+    assert_eq!(
+        say(&mut connect(net.pod(), "10.199.0.2:7100", None).unwrap(), "5"),
+        "outbound:5"
+    );
     assert_eq!(say(&mut captured_out, "5"), "outbound:5");
 
     release(&net.pod()).await.unwrap();
     assert_eq!(say(&mut out(None), "6"), "peer:6");
-    assert_eq!(say(&mut connect(net.peer(), "10.199.0.1:7001", None).unwrap(), "6"), "app:6");
+    assert_eq!(
+        say(&mut connect(net.peer(), "10.199.0.1:7001", None).unwrap(), "6"),
+        "app:6"
+    );
     assert_eq!(say(&mut captured_out, "6"), "outbound:6");
     assert_eq!(say(&mut captured_in, "6"), "inbound:6");
     assert_eq!(say(&mut old_out, "6"), "peer:6");

@@ -89,14 +89,19 @@ impl Directory {
     pub fn new(run_dir: &Path, uid: &str) -> io::Result<Self> {
         let plain = |c: char| c.is_ascii_alphanumeric() || c == '-';
         if uid.is_empty() || uid.len() > 64 || !uid.chars().all(plain) {
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("{uid:?} is no pod uid")));
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                format!("{uid:?} is no pod uid"),
+            ));
         }
         Ok(Self(run_dir.join("proxies").join(uid)))
     }
 
     /// The records of all proxies under a run directory. An unreadable one is removed: nothing can be known of it.
     pub fn records(run_dir: &Path) -> Vec<Record> {
-        let Ok(entries) = fs::read_dir(run_dir.join("proxies")) else { return Vec::new() };
+        let Ok(entries) = fs::read_dir(run_dir.join("proxies")) else {
+            return Vec::new();
+        };
         let mut records = Vec::new();
         for path in entries.flatten().map(|e| e.path()) {
             let directory = Self(path);
@@ -166,7 +171,9 @@ impl Directory {
 
     /// Whether a proxy could start with what is there.
     pub fn complete(&self) -> bool {
-        ["bootstrap.json", "token", "ca.crt"].iter().all(|f| self.0.join(f).exists())
+        ["bootstrap.json", "token", "ca.crt"]
+            .iter()
+            .all(|f| self.0.join(f).exists())
     }
 
     /// Writes what the proxy is told, where it differs.
@@ -178,8 +185,10 @@ impl Directory {
         control: &ControlPlane,
     ) -> io::Result<()> {
         let bootstrap = serde_json::to_vec_pretty(&self.bootstrap_of(pod, engine, host_ip, control))?;
-        for (path, content) in [(self.bootstrap(), bootstrap), (self.0.join("ca.crt"), control.ca.clone().into_bytes())]
-        {
+        for (path, content) in [
+            (self.bootstrap(), bootstrap),
+            (self.0.join("ca.crt"), control.ca.clone().into_bytes()),
+        ] {
             if fs::read(&path).ok().as_deref() != Some(&content) {
                 write(&path, &content)?;
             }
@@ -230,7 +239,11 @@ impl Directory {
     /// Opens the log for the proxy to write on.
     pub fn log(&self) -> io::Result<File> {
         self.rotate_log();
-        OpenOptions::new().create(true).append(true).mode(0o600).open(self.0.join("proxy.log"))
+        OpenOptions::new()
+            .create(true)
+            .append(true)
+            .mode(0o600)
+            .open(self.0.join("proxy.log"))
     }
 
     /// Sets the log aside when it is too long. The proxy goes on writing: it appends, so the emptied file starts anew.
@@ -263,7 +276,12 @@ impl Directory {
 /// Replaces a file in one step, readable for its owner only.
 pub fn write(path: &Path, content: &[u8]) -> io::Result<()> {
     let fresh = path.with_extension("new");
-    let mut file = OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&fresh)?;
+    let mut file = OpenOptions::new()
+        .create(true)
+        .truncate(true)
+        .write(true)
+        .mode(0o600)
+        .open(&fresh)?;
     file.write_all(content)?;
     fs::rename(&fresh, path)
 }
@@ -273,7 +291,12 @@ mod tests {
     use super::*;
 
     fn pod(uid: &str) -> PodId {
-        PodId { namespace: "default".into(), name: "a".into(), uid: uid.into(), service_account: "default".into() }
+        PodId {
+            namespace: "default".into(),
+            name: "a".into(),
+            uid: uid.into(),
+            service_account: "default".into(),
+        }
     }
 
     #[test]
@@ -290,11 +313,20 @@ mod tests {
         directory.create().unwrap();
         let record = Record {
             pod: pod("1-2"),
-            sandbox: Sandbox { id: "s".into(), netns: "/proc/1/ns/net".into() },
-            spec: Spec { engine: Engine::Envoy, skip: Skip::default() },
+            sandbox: Sandbox {
+                id: "s".into(),
+                netns: "/proc/1/ns/net".into(),
+            },
+            spec: Spec {
+                engine: Engine::Envoy,
+                skip: Skip::default(),
+            },
             proxy: "ab".into(),
             process: Some(ProcessId { pid: 1, start_ticks: 2 }),
-            redirected: Some(Skip { ports: vec!["22".parse().unwrap()], cidrs: vec!["10.0.0.0/8".parse().unwrap()] }),
+            redirected: Some(Skip {
+                ports: vec!["22".parse().unwrap()],
+                cidrs: vec!["10.0.0.0/8".parse().unwrap()],
+            }),
             draining: false,
         };
         directory.save(&record).unwrap();
@@ -312,15 +344,24 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let directory = Directory::new(root.path(), "1").unwrap();
         directory.create().unwrap();
-        let control = ControlPlane { target: "10.96.0.7:18000".into(), server_name: "c".into(), ca: "PEM".into() };
-        directory.configure(&pod("1"), Engine::Weir, "10.244.0.1".parse().ok(), &control).unwrap();
+        let control = ControlPlane {
+            target: "10.96.0.7:18000".into(),
+            server_name: "c".into(),
+            ca: "PEM".into(),
+        };
+        directory
+            .configure(&pod("1"), Engine::Weir, "10.244.0.1".parse().ok(), &control)
+            .unwrap();
         assert!(!directory.complete());
         directory.save_token("t").unwrap();
         assert!(directory.complete());
         assert!(directory.token_age().unwrap() < Duration::from_secs(60));
         let bootstrap: Value = serde_json::from_slice(&fs::read(directory.bootstrap()).unwrap()).unwrap();
-        assert_eq!(bootstrap["node"], json!({"id": "a.default", "cluster": "weir",
-            "metadata": {"host_ip": "10.244.0.1", "engine": "weir"}}));
+        assert_eq!(
+            bootstrap["node"],
+            json!({"id": "a.default", "cluster": "weir",
+            "metadata": {"host_ip": "10.244.0.1", "engine": "weir"}})
+        );
         let service = &bootstrap["dynamic_resources"]["ads_config"]["grpc_services"][0]["google_grpc"];
         assert_eq!(service["target_uri"], "10.96.0.7:18000");
     }
@@ -335,6 +376,9 @@ mod tests {
         directory.rotate_log();
         log.write_all(b"after").unwrap();
         assert_eq!(directory.log_tail(), "after");
-        assert_eq!(fs::metadata(directory.path().join("proxy.log.1")).unwrap().len(), 5 << 20);
+        assert_eq!(
+            fs::metadata(directory.path().join("proxy.log.1")).unwrap().len(),
+            5 << 20
+        );
     }
 }

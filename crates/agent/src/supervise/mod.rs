@@ -95,7 +95,12 @@ pub struct Want {
 impl Want {
     /// Whatever is, stays.
     pub fn keep() -> Self {
-        Self { plan: Plan::Keep, sandbox: None, absent: false, gone: false }
+        Self {
+            plan: Plan::Keep,
+            sandbox: None,
+            absent: false,
+            gone: false,
+        }
     }
 }
 
@@ -159,3 +164,6 @@ impl Handle {
         *self.status.borrow() == Status::Ended || self.status.has_changed().is_err()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -123,10 +123,18 @@ impl PodTask {
     /// Takes over the process of the record, if it is still the one.
     fn adopt(&mut self) {
         let mark = self.directory.path().to_string_lossy().into_owned();
-        let Some(id) = self.record.as_ref().and_then(|r| r.process) else { return };
+        let Some(id) = self.record.as_ref().and_then(|r| r.process) else {
+            return;
+        };
         self.process = Process::adopt(id, &mark);
         let (pod, found) = (&self.pod.name, self.process.is_some());
-        tracing::info!(pod, namespace = self.pod.namespace, pid = id.pid, found, "looked for the proxy of an earlier run");
+        tracing::info!(
+            pod,
+            namespace = self.pod.namespace,
+            pid = id.pid,
+            found,
+            "looked for the proxy of an earlier run"
+        );
     }
 
     /// Runs until the pod has gone or the agent shuts down; then proxy and redirection stay as they are.
@@ -227,7 +235,10 @@ impl PodTask {
         self.redirect(spec, &sandbox).await?;
         self.refresh_spec(spec)?;
         let proxy = self.record.as_ref().map(|r| r.proxy.clone()).unwrap_or_default();
-        let serving = Status::Serving { sandbox: sandbox.id, proxy };
+        let serving = Status::Serving {
+            sandbox: sandbox.id,
+            proxy,
+        };
         if self.status.send_replace(serving.clone()) != serving {
             tracing::info!(pod = self.pod.name, namespace = self.pod.namespace, engine = %spec.engine, "proxy serves");
         }
@@ -258,7 +269,11 @@ impl PodTask {
         let log = self.directory.log()?;
         let _ = std::fs::remove_file(self.directory.admin());
         let mut command = self.shared.launch.command(spec.engine, &self.directory);
-        command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).current_dir(self.directory.path());
+        command
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .current_dir(self.directory.path());
         sys::enter_netns(&mut command, netns);
         sys::new_session(&mut command);
         let redirected = self.record.as_ref().and_then(|r| r.redirected.clone());
@@ -390,7 +405,8 @@ impl PodTask {
             record.draining = true;
             self.directory.save(record)?;
         }
-        self.status.send_replace(Status::Working("the drain of the proxy".into()));
+        self.status
+            .send_replace(Status::Working("the drain of the proxy".into()));
         let netns = record.sandbox.netns.clone();
         let reachable = netns.exists();
         if record.redirected.is_some() && reachable {
@@ -439,7 +455,10 @@ impl PodTask {
         }
         match self.shared.runtime.find(&self.pod).await {
             Ok(found) => found.is_none(),
-            Err(_) => self.record.as_ref().is_some_and(|r| File::open(&r.sandbox.netns).is_err()),
+            Err(_) => self
+                .record
+                .as_ref()
+                .is_some_and(|r| File::open(&r.sandbox.netns).is_err()),
         }
     }
 
@@ -449,12 +468,25 @@ impl PodTask {
     /// stays, nothing passes unseen meanwhile.
     async fn died(&mut self) {
         self.process = None;
-        self.status.send_replace(Status::Working("the restart of its proxy".into()));
-        self.crashes = if self.started.elapsed() < STABLE_AFTER { self.crashes.saturating_add(1) } else { 0 };
-        let message = format!("the proxy ended unasked and is started again; its last words: {}", self.directory.log_tail());
+        self.status
+            .send_replace(Status::Working("the restart of its proxy".into()));
+        self.crashes = if self.started.elapsed() < STABLE_AFTER {
+            self.crashes.saturating_add(1)
+        } else {
+            0
+        };
+        let message = format!(
+            "the proxy ended unasked and is started again; its last words: {}",
+            self.directory.log_tail()
+        );
         let (shared, object) = (self.shared.clone(), self.object());
         // Beside the restart, which must not wait for an API server.
-        tokio::spawn(async move { shared.cluster.event(&object, "Warning", "ProxyRestarted", &message).await });
+        tokio::spawn(async move {
+            shared
+                .cluster
+                .event(&object, "Warning", "ProxyRestarted", &message)
+                .await
+        });
         if self.crashes > 0 {
             let _ = tokio::time::timeout(back_off(self.crashes), self.want.changed()).await;
         }
@@ -466,7 +498,10 @@ impl PodTask {
             return;
         }
         self.directory.rotate_log();
-        if self.directory.token_age().is_none_or(|age| age >= Cluster::token_renewal())
+        if self
+            .directory
+            .token_age()
+            .is_none_or(|age| age >= Cluster::token_renewal())
             && let Err(error) = self.renew_token().await
         {
             tracing::warn!(pod = self.pod.name, namespace = self.pod.namespace, %error, "token not renewed, tried again soon");
@@ -474,7 +509,10 @@ impl PodTask {
         let control = self.shared.control.borrow().clone();
         if let (Some(control), Some(record)) = (control, &self.record) {
             let host_ip = *self.shared.host_ip.borrow();
-            if let Err(error) = self.directory.configure(&self.pod, record.spec.engine, host_ip, &control) {
+            if let Err(error) = self
+                .directory
+                .configure(&self.pod, record.spec.engine, host_ip, &control)
+            {
                 tracing::warn!(pod = self.pod.name, %error, "cannot write a proxy's bootstrap");
             }
         }

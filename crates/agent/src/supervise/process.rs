@@ -37,10 +37,17 @@ impl Process {
     /// Starts a process.
     pub fn spawn(command: &mut Command) -> io::Result<Self> {
         let child = command.spawn()?;
-        let pid = child.id().and_then(|p| i32::try_from(p).ok()).ok_or_else(|| io::Error::other("ended at once"))?;
+        let pid = child
+            .id()
+            .and_then(|p| i32::try_from(p).ok())
+            .ok_or_else(|| io::Error::other("ended at once"))?;
         let pidfd = sys::pidfd_open(pid)?;
         let start_ticks = stat(pid).map_or(0, |s| s.start_ticks);
-        Ok(Self { id: ProcessId { pid, start_ticks }, pidfd, child: Some(child) })
+        Ok(Self {
+            id: ProcessId { pid, start_ticks },
+            pidfd,
+            child: Some(child),
+        })
     }
 
     /// Finds a process that was started by an agent before this one. `None`: it is not there any more, or the number
@@ -115,11 +122,32 @@ mod tests {
         let id = own.id();
         assert!(id.start_ticks > 0);
         assert!(Process::adopt(id, "another").is_none());
-        assert!(Process::adopt(ProcessId { start_ticks: id.start_ticks + 1, ..id }, "1000.25").is_none());
-        let mut adopted = Process::adopt(id, "1000.25").unwrap();
-        assert!(tokio::time::timeout(Duration::from_millis(50), adopted.exited()).await.is_err());
+        assert!(
+            Process::adopt(
+                ProcessId {
+                    start_ticks: id.start_ticks + 1,
+                    ..id
+                },
+                "1000.25"
+            )
+            .is_none()
+        );
+        // The kernel lets the parent go on a moment before the child's command line can be read.
+        let mut adopted = loop {
+            match Process::adopt(id, "1000.25") {
+                Some(process) => break process,
+                None => tokio::task::yield_now().await,
+            }
+        };
+        assert!(
+            tokio::time::timeout(Duration::from_millis(50), adopted.exited())
+                .await
+                .is_err()
+        );
         adopted.signal(Signal::SIGTERM);
-        tokio::time::timeout(Duration::from_secs(5), adopted.exited()).await.unwrap();
+        tokio::time::timeout(Duration::from_secs(5), adopted.exited())
+            .await
+            .unwrap();
         // Not collected yet, so the number is still taken, but it is nobody to adopt.
         assert!(Process::adopt(id, "1000.25").is_none());
         own.exited().await;

@@ -7,20 +7,34 @@ use envoy_types::pb::google::protobuf::{Duration as Span, UInt32Value};
 use super::*;
 
 fn address(ip: &str) -> Option<Address> {
-    let socket = SocketAddress { address: ip.into(), ..Default::default() };
-    Some(Address { address: Some(Kind::SocketAddress(socket)) })
+    let socket = SocketAddress {
+        address: ip.into(),
+        ..Default::default()
+    };
+    Some(Address {
+        address: Some(Kind::SocketAddress(socket)),
+    })
 }
 
 /// A request to a pod that was answered with 200 after 7 ms.
 fn request(change: impl FnOnce(&mut AccessLogCommon, &mut ResponseFlags)) -> HttpAccessLogEntry {
-    let tags = [("namespace", "default"), ("pod", "b-1"), ("owner_kind", "deployment"), ("owner", "b"), ("service", "b")];
+    let tags = [
+        ("namespace", "default"),
+        ("pod", "b-1"),
+        ("owner_kind", "deployment"),
+        ("owner", "b"),
+        ("service", "b"),
+    ];
     let mut flags = ResponseFlags::default();
     let mut common = AccessLogCommon {
         route_name: "service".into(),
         upstream_remote_address: address("10.244.0.8"),
         downstream_direct_remote_address: address("10.244.0.5"),
         custom_tags: tags.map(|(k, v)| (k.to_owned(), v.to_owned())).into(),
-        time_to_last_downstream_tx_byte: Some(Span { seconds: 0, nanos: 7_000_000 }),
+        time_to_last_downstream_tx_byte: Some(Span {
+            seconds: 0,
+            nanos: 7_000_000,
+        }),
         upstream_request_attempt_count: 1,
         ..Default::default()
     };
@@ -28,7 +42,10 @@ fn request(change: impl FnOnce(&mut AccessLogCommon, &mut ResponseFlags)) -> Htt
     common.response_flags = Some(flags);
     HttpAccessLogEntry {
         common_properties: Some(common),
-        request: Some(HttpRequestProperties { authority: "B:9080".into(), ..Default::default() }),
+        request: Some(HttpRequestProperties {
+            authority: "B:9080".into(),
+            ..Default::default()
+        }),
         response: Some(HttpResponseProperties {
             response_code: Some(UInt32Value { value: 200 }),
             ..Default::default()
@@ -57,7 +74,11 @@ fn recorded(direction: Direction, record: impl FnOnce(&Entries)) -> Vec<String> 
 }
 
 fn http(direction: Direction, entry: &HttpAccessLogEntry) -> Vec<String> {
-    let source = || Peer { namespace: "default".into(), pod: "a-1".into(), ..Default::default() };
+    let source = || Peer {
+        namespace: "default".into(),
+        pod: "a-1".into(),
+        ..Default::default()
+    };
     recorded(direction, |entries| entries.http(direction, entry, source))
 }
 
@@ -66,31 +87,77 @@ fn value(lines: &[String], name: &str, parts: &[&str]) -> f64 {
     let fits = |l: &&String| l.starts_with(&format!("{name}{{")) && parts.iter().all(|p| l.contains(p));
     let found: Vec<_> = lines.iter().filter(fits).collect();
     assert!(found.len() <= 1, "{name} {parts:?}: {found:?}");
-    found.first().map_or(0.0, |l| l.rsplit(' ').next().unwrap().parse().unwrap())
+    found
+        .first()
+        .map_or(0.0, |l| l.rsplit(' ').next().unwrap().parse().unwrap())
 }
 
-const ENDPOINT: [&str; 4] = ["dst_pod=\"b-1\"", "dst_deployment=\"b\"", "dst_service=\"b\"", "authority=\"b:9080\""];
+const ENDPOINT: [&str; 4] = [
+    "dst_pod=\"b-1\"",
+    "dst_deployment=\"b\"",
+    "dst_service=\"b\"",
+    "authority=\"b:9080\"",
+];
 
 #[test]
 fn outbound_requests() {
     let plain = http(Direction::Outbound, &request(|_, _| {}));
-    for name in ["request_total", "response_total", "attempt_total", "response_latency_ms_count"] {
+    for name in [
+        "request_total",
+        "response_total",
+        "attempt_total",
+        "response_latency_ms_count",
+    ] {
         assert_eq!(value(&plain, name, &ENDPOINT), 1.0, "{name}: {plain:?}");
     }
     assert_eq!(value(&plain, "response_latency_ms_sum", &ENDPOINT), 7.0);
-    assert_eq!(value(&plain, "response_total", &["classification=\"success\"", "status_code=\"200\""]), 1.0);
+    assert_eq!(
+        value(
+            &plain,
+            "response_total",
+            &["classification=\"success\"", "status_code=\"200\""]
+        ),
+        1.0
+    );
 
     let failed = http(Direction::Outbound, &with_status(request(|_, _| {}), 500));
-    assert_eq!(value(&failed, "response_total", &["classification=\"failure\"", "status_code=\"500\""]), 1.0);
+    assert_eq!(
+        value(
+            &failed,
+            "response_total",
+            &["classification=\"failure\"", "status_code=\"500\""]
+        ),
+        1.0
+    );
 
     let reset = http(Direction::Outbound, &request(|_, f| f.upstream_remote_reset = true));
-    assert_eq!(value(&reset, "response_total", &["classification=\"failure\"", "dst_pod=\"b-1\""]), 1.0);
+    assert_eq!(
+        value(
+            &reset,
+            "response_total",
+            &["classification=\"failure\"", "dst_pod=\"b-1\""]
+        ),
+        1.0
+    );
 
-    let left = http(Direction::Outbound, &request(|_, f| f.downstream_connection_termination = true));
-    assert_eq!(value(&left, "response_total", &["classification=\"aborted\"", "dst_pod=\"b-1\""]), 1.0);
+    let left = http(
+        Direction::Outbound,
+        &request(|_, f| f.downstream_connection_termination = true),
+    );
+    assert_eq!(
+        value(
+            &left,
+            "response_total",
+            &["classification=\"aborted\"", "dst_pod=\"b-1\""]
+        ),
+        1.0
+    );
     assert_eq!(value(&left, "response_latency_ms_count", &[]), 0.0);
 
-    let again = http(Direction::Outbound, &request(|c, _| c.upstream_request_attempt_count = 3));
+    let again = http(
+        Direction::Outbound,
+        &request(|c, _| c.upstream_request_attempt_count = 3),
+    );
     assert_eq!(value(&again, "attempt_total", &ENDPOINT), 3.0);
     assert_eq!(value(&again, "retry_total", &ENDPOINT), 2.0);
     assert_eq!(value(&again, "request_total", &ENDPOINT), 1.0);
@@ -104,7 +171,15 @@ fn answers_of_envoy_itself_have_no_endpoint() {
         f.no_healthy_upstream = true;
     });
     let lines = http(Direction::Outbound, &with_status(nobody, 503));
-    assert_eq!(value(&lines, "response_total", &["origin=\"proxy\"", "status_code=\"503\"", "failure"]), 1.0, "{lines:?}");
+    assert_eq!(
+        value(
+            &lines,
+            "response_total",
+            &["origin=\"proxy\"", "status_code=\"503\"", "failure"]
+        ),
+        1.0,
+        "{lines:?}"
+    );
     assert_eq!(value(&lines, "attempt_total", &[]), 0.0);
     assert!(!lines.iter().any(|l| l.contains("dst_pod=\"b-1\"")), "{lines:?}");
 
@@ -113,20 +188,38 @@ fn answers_of_envoy_itself_have_no_endpoint() {
         c.route_name = "blocked".into();
     });
     let lines = http(Direction::Outbound, &with_status(blocked, 404));
-    assert_eq!(value(&lines, "response_total", &["authority=\"other\"", "origin=\"proxy\"", "success"]), 1.0, "{lines:?}");
+    assert_eq!(
+        value(
+            &lines,
+            "response_total",
+            &["authority=\"other\"", "origin=\"proxy\"", "success"]
+        ),
+        1.0,
+        "{lines:?}"
+    );
 }
 
 #[test]
 fn inbound_requests_and_probes() {
     let lines = http(Direction::Inbound, &request(|_, _| {}));
-    assert_eq!(value(&lines, "response_total", &["direction=\"inbound\"", "src_pod=\"a-1\""]), 1.0, "{lines:?}");
+    assert_eq!(
+        value(&lines, "response_total", &["direction=\"inbound\"", "src_pod=\"a-1\""]),
+        1.0,
+        "{lines:?}"
+    );
     let mut probe = request(|c, _| c.downstream_direct_remote_address = address("10.244.0.1"));
-    assert!(!http(Direction::Inbound, &probe).is_empty(), "only a kubelet's probes are left out");
+    assert!(
+        !http(Direction::Inbound, &probe).is_empty(),
+        "only a kubelet's probes are left out"
+    );
     probe.request.as_mut().unwrap().user_agent = "kube-probe/1.37".into();
     assert!(http(Direction::Inbound, &probe).is_empty());
     let mut forged = request(|_, _| {});
     forged.request.as_mut().unwrap().user_agent = "kube-probe/1.37".into();
-    assert!(!http(Direction::Inbound, &forged).is_empty(), "only from the node's address");
+    assert!(
+        !http(Direction::Inbound, &forged).is_empty(),
+        "only from the node's address"
+    );
 }
 
 #[test]
@@ -136,13 +229,27 @@ fn grpc() {
         let headers = &mut entry.request.as_mut().unwrap().request_headers;
         headers.insert("content-type".into(), "application/grpc+proto".into());
         if let Some(status) = trailer {
-            entry.response.as_mut().unwrap().response_trailers.insert("grpc-status".into(), status.into());
+            entry
+                .response
+                .as_mut()
+                .unwrap()
+                .response_trailers
+                .insert("grpc-status".into(), status.into());
         }
         http(Direction::Outbound, &entry)
     };
-    assert_eq!(value(&call(Some("0")), "response_total", &["success", "grpc_status=\"0\""]), 1.0);
-    assert_eq!(value(&call(Some("5")), "response_total", &["success", "grpc_status=\"5\""]), 1.0);
-    assert_eq!(value(&call(Some("14")), "response_total", &["failure", "grpc_status=\"14\""]), 1.0);
+    assert_eq!(
+        value(&call(Some("0")), "response_total", &["success", "grpc_status=\"0\""]),
+        1.0
+    );
+    assert_eq!(
+        value(&call(Some("5")), "response_total", &["success", "grpc_status=\"5\""]),
+        1.0
+    );
+    assert_eq!(
+        value(&call(Some("14")), "response_total", &["failure", "grpc_status=\"14\""]),
+        1.0
+    );
     assert_eq!(value(&call(None), "response_total", &["failure"]), 1.0);
 }
 
@@ -152,7 +259,10 @@ fn connection(kind: AccessLogType, received: u64, sent: u64) -> TcpAccessLogEntr
     common.access_log_type = kind as i32;
     TcpAccessLogEntry {
         common_properties: Some(common),
-        connection_properties: Some(ConnectionProperties { received_bytes: received, sent_bytes: sent }),
+        connection_properties: Some(ConnectionProperties {
+            received_bytes: received,
+            sent_bytes: sent,
+        }),
     }
 }
 
@@ -166,11 +276,17 @@ fn tcp_connections() {
         })
     };
     let pod = ["dst_pod=\"b-1\""];
-    let open = run(&[(AccessLogType::TcpUpstreamConnected, 0, 0), (AccessLogType::TcpPeriodic, 3, 10)]);
+    let open = run(&[
+        (AccessLogType::TcpUpstreamConnected, 0, 0),
+        (AccessLogType::TcpPeriodic, 3, 10),
+    ]);
     assert_eq!(value(&open, "tcp_open_total", &pod), 1.0);
     assert_eq!(value(&open, "tcp_open_connections", &pod), 1.0);
     assert_eq!(value(&open, "tcp_read_bytes_total", &pod), 10.0);
-    let closed = run(&[(AccessLogType::TcpPeriodic, 3, 10), (AccessLogType::TcpConnectionEnd, 5, 12)]);
+    let closed = run(&[
+        (AccessLogType::TcpPeriodic, 3, 10),
+        (AccessLogType::TcpConnectionEnd, 5, 12),
+    ]);
     assert_eq!(value(&closed, "tcp_open_total", &pod), 1.0);
     assert_eq!(value(&closed, "tcp_open_connections", &pod), 0.0);
     assert_eq!(value(&closed, "tcp_close_total", &pod), 1.0);

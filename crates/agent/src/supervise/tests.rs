@@ -1,0 +1,286 @@
+//! The life of one pod's proxy, with a program that stands in for it and an API server of a few lines.
+
+use std::convert::Infallible;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+use std::sync::Mutex;
+use std::time::Instant;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt as _, Full};
+use hyper_util::rt::TokioIo;
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+
+use super::*;
+use crate::cluster::ControlNames;
+use crate::plan::{Skip, Spec};
+use crate::redirect;
+use crate::testing::Net;
+
+/// Ready as soon as it listens; ends a moment after SIGTERM.
+const STAND_IN: &str = r#"#!/usr/bin/env python3
+import http.server, json, signal, socketserver, sys, threading
+bootstrap = json.load(open(sys.argv[sys.argv.index("-c") + 1]))
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200); self.send_header("content-length", "0"); self.end_headers()
+    def address_string(self): return "-"
+    def log_message(self, *_): pass
+class Server(socketserver.ThreadingUnixStreamServer): daemon_threads = True
+server = Server(bootstrap["admin"]["address"]["pipe"]["path"], Handler)
+signal.signal(signal.SIGTERM, lambda *_: threading.Timer(0.3, lambda: __import__("os")._exit(0)).start())
+server.serve_forever()
+"#;
+
+/// Gives tokens and remembers annotations.
+async fn api(annotations: Arc<Mutex<Vec<String>>>) -> kube::Client {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let annotations = annotations.clone();
+            let service = hyper::service::service_fn(move |request: http::Request<hyper::body::Incoming>| {
+                let annotations = annotations.clone();
+                async move {
+                    let path = request.uri().path().to_owned();
+                    let body = request.into_body().collect().await.unwrap().to_bytes();
+                    let mut body: Value = serde_json::from_slice(&body).unwrap_or_default();
+                    if path.ends_with("/token") {
+                        body["status"] = json!({"token": "t", "expirationTimestamp": "2100-01-01T00:00:00Z"});
+                    } else if path.contains("/pods/") {
+                        let written = body["metadata"]["annotations"]["traffic.envoy.proxy"].as_str().unwrap();
+                        annotations.lock().unwrap().push(written.to_owned());
+                        body["metadata"]["name"] = json!("a-1");
+                    }
+                    Ok::<_, Infallible>(http::Response::new(Full::new(Bytes::from(body.to_string()))))
+                }
+            });
+            tokio::spawn(hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service));
+        }
+    });
+    kube::Client::try_from(kube::Config::new(format!("http://{address}").parse().unwrap())).unwrap()
+}
+
+struct Fixture {
+    net: Net,
+    root: tempfile::TempDir,
+    annotations: Arc<Mutex<Vec<String>>>,
+    shared: Arc<Shared>,
+    pod: PodId,
+}
+
+impl Fixture {
+    async fn new() -> Self {
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        let root = tempfile::tempdir().unwrap();
+        let exe = root.path().join("weir");
+        std::fs::write(&exe, STAND_IN).unwrap();
+        std::fs::set_permissions(&exe, std::fs::Permissions::from_mode(0o755)).unwrap();
+        let annotations = Arc::<Mutex<Vec<String>>>::default();
+        let control = ControlPlane {
+            target: "10.96.0.7:18000".into(),
+            server_name: "c".into(),
+            ca: "PEM".into(),
+        };
+        let shared = Shared {
+            run_dir: root.path().join("run"),
+            launch: Launch {
+                exe,
+                envoy: "envoy".into(),
+                metrics_address: "0.0.0.0:8900".into(),
+                drain: Duration::from_secs(5),
+            },
+            cgroup: None,
+            cluster: Cluster::new(api(annotations.clone()).await, "node".into(), ControlNames::default()),
+            runtime: Runtime::new(Path::new("/nonexistent/cri.sock")),
+            control: watch::channel(Some(control)).1,
+            host_ip: watch::channel(None).1,
+            calls: Semaphore::new(2),
+        };
+        let pod = PodId {
+            namespace: "default".into(),
+            name: "a-1".into(),
+            uid: "u-1".into(),
+            service_account: "sa".into(),
+        };
+        Self {
+            net: Net::new(),
+            root,
+            annotations,
+            shared: Arc::new(shared),
+            pod,
+        }
+    }
+
+    fn directory(&self) -> Directory {
+        Directory::new(&self.root.path().join("run"), &self.pod.uid).unwrap()
+    }
+
+    fn want(&self) -> Want {
+        let spec = Spec {
+            engine: Engine::Weir,
+            skip: Skip::default(),
+        };
+        let sandbox = Sandbox {
+            id: "s1".into(),
+            netns: self.net.pod(),
+        };
+        Want {
+            plan: Plan::Run(spec),
+            sandbox: Some(sandbox),
+            ..Want::keep()
+        }
+    }
+
+    fn start(&self, record: Option<Record>, want: Want, agent: &CancellationToken) -> Handle {
+        let annotated = record.is_none().then(String::new);
+        Handle::start(
+            self.shared.clone(),
+            self.pod.clone(),
+            record,
+            annotated,
+            want,
+            agent.clone(),
+        )
+        .unwrap()
+    }
+
+    async fn redirected(&self) -> bool {
+        redirect::verify(&self.net.pod(), &Skip::default()).await.is_ok()
+    }
+
+    fn annotation(&self) -> Option<String> {
+        self.annotations.lock().unwrap().last().cloned()
+    }
+}
+
+impl Drop for Fixture {
+    fn drop(&mut self) {
+        if let Some(id) = self.directory().record().and_then(|r| r.process) {
+            let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(id.pid), nix::sys::signal::Signal::SIGKILL);
+        }
+    }
+}
+
+/// Waits for a status; returns the proxy's id.
+async fn serving(handle: &mut Handle, other_than: &str) -> String {
+    let is = |s: &Status| matches!(s, Status::Serving { proxy, .. } if proxy != other_than);
+    let status = tokio::time::timeout(Duration::from_secs(10), handle.status.wait_for(is)).await;
+    match &*status.expect("not serving in time").unwrap() {
+        Status::Serving { proxy, .. } => proxy.clone(),
+        other => panic!("{other:?}"),
+    }
+}
+
+async fn until<F: Future<Output = bool>>(what: &str, mut is: impl FnMut() -> F) {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while !is().await {
+        assert!(Instant::now() < deadline, "not in time: {what}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test]
+async fn started_restarted_adopted_and_drained() {
+    let fixture = Fixture::new().await;
+    let agent = CancellationToken::new();
+    let mut handle = fixture.start(None, fixture.want(), &agent);
+    let first = serving(&mut handle, "").await;
+    assert_eq!(first.len(), 64);
+    assert!(fixture.redirected().await);
+    until("annotated", || async { fixture.annotation().as_ref() == Some(&first) }).await;
+
+    // The proxy dies.
+    let record = fixture.directory().record().unwrap();
+    let pid = record.process.unwrap().pid;
+    let killed = Instant::now();
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL).unwrap();
+    let second = serving(&mut handle, &first).await;
+    assert!(killed.elapsed() < Duration::from_secs(2), "{:?}", killed.elapsed());
+    assert!(fixture.redirected().await);
+    until("annotated anew", || async {
+        fixture.annotation().as_ref() == Some(&second)
+    })
+    .await;
+
+    // The agent goes; proxy and redirection stay; the next agent takes over the same process.
+    agent.cancel();
+    until("task ended", || async { handle.want.receiver_count() == 0 }).await;
+    let records = Directory::records(&fixture.shared.run_dir);
+    let kept = records[0].process.unwrap();
+    let agent = CancellationToken::new();
+    let mut handle = fixture.start(records.into_iter().next(), Want::keep(), &agent);
+    assert_eq!(serving(&mut handle, "").await, second);
+    assert_eq!(fixture.directory().record().unwrap().process, Some(kept));
+    assert!(Process::adopt(kept, "run/proxies/u-1").is_some());
+
+    // Disabled.
+    handle.update(|want| want.plan = Plan::Off);
+    let ended = handle.status.wait_for(|s| *s == Status::Ended);
+    drop(
+        tokio::time::timeout(Duration::from_secs(10), ended)
+            .await
+            .expect("not drained in time")
+            .unwrap(),
+    );
+    assert!(Process::adopt(kept, "").is_none());
+    assert!(!fixture.directory().path().exists());
+    assert_eq!(fixture.annotation().as_deref(), Some(""));
+    assert!(redirect::verify(&fixture.net.pod(), &Skip::default()).await.is_err());
+}
+
+#[tokio::test]
+async fn a_dead_proxy_of_an_earlier_agent_is_replaced_and_a_pod_that_goes_takes_all_with_it() {
+    let fixture = Fixture::new().await;
+    let agent = CancellationToken::new();
+    let mut handle = fixture.start(None, fixture.want(), &agent);
+    let first = serving(&mut handle, "").await;
+    agent.cancel();
+    until("task ended", || async { handle.want.receiver_count() == 0 }).await;
+    let record = fixture.directory().record().unwrap();
+    let pid = record.process.unwrap().pid;
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL).unwrap();
+
+    let agent = CancellationToken::new();
+    let mut handle = fixture.start(Some(record), Want::keep(), &agent);
+    assert_ne!(serving(&mut handle, &first).await, first);
+    let id = fixture.directory().record().unwrap().process.unwrap();
+    assert_ne!(id.pid, pid);
+
+    handle.update(|want| want.gone = true);
+    let ended = handle.status.wait_for(|s| *s == Status::Ended);
+    drop(
+        tokio::time::timeout(Duration::from_secs(10), ended)
+            .await
+            .expect("not gone in time")
+            .unwrap(),
+    );
+    assert!(Process::adopt(id, "").is_none());
+    assert!(!fixture.directory().path().exists());
+}
+
+#[tokio::test]
+async fn a_new_sandbox_gets_a_new_proxy() {
+    let fixture = Fixture::new().await;
+    let agent = CancellationToken::new();
+    let mut handle = fixture.start(None, fixture.want(), &agent);
+    let first = serving(&mut handle, "").await;
+    handle.update(|want| {
+        want.sandbox = Some(Sandbox {
+            id: "s2".into(),
+            netns: fixture.net.peer(),
+        })
+    });
+    assert_ne!(serving(&mut handle, &first).await, first);
+    assert_eq!(fixture.directory().record().unwrap().sandbox.id, "s2");
+    assert!(redirect::verify(&fixture.net.peer(), &Skip::default()).await.is_ok());
+    handle.update(|want| want.gone = true);
+    let ended = handle.status.wait_for(|s| *s == Status::Ended);
+    drop(
+        tokio::time::timeout(Duration::from_secs(10), ended)
+            .await
+            .expect("not gone in time")
+            .unwrap(),
+    );
+}
