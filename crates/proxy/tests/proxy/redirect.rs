@@ -157,7 +157,8 @@ fn redirected_connections_reach_what_their_destination_is_configured_for() {
         assert_eq!(client.get("svc", "/").await.text(), "a pod");
         let hear = async |to: &str| {
             let mut text = String::new();
-            let mut stream = TcpStream::connect(address(to)).await.unwrap();
+            // A reset may come as early as that.
+            let mut stream = TcpStream::connect(address(to)).await?;
             stream.read_to_string(&mut text).await.map(|_| text)
         };
         assert_eq!(hear("10.9.0.1:6000").await.unwrap(), "direct");

@@ -14,10 +14,17 @@ use tokio_util::sync::CancellationToken;
 /// Longer than anything takes that works.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
-/// A port that nobody uses now.
+/// A port that nobody uses, and that the system gives to nobody: below the range of ephemeral ports, each once.
 pub fn free_port() -> u16 {
-    let socket = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
-    socket.local_addr().unwrap().port()
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    loop {
+        let start = u64::from(std::process::id()) * 61;
+        let port = 20_000 + (start + NEXT.fetch_add(1, Ordering::Relaxed)) % 10_000;
+        let port = u16::try_from(port).unwrap();
+        if std::net::TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
 }
 
 /// A running proxy; ended with the value.
