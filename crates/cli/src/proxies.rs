@@ -13,6 +13,9 @@ use crate::table::{Align, Table};
 use crate::top::nothing_found;
 use crate::watch::{Output, print};
 
+/// What is shown of an id, unless there is room: as much as tells one from another.
+const ID_CHARS: usize = 12;
+
 /// Where mesh state comes from.
 pub fn base_path() -> String {
     format!("/apis/{GROUP}/{VERSION}")
@@ -111,7 +114,11 @@ fn render(proxies: &[Proxy], namespaces: bool, wide: bool) -> String {
         let (meta, s) = (&proxy.metadata, &proxy.status);
         let lead = namespaces.then(|| meta.namespace.clone().unwrap_or_default());
         let yes_no = |b: bool| if b { "yes" } else { "no" }.to_owned();
-        let id = if s.id.is_empty() { "-".to_owned() } else { s.id.clone() };
+        let id = match s.id.as_str() {
+            "" => "-".to_owned(),
+            id if wide => id.to_owned(),
+            id => id.chars().take(ID_CHARS).collect(),
+        };
         let cells = [
             meta.name.clone().unwrap_or_default(),
             s.engine.clone(),

@@ -23,6 +23,9 @@ use crate::query::{Flow, Key, Kind, Metrics, QueryError, Scope, Traffic};
 const WINDOW_MAX: Duration = Duration::from_secs(3600);
 /// Shortest window that can be asked for.
 const WINDOW_MIN: Duration = Duration::from_secs(1);
+/// How far behind now figures end. A scrape that is under way has a timestamp but no samples yet; without this, a list
+/// asked for in that moment would miss one scrape of some pods and not of others.
+const SETTLE: Duration = Duration::from_millis(500);
 /// The name that stands for all resources at once, for their edges.
 const ALL: &str = "*";
 
@@ -71,6 +74,7 @@ struct Question<'a> {
     kind: Kind,
     objects: &'a Objects,
     window: Duration,
+    /// End of the window.
     now: jiff::Timestamp,
 }
 
@@ -107,12 +111,14 @@ impl Smi {
             Some(text) => parse_window(text).map_err(Status::bad_request)?,
             None => self.window,
         };
+        let now = (self.now)();
+        let now = now.checked_sub(SETTLE).unwrap_or(now);
         let question = Question {
             request: &request,
             kind,
             objects,
             window,
-            now: (self.now)(),
+            now,
         };
         let single = request.name.as_deref().filter(|n| *n != ALL);
         if let Some(name) = single
