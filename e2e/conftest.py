@@ -1,17 +1,29 @@
 """The meshes that tests share. Each `weir up` is ended as a user would end it, also when a test failed."""
 
 import itertools
+import socket
 
 import pytest
 
 from harness import ROOT, Mesh
 
-PORTS = itertools.count(17443, 10)
+PORTS = itertools.count(17443)
+
+
+def free_port():
+    """A loopback port that nobody listens on."""
+    for port in PORTS:
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+                return port
+            except OSError:
+                continue
 
 
 def start(name, args=None, user=None):
-    port = next(PORTS)
-    return Mesh(name, api_port=port, store_port=port + 1, args=args, user=user)
+    return Mesh(name, api_port=free_port(), store_port=free_port(), args=args, user=user)
 
 
 @pytest.fixture(scope="session")

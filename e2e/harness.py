@@ -34,6 +34,10 @@ class Timeout(AssertionError):
     """A wait that ran out; the message says what it waited for and what it saw last."""
 
 
+class Died(Exception):
+    """`weir up` ended while a test needed it: no wait goes on."""
+
+
 def wait_until(what: str, probe, timeout: float = 30.0, interval: float = 0.1):
     """Calls probe() until it returns something true and returns that. Exceptions count as "not yet"."""
     deadline = time.monotonic() + timeout
@@ -99,7 +103,7 @@ class Mesh:
 
     def assert_running(self):
         if self.process.poll() is not None:
-            raise AssertionError(f"weir up ended with {self.process.returncode}:\n{self.log()[-4000:]}")
+            raise Died(f"weir up ended with {self.process.returncode}:\n{self.log()[-4000:]}")
 
     def wait_ready(self, timeout: float = 90):
         """Until the API server answers and every system pod is Ready."""

@@ -61,7 +61,10 @@ def load(mesh, namespace, engine=None, replicas=1):
     mesh.kubectl("apply", "-n", namespace, "-f", "-", input=(
         deployment("echo", ["http-echo", "--listen", "0.0.0.0:8080"], replicas=replicas, probe=8080, grace=15)
         + service("echo", 80, 8080, labels={"traffic.port.80": "http"})
-        + deployment("client", ["client", "--target", "http://echo/", "--keepalive", *LOAD],
+    ))
+    wait_until("the echo pods", lambda: mesh.pods_ready(namespace, replicas), 60)
+    mesh.kubectl("apply", "-n", namespace, "-f", "-", input=(
+        deployment("client", ["client", "--target", "http://echo/", "--keepalive", *LOAD],
                      labels=meshed(engine) if engine else None)
         + deployment("fresh", ["client", "--target", "http://echo/", *LOAD],
                      labels=meshed(engine) if engine else None)

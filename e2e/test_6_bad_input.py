@@ -97,13 +97,21 @@ def test_broken_scrape_target(mesh, namespace, client, behaviour):
         f"    {program}\n"
         "http.server.ThreadingHTTPServer(('0.0.0.0', 8900), H).serve_forever()\n"
     )
+    # The page's server, and a pod of another node that claims to have its proxy at that address: the agent of a pod's own node
+    # would take a false claim back.
+    mesh.apply(json.dumps({
+        "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "page", "namespace": namespace},
+        "spec": {"terminationGracePeriodSeconds": 1, "containers": [{"name": "main", "image": "python", "command": ["python3", "-c", script]}]},
+    }))
     mesh.apply(json.dumps({
         "apiVersion": "v1", "kind": "Pod",
         "metadata": {"name": behaviour, "namespace": namespace, "annotations": {"traffic.envoy.proxy": "pretender"}},
-        "spec": {"terminationGracePeriodSeconds": 1, "containers": [{"name": "main", "image": "python", "command": ["python3", "-c", script]}]},
+        "spec": {"nodeName": "elsewhere", "containers": [{"name": "main", "image": "python"}]},
     }))
-    wait_until("the pretender", lambda: any(pod["metadata"]["name"] == behaviour and pod["status"].get("podIP") for pod in mesh.pods(namespace)), 30)
+    address = wait_until("the page's address", lambda: mesh.get("pod", "page", "-n", namespace)["status"].get("podIP"), 30)
+    status = json.dumps({"status": {"phase": "Running", "podIP": address, "podIPs": [{"ip": address}]}})
+    mesh.kubectl("patch", "pod", behaviour, "-n", namespace, "--subresource=status", "--type=merge", "-p", status)
     wait_until("its target to be down", lambda: mesh.value(f'up{{namespace="{namespace}",pod="{behaviour}"}} == bool 0') == 1, 40, 0.5)
     wait_until("a row of weir check that names it", lambda: f"{namespace}/{behaviour}" in problem_rows(mesh) or behaviour in problem_rows(mesh), 20, 0.5)
     assert mesh.value(f'up{{namespace="{namespace}",pod="{client}"}}') == 1
-    mesh.kubectl("delete", "pod", behaviour, "-n", namespace, "--grace-period=1")
+    mesh.kubectl("delete", "pod", behaviour, "-n", namespace, "--grace-period=0", "--force")

@@ -143,13 +143,19 @@ pub fn enabled(
     effective(ENABLED, pod, workload, namespace).map_or(Ok(false), parse_bool)
 }
 
-/// Which proxy a pod gets ([`ENGINE`], Pod over workload over Namespace).
+/// The namespace that Weir is installed in; [`ENGINE`] on it is the mesh-wide default.
+pub const SYSTEM_NAMESPACE: &str = "weir-system";
+
+/// Which proxy a pod gets ([`ENGINE`], Pod over workload over Namespace over `system`, the namespace of Weir itself).
 pub fn engine(
     pod: &ObjectMeta,
     workload: Option<&ObjectMeta>,
     namespace: Option<&ObjectMeta>,
+    system: Option<&ObjectMeta>,
 ) -> Result<Engine, InvalidValue> {
-    effective(ENGINE, pod, workload, namespace).map_or(Ok(Engine::default()), str::parse)
+    effective(ENGINE, pod, workload, namespace)
+        .or_else(|| system.and_then(|meta| value(meta, ENGINE)))
+        .map_or(Ok(Engine::default()), str::parse)
 }
 
 /// The data plane of one pod.
@@ -291,7 +297,8 @@ mod tests {
         let pod = meta(&[], &[]);
         let workload = meta(&[(ENGINE, "envoy")], &[]);
         let namespace = meta(&[(ENGINE, "weir"), (ENABLED, "true")], &[]);
-        assert_eq!(engine(&pod, Some(&workload), Some(&namespace)), Ok(Engine::Envoy));
+        assert_eq!(engine(&pod, Some(&workload), Some(&namespace), None), Ok(Engine::Envoy));
+        assert_eq!(engine(&ObjectMeta::default(), None, None, Some(&workload)), Ok(Engine::Envoy));
         assert_eq!(enabled(&pod, Some(&workload), Some(&namespace)), Ok(true));
         assert_eq!(enabled(&pod, Some(&workload), None), Ok(false));
         let off = meta(&[(ENABLED, "false")], &[]);

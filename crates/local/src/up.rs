@@ -53,13 +53,13 @@ pub struct UpConfig {
 #[derive(Debug, thiserror::Error)]
 pub enum UpError {
     /// The data directory cannot be used.
-    #[error("cannot use the data directory {path}: {source}")]
+    #[error("cannot use the data directory {path}")]
     DataDir { path: PathBuf, source: io::Error },
     /// Another `weir up` holds the data directory.
     #[error("{path} is in use by another `weir up` (pid {pid}); stop it or choose another --data-dir")]
     InUse { path: PathBuf, pid: String },
     /// A listener's address is taken or not ours.
-    #[error("cannot listen on {address} ({what}): {source}; stop what uses port {port} or choose another address")]
+    #[error("cannot listen on {address} ({what}); stop what uses port {port} or choose another address")]
     Listen {
         what: &'static str,
         address: SocketAddr,
@@ -75,7 +75,7 @@ pub enum UpError {
     )]
     Namespaces(Errno),
     /// The uid or gid map was refused.
-    #[error("cannot write {file} of the new user namespace: {source}")]
+    #[error("cannot write {file} of the new user namespace")]
     IdMap { file: &'static str, source: io::Error },
     /// The node's process could not be started.
     #[error("cannot start the node: {0}")]

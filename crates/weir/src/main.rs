@@ -6,6 +6,7 @@ mod admin;
 mod args;
 mod roles;
 
+use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use anyhow::Result;

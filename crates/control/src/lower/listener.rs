@@ -27,7 +27,7 @@ use envoy_types::pb::envoy::extensions::filters::network::http_connection_manage
     HttpConnectionManager, HttpFilter, Rds, http_filter,
 };
 use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3::TcpProxy;
-use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3::tcp_proxy::ClusterSpecifier;
+use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3::tcp_proxy::{ClusterSpecifier, TcpAccessLogOptions};
 use envoy_types::pb::envoy::r#type::v3::Int32Range;
 use weir_api::labels::{Engine, Protocol};
 use weir_mesh::{InboundPort, Mesh};
@@ -239,6 +239,11 @@ fn tcp_filter(engine: Engine, log_name: &str, cluster: &str) -> Filter {
         cluster_specifier: Some(ClusterSpecifier::Cluster(cluster.to_owned())),
         max_connect_attempts: number(CONNECT_ATTEMPTS),
         idle_timeout: seconds(0),
+        // A stream may last for days: it is told when it opens and while it lasts, not only when it ends.
+        access_log_options: (engine == Engine::Envoy).then(|| TcpAccessLogOptions {
+            flush_access_log_on_connected: true,
+            access_log_flush_interval: seconds(1),
+        }),
         access_log: access_log::tcp(engine, log_name),
         ..Default::default()
     };
