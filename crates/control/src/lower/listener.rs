@@ -242,6 +242,7 @@ fn tcp_filter(engine: Engine, log_name: &str, cluster: &str) -> Filter {
         // A stream may last for days: it is told when it opens and while it lasts, not only when it ends.
         access_log_options: (engine == Engine::Envoy).then(|| TcpAccessLogOptions {
             flush_access_log_on_connected: true,
+            flush_access_log_on_start: false,
             access_log_flush_interval: seconds(1),
         }),
         access_log: access_log::tcp(engine, log_name),

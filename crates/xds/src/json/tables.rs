@@ -261,6 +261,15 @@ const TCP_PROXY: &[Field] = &[
     many(5, "access_log", Msg(ACCESS_LOG)),
     one(7, "max_connect_attempts", U32),
     one(8, "idle_timeout", Duration),
+    one(
+        17,
+        "access_log_options",
+        Msg(&[
+            one(1, "access_log_flush_interval", Duration),
+            one(2, "flush_access_log_on_connected", Bool),
+            one(3, "flush_access_log_on_start", Bool),
+        ]),
+    ),
 ];
 
 // envoy.extensions.access_loggers.grpc.v3
