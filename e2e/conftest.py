@@ -1,6 +1,7 @@
 """The meshes that tests share. Each `weir up` is ended as a user would end it, also when a test failed."""
 
 import itertools
+import re
 import socket
 
 import pytest
@@ -48,7 +49,8 @@ def engine(request):
 @pytest.fixture
 def namespace(request, mesh):
     """A namespace of the test's own, deleted afterwards (in the background: deletion has its own test)."""
-    name = request.node.name.lower().replace("[", "-").replace("]", "").replace("_", "-")[:50].strip("-")
+    name = re.sub(r"[^a-z0-9]+", "-", request.node.name.lower().removeprefix("test_")).strip("-")
+    assert len(name) <= 63, f"{name}: too long for a namespace"
     mesh.kubectl("create", "namespace", name)
     yield name
     mesh.kubectl("delete", "namespace", name, "--wait=false", check=False)
