@@ -56,13 +56,18 @@ def test_port_label_opens_and_closes(mesh, namespace, engine):
     assert "traffic.port.80" in blocked, f"the answer says which label opens the port: {blocked!r}"
 
 
+def ready_endpoints(mesh, namespace, service_name):
+    slices = mesh.get("endpointslices", "-n", namespace, "-l", f"kubernetes.io/service-name={service_name}")["items"]
+    return sum(endpoint["conditions"]["ready"] for item in slices for endpoint in item.get("endpoints") or [])
+
+
 def load(mesh, namespace, engine=None, replicas=1):
     """An echo service (port opened for meshed clients) and a client that drives it with 100 requests a second."""
     mesh.kubectl("apply", "-n", namespace, "-f", "-", input=(
         deployment("echo", ["http-echo", "--listen", "0.0.0.0:8080"], replicas=replicas, probe=8080, grace=15)
         + service("echo", 80, 8080, labels={"traffic.port.80": "http"})
     ))
-    wait_until("the echo pods", lambda: mesh.pods_ready(namespace, replicas), 60)
+    wait_until("the echo endpoints", lambda: ready_endpoints(mesh, namespace, "echo") == replicas, 60)
     mesh.kubectl("apply", "-n", namespace, "-f", "-", input=(
         deployment("client", ["client", "--target", "http://echo/", "--keepalive", *LOAD],
                      labels=meshed(engine) if engine else None)

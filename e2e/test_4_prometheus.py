@@ -68,9 +68,11 @@ def test_same_answers(mesh, namespace):
 
     wait_until("Prometheus to have scraped the last of 500 requests",
                lambda: sum(rows(prometheus('request_total{direction="outbound",dst_deployment="server"}')).values()) >= 501, 30)
-    ours = {item["metric"]["pod"] for item in mesh.query("up == 1")}
-    theirs = {item["metric"]["pod"] for item in prometheus("up == 1")}
-    assert ours == theirs and set(names.values()) <= theirs, "every proxy is scraped by both"
+    def scraped(answer):
+        return {item["metric"]["pod"] for item in answer}
+
+    wait_until("both to scrape every proxy", lambda: scraped(mesh.query("up == 1")) == scraped(prometheus("up == 1")), 30, 0.5)
+    assert set(names.values()) <= scraped(prometheus("up == 1"))
     for query in QUERIES:
         def same(query=scoped(query)):
             ours, theirs = rows(mesh.query(query)), rows(prometheus(query))
