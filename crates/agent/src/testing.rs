@@ -19,6 +19,10 @@ pub struct Net {
 
 impl Net {
     pub fn new() -> Self {
+        assert!(
+            nix::unistd::geteuid().is_root(),
+            "needs root, or a user namespace (`unshare -rm`), to make network namespaces"
+        );
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let tag = format!("weir-agent-{}-{number}", std::process::id());
         let net = Self {
@@ -61,7 +65,10 @@ impl Drop for Net {
 }
 
 fn ip(arguments: &[&str]) {
-    let output = Command::new("ip").args(arguments).output().expect("package iproute2");
+    let output = Command::new("ip")
+        .args(arguments)
+        .output()
+        .expect("ip not found: run `make tools`");
     assert!(
         output.status.success(),
         "ip {arguments:?}: {}",

@@ -307,12 +307,16 @@ async fn until<F: Future<Output = bool>>(what: &str, seconds: u64, mut is: impl 
     }
 }
 
-fn envoy() -> Option<PathBuf> {
+/// A program that the tests use, installed by `make tools`.
+fn tool(name: &str) -> PathBuf {
     let tools = std::env::var_os("WEIR_TOOLS").map(PathBuf::from);
     let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../.tools/bin");
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let places = tools.into_iter().chain([workspace]).chain(std::env::split_paths(&path));
-    places.map(|p| p.join("envoy")).find(|p| p.exists())
+    let folders = tools.into_iter().chain([workspace]).chain(std::env::split_paths(&path));
+    let mut files = folders.chain(["/usr/sbin".into()]).map(|folder| folder.join(name));
+    files
+        .find(|file| file.is_file())
+        .unwrap_or_else(|| panic!("{name} not found: run `make tools`"))
 }
 
 fn free_address() -> SocketAddr {
@@ -334,10 +338,7 @@ fn process_of(argument: &Path) -> Option<i32> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn envoy_is_configured_measured_restarted_and_drained() {
-    let Some(envoy) = envoy() else {
-        eprintln!("SKIPPED: no envoy in $WEIR_TOOLS, .tools/bin or PATH; make tools installs it");
-        return;
-    };
+    let envoy = tool("envoy");
     let directory = tempfile::tempdir().unwrap();
     let path = |name: &str| directory.path().join(name);
     let (inlet, metrics) = (free_address(), free_address());

@@ -51,13 +51,13 @@ pub fn in_own_namespace<F: Future<Output = ()>>(name: &str, test: impl FnOnce() 
     let shown = || String::from_utf8_lossy(&[output.stdout.clone(), output.stderr.clone()].concat()).into_owned();
     assert!(
         output.status.success() && shown().contains("1 passed"),
-        "in its namespace, {name} failed:\n{}",
+        "in its namespace, {name} failed (it needs root or user namespaces):\n{}",
         shown()
     );
 }
 
 fn run(program: &str, arguments: &[&str]) {
-    let output = Command::new(program)
+    let output = Command::new(tool(program))
         .args(arguments)
         .output()
         .unwrap_or_else(|e| panic!("{program}: {e}"));
@@ -80,17 +80,16 @@ pub fn pod_network() {
     run("nft", &[rules]);
 }
 
-fn envoy_binary() -> PathBuf {
-    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../.tools/bin");
+/// A program that the tests use, installed by `make tools`.
+fn tool(name: &str) -> PathBuf {
     let tools = std::env::var_os("WEIR_TOOLS").map(PathBuf::from);
+    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../.tools/bin");
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let folders = tools
-        .into_iter()
-        .chain([workspace])
-        .chain(std::env::split_paths(&path))
-        .chain(["/tmp/tools".into()]);
-    let found = folders.map(|folder| folder.join("envoy")).find(|file| file.is_file());
-    found.expect("no envoy in $WEIR_TOOLS, .tools/bin or $PATH: run `make tools`")
+    let folders = tools.into_iter().chain([workspace]).chain(std::env::split_paths(&path));
+    let mut files = folders.chain(["/usr/sbin".into()]).map(|folder| folder.join(name));
+    files
+        .find(|file| file.is_file())
+        .unwrap_or_else(|| panic!("{name} not found: run `make tools`"))
 }
 
 /// The variant of ADS that Envoy speaks.
@@ -132,7 +131,7 @@ impl Envoy {
         let bootstrap = directory.path().join("bootstrap.json");
         std::fs::write(&bootstrap, bootstrap_json(node, protocol, address, &ca).to_string()).expect("written");
         let log = std::fs::File::create(directory.path().join("envoy.log")).expect("log");
-        let child = Command::new(envoy_binary())
+        let child = Command::new(tool("envoy"))
             .args(["--concurrency", "1", "--disable-hot-restart", "-l", "info", "-c"])
             .arg(&bootstrap)
             .stdout(Stdio::null())

@@ -105,10 +105,10 @@ fn the_order_of_objects_does_not_matter() {
 /// Service without endpoints is refused, a pod reaches itself.
 #[test]
 fn the_kernel_agrees() {
-    if !nix::unistd::geteuid().is_root() {
-        eprintln!("SKIPPED: needs root to make a network namespace");
-        return;
-    }
+    assert!(
+        nix::unistd::geteuid().is_root(),
+        "needs root, or a user namespace (`unshare -r`), to make a network namespace"
+    );
     // A thread of its own, since a namespace belongs to a thread.
     std::thread::spawn(|| {
         nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
@@ -142,7 +142,7 @@ async fn try_rules() {
     for n in [1, 2, 5, 7, 8] {
         ip(&format!("addr add 10.244.1.{n}/32 dev weir0"));
     }
-    let nft = super::nft::find().unwrap();
+    let nft = super::nft::find().expect("nft not found: run `make tools`");
     let (services, slices) = some();
     let rules = render(&table(&services, &slices));
     super::nft::apply(&nft, &rules).await.unwrap();

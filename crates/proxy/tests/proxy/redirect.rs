@@ -34,18 +34,20 @@ fn run(command: &str) {
 
 /// Runs a test on a thread with a network namespace of its own, which ends with the thread.
 fn in_namespace(test: impl AsyncFnOnce() + Send + 'static) {
-    if !nix::unistd::geteuid().is_root() {
-        eprintln!("SKIPPED: redirection needs root");
-        return;
-    }
+    assert!(
+        nix::unistd::geteuid().is_root(),
+        "needs root, or a user namespace (`unshare -r`), to redirect connections"
+    );
     let thread = std::thread::spawn(move || {
         nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
         run("ip link set lo up && ip addr add 10.9.0.1/32 dev lo && ip addr add 10.8.0.1/32 dev lo");
+        let path = std::env::var("PATH").unwrap_or_default();
         let mut nft = Command::new("nft")
+            .env("PATH", format!("{path}:/usr/sbin:/sbin"))
             .args(["-f", "-"])
             .stdin(std::process::Stdio::piped())
             .spawn()
-            .unwrap();
+            .expect("nft not found: run `make tools`");
         std::io::Write::write_all(&mut nft.stdin.take().unwrap(), RULES.as_bytes()).unwrap();
         assert!(nft.wait().unwrap().success());
         tokio::runtime::Builder::new_current_thread()
