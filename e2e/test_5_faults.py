@@ -26,9 +26,11 @@ def loaded(mesh, namespace, engine):
     """A meshed client and server under load; their proxies' processes must be the same at the end."""
     client = load(mesh, namespace, engine, replicas=2)
     words = ("proxy", "-c") if engine == "weir" else ("envoy-supervisor",)
-    before = set(mesh.processes(*words))
+    uids = [pod["metadata"]["uid"] for app in ("client", "fresh") for pod in mesh.pods(namespace, f"app={app}")]
+    before = [mesh.processes(*words, uid) for uid in uids]
+    assert all(len(pids) == 1 for pids in before), before
     yield namespace, client
-    assert before <= set(mesh.processes(*words)), "proxies are adopted, not restarted"
+    assert before == [mesh.processes(*words, uid) for uid in uids], "proxies are adopted, not restarted"
 
 
 def still_configurable(mesh, namespace, client):

@@ -298,7 +298,10 @@ mod tests {
         let workload = meta(&[(ENGINE, "envoy")], &[]);
         let namespace = meta(&[(ENGINE, "weir"), (ENABLED, "true")], &[]);
         assert_eq!(engine(&pod, Some(&workload), Some(&namespace), None), Ok(Engine::Envoy));
-        assert_eq!(engine(&ObjectMeta::default(), None, None, Some(&workload)), Ok(Engine::Envoy));
+        assert_eq!(
+            engine(&ObjectMeta::default(), None, None, Some(&workload)),
+            Ok(Engine::Envoy)
+        );
         assert_eq!(enabled(&pod, Some(&workload), Some(&namespace)), Ok(true));
         assert_eq!(enabled(&pod, Some(&workload), None), Ok(false));
         let off = meta(&[(ENABLED, "false")], &[]);

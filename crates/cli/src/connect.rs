@@ -40,6 +40,8 @@ impl Connection {
         let mut config = self.config().await?;
         config.connect_timeout = Some(CONNECT_TIMEOUT);
         config.read_timeout = Some(ANSWER_TIMEOUT);
+        // That an aggregated API does not answer is an answer: it is told at once, not after several tries.
+        config.default_retry = false;
         let (url, namespace) = (config.cluster_url.to_string(), config.default_namespace.clone());
         let unusable = |e: kube::Error| Error::Kubeconfig {
             path: self.kubeconfig.clone(),

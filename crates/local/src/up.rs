@@ -32,6 +32,9 @@ const LISTEN_FD_FIRST: i32 = 100;
 /// What `weir up` makes in its data directory, and therefore may remove from it.
 const OWNED: [&str; 3] = ["node", "apiserver", "kubeconfig"];
 
+/// Line of the lock file: the directory itself was made here, and goes at the end.
+const MADE: &str = "directory made";
+
 /// What `weir up` needs to know.
 #[derive(Clone, Debug)]
 pub struct UpConfig {
@@ -45,7 +48,7 @@ pub struct UpConfig {
     pub manifests: Vec<Manifest>,
     /// Directories put before the machine's PATH in every container (for example `.tools/bin`).
     pub extra_path: Vec<PathBuf>,
-    /// Keep the API server's data and the logs after stopping, and go on from them at the next start.
+    /// Keep the API server's data (not the containers' logs) after stopping, and go on from them at the next start.
     pub keep: bool,
 }
 
@@ -273,14 +276,19 @@ impl DataDir {
                 let _ = file.read_to_string(&mut pid);
                 return Err(UpError::InUse {
                     path,
-                    pid: pid.trim().to_string(),
+                    pid: pid.lines().next().unwrap_or_default().to_string(),
                 });
             }
             Err((_, errno)) => return Err(failed(errno.into())),
         };
+        // A lock file that is still there was left by a crash, and says who had made the directory.
+        let mut left = String::new();
+        lock.read_to_string(&mut left).map_err(failed)?;
+        let created = created || left.lines().any(|line| line == MADE);
         let written = lock.set_len(0).and_then(|()| lock.rewind());
+        let made = if created { MADE } else { "" };
         written
-            .and_then(|()| writeln!(lock, "{}", std::process::id()))
+            .and_then(|()| writeln!(lock, "{}\n{made}", std::process::id()))
             .map_err(failed)?;
         Ok(Self { path, created, lock })
     }

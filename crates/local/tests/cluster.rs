@@ -468,8 +468,15 @@ async fn chained_plugins_are_called(cluster: &Cluster) {
     let plugin = root.join("opt/cni/bin/told");
     fs::write(&plugin, script).unwrap();
     fs::set_permissions(&plugin, fs::Permissions::from_mode(0o755)).unwrap();
-    let list = json!({"cniVersion": "1.0.0", "name": "n", "plugins": [{"type": "told", "key": "value"}]});
-    fs::write(root.join("etc/cni/net.d/10-test.conflist"), list.to_string()).unwrap();
+    // It is chained into the node's own list, whose first plugin is not a program.
+    let list = root.join("etc/cni/net.d/10-weir-local.conflist");
+    let own = fs::read_to_string(&list).unwrap();
+    let mut chained: serde_json::Value = serde_json::from_str(&own).unwrap();
+    chained["plugins"]
+        .as_array_mut()
+        .unwrap()
+        .push(json!({"type": "told", "key": "value"}));
+    fs::write(&list, chained.to_string()).unwrap();
 
     let client = cluster.client().await;
     let pods: Api<Pod> = Api::default_namespaced(client.clone());
@@ -514,7 +521,7 @@ async fn chained_plugins_are_called(cluster: &Cluster) {
     );
     let config: serde_json::Value = serde_json::from_str(&text("ADD.json")).unwrap();
     assert_eq!(config["key"], "value");
-    assert_eq!(config["name"], "n");
+    assert_eq!(config["name"], "weir-local");
     assert_eq!(config["prevResult"]["ips"][0]["address"], format!("{ip}/32"));
     // What failing attempts left behind was undone by a DEL; the one that counts comes with the pod's end.
     let _ = fs::remove_file(told.join("DEL.txt"));
@@ -522,7 +529,7 @@ async fn chained_plugins_are_called(cluster: &Cluster) {
         .await
         .unwrap();
     wait_for("DEL", || text("DEL.txt").contains(&ip));
-    fs::remove_file(root.join("etc/cni/net.d/10-test.conflist")).unwrap();
+    fs::write(&list, own).unwrap();
 }
 
 async fn api_server_comes_back(cluster: &Cluster) {

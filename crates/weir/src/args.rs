@@ -57,7 +57,7 @@ pub struct Up {
     /// The proxy of pods that do not choose one.
     #[arg(long, value_enum, default_value_t = Engine::Weir)]
     pub proxy: Engine,
-    /// Keep the objects and logs at the end, and go on from them at the next start.
+    /// Keep the objects at the end, and go on from them at the next start.
     #[arg(long)]
     pub keep: bool,
 }
@@ -129,6 +129,10 @@ pub struct Agent {
     /// Folder of the CNI plugins; the agent puts its own there.
     #[arg(long, default_value = "/opt/cni/bin")]
     pub cni_bin_dir: PathBuf,
+    /// Make a CNI configuration with the agent's plugin alone where there is none. Only right where pods get their network
+    /// by other means: elsewhere it could come before the real network's.
+    #[arg(long)]
+    pub cni_standalone: bool,
     /// The Envoy to run for pods that choose it: a path, or a name looked up in PATH.
     #[arg(long, default_value = "envoy")]
     pub envoy: PathBuf,

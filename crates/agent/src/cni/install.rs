@@ -37,7 +37,7 @@ impl Default for CniConfig {
         Self {
             bin_dir: "/opt/cni/bin".into(),
             conf_dir: "/etc/cni/net.d".into(),
-            standalone: true,
+            standalone: false,
         }
     }
 }

@@ -27,7 +27,9 @@ use envoy_types::pb::envoy::extensions::filters::network::http_connection_manage
     HttpConnectionManager, HttpFilter, Rds, http_filter,
 };
 use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3::TcpProxy;
-use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3::tcp_proxy::{ClusterSpecifier, TcpAccessLogOptions};
+use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3::tcp_proxy::{
+    ClusterSpecifier, TcpAccessLogOptions,
+};
 use envoy_types::pb::envoy::r#type::v3::Int32Range;
 use weir_api::labels::{Engine, Protocol};
 use weir_mesh::{InboundPort, Mesh};

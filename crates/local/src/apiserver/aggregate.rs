@@ -42,7 +42,8 @@ pub struct Remote {
     pub resources: Vec<Value>,
     service: (String, String),
     port: Value,
-    tls: Option<Arc<ClientConfig>>,
+    /// Or why there is none.
+    tls: std::result::Result<Arc<ClientConfig>, String>,
     /// The spec from which this was made.
     spec: Value,
 }
@@ -89,12 +90,13 @@ impl Aggregator {
                 fresh.push(known.clone());
                 continue;
             }
-            let tls = match client(api, spec) {
-                Ok(tls) => Some(tls),
-                Err(e) => {
+            let tls = if is_trust_known(spec) {
+                client(api, spec).map_err(|e| {
                     tracing::warn!(name = &*stored.name, "APIService: spec.caBundle: {e}");
-                    None
-                }
+                    format!("spec.caBundle holds no usable certificate: {e}")
+                })
+            } else {
+                Err("spec.caBundle is not set yet, so that the server cannot be trusted".to_owned())
             };
             fresh.push(Remote {
                 object_name: stored.name.to_string(),
@@ -125,6 +127,11 @@ impl Aggregator {
         }
         self.services.store(Arc::new(all));
     }
+}
+
+/// Servers that make their own certificate write it here once they run; until then there is nothing to complain about.
+fn is_trust_known(spec: &Value) -> bool {
+    spec["insecureSkipTLSVerify"] == json!(true) || !str_at(spec, "/caBundle").is_empty()
 }
 
 fn client(api: &Api, spec: &Value) -> std::result::Result<Arc<ClientConfig>, TlsError> {
@@ -202,12 +209,7 @@ pub fn resolve(
 fn destination(api: &Api, remote: &Remote) -> std::result::Result<Destination, Unreachable> {
     let (namespace, name) = &remote.service;
     let address = resolve(&api.store, namespace, name, &remote.port).map_err(|(r, m)| Unreachable(r, m))?;
-    let Some(tls) = remote.tls.clone() else {
-        return Err(Unreachable(
-            "FailedDiscoveryCheck",
-            "spec.caBundle holds no usable certificate".to_owned(),
-        ));
-    };
+    let tls = remote.tls.clone().map_err(|m| Unreachable("FailedDiscoveryCheck", m))?;
     let host = format!("{name}.{namespace}.svc");
     Ok(Destination {
         address,
@@ -321,10 +323,13 @@ async fn discover(api: &Api, remote: &Remote) -> std::result::Result<Vec<Value>,
     };
     identify(&mut headers, &checker);
     headers.insert(http::header::ACCEPT, HeaderValue::from_static("application/json"));
-    let answer = tokio::time::timeout(CHECK_TIMEOUT, upstream::fetch(&to, &path, headers.clone(), DISCOVERY_BYTES_MAX))
-        .await
-        .map_err(|_| failed(format!("failing or missing response from {url}: timed out")))?
-        .map_err(|e| failed(format!("failing or missing response from {url}: {e}")))?;
+    let answer = tokio::time::timeout(
+        CHECK_TIMEOUT,
+        upstream::fetch(&to, &path, headers.clone(), DISCOVERY_BYTES_MAX),
+    )
+    .await
+    .map_err(|_| failed(format!("failing or missing response from {url}: timed out")))?
+    .map_err(|e| failed(format!("failing or missing response from {url}: {e}")))?;
     let (status, body) = answer;
     if !status.is_success() {
         return Err(failed(format!(
@@ -336,7 +341,11 @@ async fn discover(api: &Api, remote: &Remote) -> std::result::Result<Vec<Value>,
         .map_err(|e| failed(format!("failing or missing response from {url}: not JSON: {e}")))?;
     let mut resources = items(&list, "/resources").to_vec();
     headers.insert(http::header::ACCEPT, HeaderValue::from_static(AGGREGATED_DISCOVERY));
-    let answer = tokio::time::timeout(CHECK_TIMEOUT, upstream::fetch(&to, "/apis", headers, DISCOVERY_BYTES_MAX)).await;
+    let answer = tokio::time::timeout(
+        CHECK_TIMEOUT,
+        upstream::fetch(&to, "/apis", headers, DISCOVERY_BYTES_MAX),
+    )
+    .await;
     if let Ok(Ok((status, body))) = answer
         && status.is_success()
         && let Ok(groups) = serde_json::from_slice::<Value>(&body)
@@ -348,8 +357,12 @@ async fn discover(api: &Api, remote: &Remote) -> std::result::Result<Vec<Value>,
 
 /// Where a server offers aggregated discovery, as Kubernetes it is that one which says the kinds of its resources.
 fn take_kinds(resources: &mut [Value], groups: &Value, group: &str, version: &str) {
-    let groups = items(groups, "/items").iter().filter(|g| g["metadata"]["name"] == group);
-    let versions = groups.flat_map(|g| items(g, "/versions")).filter(|v| v["version"] == version);
+    let groups = items(groups, "/items")
+        .iter()
+        .filter(|g| g["metadata"]["name"] == group);
+    let versions = groups
+        .flat_map(|g| items(g, "/versions"))
+        .filter(|v| v["version"] == version);
     for told in versions.flat_map(|v| items(v, "/resources")) {
         if let Some(kind) = told["responseKind"]["kind"].as_str()
             && let Some(resource) = resources.iter_mut().find(|r| r["name"] == told["resource"])

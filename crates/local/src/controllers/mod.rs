@@ -46,7 +46,7 @@ const RESYNC_INTERVAL: Duration = Duration::from_secs(60);
 /// Why a pass failed; it is repeated later.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
-    #[error(transparent)]
+    #[error("{}", api_message(.0))]
     Api(#[from] kube::Error),
     #[error("{object}: its selector is not valid: {message}")]
     Selector { object: String, message: String },
@@ -56,6 +56,20 @@ impl Error {
     /// Whether another writer was faster, which is no news.
     fn is_race(&self) -> bool {
         matches!(self, Self::Api(kube::Error::Api(status)) if matches!(status.code, 404 | 409))
+    }
+
+    /// Whether the object's namespace is going: nothing is made there any more, and the object goes too.
+    fn is_end_of_namespace(&self) -> bool {
+        matches!(self, Self::Api(kube::Error::Api(status))
+            if status.code == 403 && status.message.ends_with("because it is being terminated"))
+    }
+}
+
+/// One line; kube's own message holds the whole status once more.
+fn api_message(error: &kube::Error) -> String {
+    match error {
+        kube::Error::Api(status) => status.message.clone(),
+        error => error.to_string(),
     }
 }
 
@@ -170,6 +184,10 @@ fn settle(kind: &str, queue: &Queue, key: Key, pass: Result<Outcome, tokio::time
         Ok(Ok(Some(after))) => {
             queue.forget_failures(&key);
             queue.add_after(key, after);
+        }
+        Ok(Err(error)) if error.is_end_of_namespace() => {
+            debug!(kind, %key, %error, "nothing left to do");
+            queue.forget_failures(&key);
         }
         Ok(Err(error)) => {
             if error.is_race() {

@@ -307,3 +307,19 @@ async fn a_deployment_lives_its_life() {
     kubelet.abort();
     server.stop().await;
 }
+
+#[test]
+fn the_end_of_a_namespace_is_no_failure() {
+    let error = |code: u16, message: &str| {
+        let status = kube::core::Status::failure(message, "Forbidden").with_code(code);
+        super::Error::from(kube::Error::Api(Box::new(status)))
+    };
+    let going = error(
+        403,
+        "pods \"a\" is forbidden: unable to create new content in namespace x because it is being terminated",
+    );
+    assert!(going.is_end_of_namespace());
+    let refused = error(403, "pods \"a\" is forbidden");
+    assert!(!refused.is_end_of_namespace());
+    assert_eq!(refused.to_string(), "pods \"a\" is forbidden", "not the whole status");
+}

@@ -1,7 +1,8 @@
 //! Chained CNI plugins: called after the node has made a pod's network, and before it is removed.
 //!
 //! Enters: a pod's namespace and the first `*.conflist` of /etc/cni/net.d. Leaves: what the plugins did. The node itself
-//! plays the first plugin of the chain; plugins that make the pod's main interface are therefore not run again.
+//! plays the first plugin of the chain, `bridge`, which makes the pod's main interface; it is therefore not run. The node
+//! writes a list with that plugin alone, for others to chain themselves into as on any cluster.
 
 use std::path::PathBuf;
 use std::process::Stdio;
@@ -13,12 +14,16 @@ use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
 
 use super::Paths;
-use super::network::NODE_IP;
+use super::network::{BRIDGE, NODE_IP};
 use super::state::Sandbox;
 
 /// How long one plugin may take.
 const PLUGIN_DEADLINE: Duration = Duration::from_secs(30);
 const CNI_VERSION: &str = "1.0.0";
+/// The node's own list.
+const BASE: &str = "10-weir-local.conflist";
+/// The type of the node's own plugin.
+const BUILT_IN: &str = "bridge";
 
 /// Why the chain failed.
 #[derive(Debug, thiserror::Error)]
@@ -27,6 +32,14 @@ pub enum CniError {
     Config { path: PathBuf, message: String },
     #[error("plugin {plugin}: {message}")]
     Plugin { plugin: String, message: String },
+}
+
+/// Writes the node's own list.
+pub fn write_base(paths: &Paths) -> std::io::Result<()> {
+    let plugin = json!({"type": BUILT_IN, "bridge": BRIDGE, "isGateway": true});
+    let list = json!({"cniVersion": CNI_VERSION, "name": "weir-local", "plugins": [plugin]});
+    std::fs::create_dir_all(paths.cni_config())?;
+    std::fs::write(paths.cni_config().join(BASE), format!("{list:#}\n"))
 }
 
 struct Chain {
@@ -89,10 +102,11 @@ fn read_chain(paths: &Paths) -> Result<Option<Chain>, CniError> {
         Err(error) => return Err(config(error.to_string())),
     };
     let list: Value = serde_json::from_slice(&text).map_err(|error| config(error.to_string()))?;
-    let plugins = list["plugins"]
+    let mut plugins = list["plugins"]
         .as_array()
         .cloned()
         .ok_or_else(|| config("plugins: must be a list".into()))?;
+    plugins.retain(|plugin| plugin["type"] != BUILT_IN);
     Ok(Some(Chain {
         name: list["name"].as_str().unwrap_or("weir").to_string(),
         version: list["cniVersion"].as_str().unwrap_or(CNI_VERSION).to_string(),

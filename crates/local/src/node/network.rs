@@ -23,7 +23,7 @@ use rtnetlink::{Handle, LinkBridge, LinkUnspec, LinkVeth, RouteMessageBuilder};
 pub const NODE_IP: Ipv4Addr = Ipv4Addr::new(10, 244, 0, 1);
 /// Prefix length of the pod network.
 pub const POD_PREFIX: u8 = 16;
-const BRIDGE: &str = "weir0";
+pub(super) const BRIDGE: &str = "weir0";
 /// Fixed, so that the bridge does not take over the address of a port and invalidate the pods' neighbour tables.
 const BRIDGE_MAC: [u8; 6] = [0x0a, 0x58, 10, 244, 0, 1];
 /// Kernel settings of the node's network namespace.

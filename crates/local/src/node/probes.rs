@@ -14,6 +14,7 @@ use k8s_openapi::api::core::v1::{Container, HTTPGetAction, Pod, Probe};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 use super::Node;
 use super::exec;
@@ -25,6 +26,11 @@ const USER_AGENT: &str = "kube-probe/1.37";
 const BODY_BYTES_MAX: usize = 10 * 1024;
 /// What a message quotes of it.
 const QUOTED_MAX: usize = 256;
+
+/// A process that has just started need not answer yet: liveness is first asked after this long, or a period if shorter.
+const LIVENESS_REST: Duration = Duration::from_secs(3);
+/// Nor is it news, for this long, that it does not.
+const SILENT: Duration = Duration::from_secs(1);
 
 /// Counts results against the thresholds.
 #[derive(Clone, Debug)]
@@ -85,8 +91,9 @@ impl Probed {
     /// Runs all probes until dropped; sets `started` and `ready`, and sends a verdict when the container must die.
     pub async fn run(self, verdicts: mpsc::Sender<Verdict>) {
         let name = &self.container.name;
+        let began = Instant::now();
         if let Some(probe) = &self.container.startup_probe
-            && !self.until_started(probe, &verdicts).await
+            && !self.until_started(probe, began, &verdicts).await
         {
             return;
         }
@@ -94,22 +101,27 @@ impl Probed {
         let readiness = async {
             match &self.container.readiness_probe {
                 None => self.runtime.update(name, |view| view.ready = true),
-                Some(probe) => self.readiness(probe).await,
+                Some(probe) => self.readiness(probe, began).await,
             }
         };
         let liveness = async {
             if let Some(probe) = &self.container.liveness_probe {
-                self.liveness(probe, "Liveness", &verdicts).await;
+                self.liveness(probe, &verdicts).await;
             }
         };
         tokio::join!(readiness, liveness);
     }
 
-    async fn until_started(&self, probe: &Probe, verdicts: &mpsc::Sender<Verdict>) -> bool {
+    async fn until_started(&self, probe: &Probe, began: Instant, verdicts: &mpsc::Sender<Verdict>) -> bool {
         let mut counter = Counter::new(probe);
         tokio::time::sleep(initial_delay(probe)).await;
         loop {
-            let result = self.ask(probe, "Startup").await;
+            let result = self.ask(probe).await;
+            if let Err(message) = &result
+                && began.elapsed() > SILENT
+            {
+                self.unhealthy("Startup", message);
+            }
             match counter.record(result.is_ok()) {
                 Some(true) => return true,
                 Some(false) => {
@@ -125,7 +137,7 @@ impl Probed {
         }
     }
 
-    async fn readiness(&self, probe: &Probe) {
+    async fn readiness(&self, probe: &Probe, began: Instant) {
         let mut counter = Counter::new(probe);
         tokio::time::sleep(initial_delay(probe)).await;
         let mut ready = false;
@@ -133,9 +145,10 @@ impl Probed {
         let eager = Duration::from_millis(100);
         let mut waited = Duration::ZERO;
         loop {
-            let result = self.ask_quietly(probe).await;
+            let result = self.ask(probe).await;
             if let Err(message) = &result
                 && (ready || waited >= period(probe))
+                && began.elapsed() > SILENT
             {
                 self.unhealthy("Readiness", message);
             }
@@ -153,12 +166,14 @@ impl Probed {
         }
     }
 
-    async fn liveness(&self, probe: &Probe, kind: &str, verdicts: &mpsc::Sender<Verdict>) {
+    async fn liveness(&self, probe: &Probe, verdicts: &mpsc::Sender<Verdict>) {
         let mut counter = Counter::new(probe);
-        // A process that has just started need not answer yet: no event for that.
-        tokio::time::sleep(initial_delay(probe).max(Duration::from_secs(1))).await;
+        tokio::time::sleep(initial_delay(probe).max(period(probe).min(LIVENESS_REST))).await;
         loop {
-            let result = self.ask(probe, kind).await;
+            let result = self.ask(probe).await;
+            if let Err(message) = &result {
+                self.unhealthy("Liveness", message);
+            }
             if counter.record(result.is_ok()) == Some(false) {
                 let message = format!(
                     "Container {} failed liveness probe, will be restarted",
@@ -171,14 +186,6 @@ impl Probed {
         }
     }
 
-    async fn ask(&self, probe: &Probe, kind: &str) -> Result<(), String> {
-        let result = self.ask_quietly(probe).await;
-        if let Err(message) = &result {
-            self.unhealthy(kind, message);
-        }
-        result
-    }
-
     fn unhealthy(&self, kind: &str, message: &str) {
         let message = format!("{kind} probe failed: {message}");
         self.node
@@ -186,7 +193,7 @@ impl Probed {
             .warning(&self.pod, Some(&self.container.name), "Unhealthy", message);
     }
 
-    async fn ask_quietly(&self, probe: &Probe) -> Result<(), String> {
+    async fn ask(&self, probe: &Probe) -> Result<(), String> {
         let timeout = Duration::from_secs(u64::try_from(probe.timeout_seconds.unwrap_or(1).max(1)).unwrap_or(1));
         let asked = async {
             if let Some(http) = &probe.http_get {

@@ -22,7 +22,7 @@ use super::caches::Caches;
 use super::events::Events;
 use super::images::Images;
 use super::network::{self, Addresses, NetworkError};
-use super::{Node, NodeConfig, Paths, STARTS_MAX, Users, front, kubelet, manifests, reaper, register, server};
+use super::{Node, NodeConfig, Paths, STARTS_MAX, Users, cni, front, kubelet, manifests, reaper, register, server};
 use crate::apiserver::pki::{Identity, Pki, PkiError, ensure_pki};
 use crate::{controllers, cri, dns, services};
 
@@ -95,6 +95,10 @@ pub async fn run_node(config: NodeConfig, shutdown: CancellationToken) -> Result
         source,
     })?;
     network::set_up_node().await?;
+    cni::write_base(&paths).map_err(|source| NodeError::Io {
+        what: "network configuration",
+        source,
+    })?;
     let pki = ensure_pki(&paths.pki())?;
     let api_stop = CancellationToken::new();
     let api_server = ApiServer {

@@ -17,7 +17,7 @@ pub async fn run(arguments: args::Agent) -> Result<()> {
         cni: Some(CniConfig {
             conf_dir: arguments.cni_config_dir,
             bin_dir: arguments.cni_bin_dir,
-            ..CniConfig::default()
+            standalone: arguments.cni_standalone,
         }),
         envoy: arguments.envoy.into(),
         drain: std::time::Duration::from_secs(arguments.drain_seconds),

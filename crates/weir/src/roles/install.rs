@@ -53,7 +53,8 @@ mod tests {
     #[test]
     fn the_engine_is_a_label_of_the_system_namespace() {
         let plain = manifests(Engine::Weir, "weir").unwrap();
-        assert!(!plain[0].text.contains(weir_api::labels::ENGINE));
+        let label = format!("{}:", weir_api::labels::ENGINE);
+        assert!(!plain[0].text.contains(&label));
         let envoy = manifests(Engine::Envoy, "registry.example/weir:1").unwrap();
         assert!(envoy[0].text.contains("traffic.proxy.engine: envoy"));
         assert!(envoy.iter().all(|manifest| !manifest.text.contains("image: weir\n")));
