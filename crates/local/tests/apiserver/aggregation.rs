@@ -163,3 +163,38 @@ async fn requests_pass_under_the_front_proxy_identity() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn without_a_bundle_a_server_is_not_available_yet() {
+    let server = Server::start();
+    let client = server.admin().await;
+    let post = async |path: &str, body: Value| {
+        let (status, answer) = call(&client, "POST", path, &[], &body).await;
+        assert_eq!(status, 201, "{answer}");
+    };
+    post(
+        "/apis/apiregistration.k8s.io/v1/apiservices",
+        json!({"metadata": {"name": "v1.echo.test.dev"}, "spec": {
+        "group": "echo.test.dev", "version": "v1", "groupPriorityMinimum": 1000, "versionPriority": 10,
+        "service": {"name": "echo", "namespace": "default"}}}),
+    )
+    .await;
+    post(
+        "/api/v1/namespaces/default/services",
+        json!({"metadata": {"name": "echo"}, "spec": {"ports": [{"port": 443}]}}),
+    )
+    .await;
+    post("/apis/discovery.k8s.io/v1/namespaces/default/endpointslices", json!({"metadata": {"name": "echo-1", "labels": {"kubernetes.io/service-name": "echo"}},
+        "addressType": "IPv4", "ports": [{"port": 1}], "endpoints": [{"addresses": ["127.0.0.1"], "conditions": {"ready": true}}]}))
+    .await;
+    let told = async || {
+        let path = "/apis/apiregistration.k8s.io/v1/apiservices/v1.echo.test.dev";
+        let (_, service) = call(&client, "GET", path, &[], &Value::Null).await;
+        let condition = &service["status"]["conditions"][0];
+        condition["status"] == "False"
+            && condition["message"]
+                .as_str()
+                .is_some_and(|m| m.contains("caBundle is not set yet"))
+    };
+    until("it says what is missing", told).await;
+}
