@@ -147,10 +147,11 @@ impl Tsdb {
             let mut shard = lock(shard);
             shard.retain(|id, series| {
                 series.drop_before(oldest_ms);
-                if series.is_empty() {
+                let over = series.is_over();
+                if over {
                     gone.push(*id);
                 }
-                !series.is_empty()
+                !over
             });
             if shard.len() * 4 < shard.capacity() {
                 shard.shrink_to_fit();

@@ -11,6 +11,8 @@ pub(crate) const CHUNK_SAMPLES: usize = 120;
 pub(crate) struct Series {
     /// Sealed chunks in the order of time, then the one that grows.
     chunks: VecDeque<Chunk>,
+    /// Made for a sample that has not come yet.
+    awaits_first: bool,
 }
 
 impl Series {
@@ -18,6 +20,7 @@ impl Series {
         // Most series are short-lived: room for one chunk, not for the usual four.
         Series {
             chunks: VecDeque::with_capacity(1),
+            awaits_first: true,
         }
     }
 
@@ -32,6 +35,7 @@ impl Series {
                 return if same { Ok(()) } else { Err(AppendError::Duplicate) };
             }
         }
+        self.awaits_first = false;
         if self.chunks.back().is_none_or(|c| c.len() >= CHUNK_SAMPLES) {
             if let Some(full) = self.chunks.back_mut() {
                 full.seal();
@@ -81,8 +85,9 @@ impl Series {
         dropped
     }
 
-    pub fn is_empty(&self) -> bool {
-        self.chunks.is_empty()
+    /// Whether the series may go. One that was just made stays for one question more: its first sample is on the way.
+    pub fn is_over(&mut self) -> bool {
+        self.chunks.is_empty() && !std::mem::take(&mut self.awaits_first)
     }
 
     pub fn heap_bytes(&self) -> usize {

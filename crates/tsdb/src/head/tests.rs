@@ -116,6 +116,8 @@ fn forgets_what_is_older_than_the_retention() {
         db.label_values("pod", &[], 0, i64::MAX),
         Ok(vec!["live".to_owned(), "old".to_owned()])
     );
+    // Made anew for the sample that was refused, it is waited for once.
+    db.maintain(1000 * 10_000);
     db.maintain(1000 * 10_000);
     assert_eq!(db.label_values("pod", &[], 0, i64::MAX), Ok(vec!["live".to_owned()]));
 }
@@ -138,6 +140,23 @@ fn answers_about_labels() {
 }
 
 #[test]
+fn a_new_series_is_kept_until_its_first_sample_can_have_come() {
+    let db = Tsdb::new(Options::default());
+    let sample = Sample { ts_ms: 1, value: 1.0 };
+    let append = |id: SeriesRef| {
+        let mut refused = Vec::new();
+        db.append(&[(id, sample)], &mut refused);
+        refused
+    };
+    let [in_time, late] = ["a", "b"].map(|pod| db.resolve(&series("x", pod)).unwrap_or_else(|e| panic!("{e}")));
+    db.maintain(2);
+    assert_eq!(append(in_time), []);
+    db.maintain(2);
+    assert_eq!(append(late), [(0, AppendError::Unknown)]);
+    assert_eq!(db.stats().series, 1);
+}
+
+#[test]
 fn writers_and_readers_at_once() {
     let db = Tsdb::new(Options::default());
     std::thread::scope(|scope| {
@@ -146,7 +165,13 @@ fn writers_and_readers_at_once() {
             scope.spawn(move || {
                 for i in 0..500 {
                     for pod in 0..10 {
-                        assert_eq!(put(db, &series("x", &format!("{writer}-{pod}")), i, i as f64), Ok(()));
+                        let labels = series("x", &format!("{writer}-{pod}"));
+                        // Dropped before its first sample came: resolved again, as the scraper does it.
+                        let mut result = Err(AppendError::Unknown);
+                        while result == Err(AppendError::Unknown) {
+                            result = put(db, &labels, i, i as f64);
+                        }
+                        assert_eq!(result, Ok(()));
                     }
                 }
             });
