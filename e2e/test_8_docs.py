@@ -31,6 +31,9 @@ def test_tour():
         for number, block in enumerate(blocks[1:], 1):
             block = re.sub(r"^export KUBECONFIG=.*\n", "", block, flags=re.M).replace("127.0.0.1:9090", f"127.0.0.1:{mesh.store_port}")
             script += f"echo '== block {number}'\n{block}\n"
+            if "traffic.proxy.engine=envoy" in block:
+                # A reader takes the second that the change needs; the script asks until it is there.
+                script += "for _ in $(seq 150); do weir proxies | grep envoy && break; sleep 0.2; done\n"
         done = subprocess.run(["bash", "-x"], input=script, text=True, capture_output=True, env=environment, cwd=ROOT, timeout=180)
         assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
         out = done.stdout
