@@ -10,7 +10,7 @@ pub async fn run(arguments: args::Agent) -> Result<()> {
     let client = client(&arguments.kubernetes).await?;
     let exe = std::env::current_exe().context("own program")?;
     let health = Health::default();
-    let ready = health.clone();
+    let (ready, of_metrics) = (health.clone(), health.clone());
     let config = Config {
         run_dir: arguments.run_dir,
         cri_socket: arguments.cri_socket,
@@ -32,7 +32,12 @@ pub async fn run(arguments: args::Agent) -> Result<()> {
             true => Ok(()),
             false => Err("the first list of this node's pods".to_owned()),
         }),
-        metrics: Box::new(String::new),
+        metrics: Box::new(move || {
+            format!(
+                "# HELP weir_agent_ready Whether the node's pods are known.\n# TYPE weir_agent_ready gauge\nweir_agent_ready {}\n",
+                u8::from(of_metrics.is_ready())
+            )
+        }),
     };
     until_signal(|shutdown| async move {
         tokio::try_join!(

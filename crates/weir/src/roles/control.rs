@@ -35,7 +35,7 @@ pub async fn run(arguments: args::Control) -> Result<()> {
     let api_ready = ready(&handle);
     let admin = admin::Health {
         ready: Box::new(ready(&handle)),
-        metrics: Box::new(String::new),
+        metrics: Box::new(metrics(&handle)),
     };
     until_signal(|shutdown| async move {
         tokio::try_join!(
@@ -56,6 +56,40 @@ fn ready(handle: &ControlHandle) -> impl Fn() -> Result<(), String> + Send + Syn
     move || match handle.ready() {
         true => Ok(()),
         false => Err("the first list of every kind of object".to_owned()),
+    }
+}
+
+/// How the mesh stands, as gauges.
+fn metrics(handle: &ControlHandle) -> impl Fn() -> String + Send + Sync + 'static {
+    let handle = handle.clone();
+    move || {
+        let proxies = handle.proxies();
+        let gauges = [
+            (
+                "weir_control_proxies",
+                "Proxies that there should be or are.",
+                proxies.len(),
+            ),
+            (
+                "weir_control_proxies_connected",
+                "Proxies with an open configuration stream.",
+                proxies.iter().filter(|proxy| proxy.connected).count(),
+            ),
+            (
+                "weir_control_proxies_synced",
+                "Proxies that have taken all that they were sent.",
+                proxies.iter().filter(|proxy| proxy.synced).count(),
+            ),
+            (
+                "weir_control_problems",
+                "Problems of objects now.",
+                handle.problems().len(),
+            ),
+        ];
+        gauges
+            .iter()
+            .map(|(name, help, value)| format!("# HELP {name} {help}\n# TYPE {name} gauge\n{name} {value}\n"))
+            .collect()
     }
 }
 

@@ -20,7 +20,10 @@ use crate::args::Kubernetes;
 /// How long a role may take to end after a signal.
 const STOP_DEADLINE: Duration = Duration::from_secs(15);
 
-/// A client by kubeconfig, or by the pod's service account.
+/// A client by `--kubeconfig`; else, in a pod, by its service account; else by what kubectl would use.
+///
+/// The service account comes before a kubeconfig that happens to lie in the home directory: a role in a cluster must never
+/// end up in another one.
 async fn client(options: &Kubernetes) -> Result<kube::Client> {
     let context = KubeConfigOptions {
         context: options.context.clone(),
@@ -33,9 +36,12 @@ async fn client(options: &Kubernetes) -> Result<kube::Client> {
                 .await
                 .with_context(|| format!("kubeconfig {}", path.display()))?
         }
-        None => kube::Config::infer()
-            .await
-            .context("no Kubernetes: neither a pod's service account nor a kubeconfig; --kubeconfig FILE names one")?,
+        None => match kube::Config::incluster() {
+            Ok(config) if options.context.is_none() => config,
+            _ => kube::Config::from_kubeconfig(&context).await.context(
+                "no Kubernetes: neither a pod's service account nor a kubeconfig; --kubeconfig FILE names one",
+            )?,
+        },
     };
     kube::Client::try_from(config).context("Kubernetes client")
 }
