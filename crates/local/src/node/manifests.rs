@@ -3,7 +3,7 @@
 //! Enters: YAML or JSON texts with the names of their files. Leaves: the objects in the API, namespaces and definitions
 //! first; and an error for each that was refused, naming file, object and field. The others are applied all the same.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -105,36 +105,62 @@ impl Item {
     }
 }
 
-/// Applies everything; how many objects, and what was refused.
+/// Applies everything; how many objects, and what was refused. Objects of a kind that is not served (yet) come last, so
+/// that nobody waits for them.
 pub async fn apply(client: &Client, manifests: &[Manifest]) -> (usize, Vec<ManifestError>) {
     let (mut items, mut errors) = parse(manifests);
     items.sort_by_key(|item| rank(&item.gvk.kind));
-    let mut kinds: HashMap<GroupVersionKind, (ApiResource, bool)> = HashMap::new();
-    let mut applied = 0;
+    let mut kinds = Kinds::default();
+    let (mut applied, mut late) = (0, Vec::new());
     for group in items.chunk_by(|a, b| rank(&a.gvk.kind) == rank(&b.gvk.kind)) {
-        for item in group {
-            if !kinds.contains_key(&item.gvk) {
-                match find_kind(client, &item.gvk).await {
-                    Ok(found) => drop(kinds.insert(item.gvk.clone(), found)),
-                    Err(error) => errors.push(item.error(error)),
-                }
-            }
-        }
-        let known = group
-            .iter()
-            .filter_map(|item| kinds.get(&item.gvk).map(|kind| (item, kind)));
-        let outcomes = futures::stream::iter(known.map(|(item, kind)| apply_one(client, item, kind)))
-            .buffered(PARALLEL)
-            .collect::<Vec<_>>()
-            .await;
-        for outcome in outcomes {
-            match outcome {
-                Ok(()) => applied += 1,
-                Err(error) => errors.push(error),
-            }
-        }
+        kinds.find(client, group, Duration::ZERO).await;
+        let (known, unknown): (Vec<&Item>, Vec<&Item>) = group.iter().partition(|item| kinds.has(item));
+        late.extend(unknown.into_iter().cloned());
+        applied += apply_known(client, &known, &kinds, &mut errors).await;
     }
+    kinds.find(client, &late, KIND_DEADLINE).await;
+    let late: Vec<&Item> = late.iter().collect();
+    applied += apply_known(client, &late, &kinds, &mut errors).await;
     (applied, errors)
+}
+
+async fn apply_known(client: &Client, items: &[&Item], kinds: &Kinds, errors: &mut Vec<ManifestError>) -> usize {
+    let outcomes = futures::stream::iter(items.iter().map(|item| async move {
+        match kinds.0.get(&item.gvk) {
+            Some(Ok(kind)) => apply_one(client, item, kind).await,
+            Some(Err(reason)) => Err(item.error(reason)),
+            None => Err(item.error("apiVersion and kind: not looked up")),
+        }
+    }));
+    let outcomes = outcomes.buffered(PARALLEL).collect::<Vec<_>>().await;
+    let all = outcomes.len();
+    let refused: Vec<ManifestError> = outcomes.into_iter().filter_map(Result::err).collect();
+    let applied = all - refused.len();
+    errors.extend(refused);
+    applied
+}
+
+/// What the API server calls each kind, and whether it is namespaced; or why it is not known.
+#[derive(Default)]
+struct Kinds(HashMap<GroupVersionKind, Result<(ApiResource, bool), String>>);
+
+impl Kinds {
+    fn has(&self, item: &Item) -> bool {
+        self.0.get(&item.gvk).is_some_and(Result::is_ok)
+    }
+
+    /// Looks up what is not known; all at the same time, each until it is served or `patience` has run out.
+    async fn find(&mut self, client: &Client, items: &[Item], patience: Duration) {
+        let wanted: HashSet<&GroupVersionKind> = items
+            .iter()
+            .filter(|item| !self.has(item))
+            .map(|item| &item.gvk)
+            .collect();
+        let found = wanted
+            .into_iter()
+            .map(|gvk| async move { (gvk.clone(), find_kind(client, gvk, patience).await) });
+        self.0.extend(futures::future::join_all(found).await);
+    }
 }
 
 fn parse(manifests: &[Manifest]) -> (Vec<Item>, Vec<ManifestError>) {
@@ -212,16 +238,20 @@ fn rank(kind: &str) -> u8 {
     }
 }
 
-async fn find_kind(client: &Client, gvk: &GroupVersionKind) -> Result<(ApiResource, bool), String> {
-    let deadline = Instant::now() + KIND_DEADLINE;
+async fn find_kind(client: &Client, gvk: &GroupVersionKind, patience: Duration) -> Result<(ApiResource, bool), String> {
+    let deadline = Instant::now() + patience;
     let mut back_off = BackOff::retry(Duration::from_millis(20), Duration::from_millis(500));
     loop {
         match discovery::pinned_kind(client, gvk).await {
             Ok((resource, capabilities)) => return Ok((resource, capabilities.scope == Scope::Namespaced)),
             Err(_) if Instant::now() < deadline => tokio::time::sleep(back_off.after(Duration::ZERO)).await,
             Err(error) => {
+                let reason = match &error {
+                    kube::Error::Api(status) => status.message.clone(),
+                    other => other.to_string(),
+                };
                 return Err(format!(
-                    "apiVersion and kind: no {} in {} is served ({error})",
+                    "apiVersion and kind: no {} in {} is served ({reason})",
                     gvk.kind,
                     gvk.api_version()
                 ));
