@@ -13,6 +13,9 @@ use weir_series::{
     names, stale_nan,
 };
 
+/// A process that says it started this much after now, at most, has just started.
+const CLOCK_SLACK_MS: i64 = 1000;
+
 /// How far ahead of the scrape a sample's own timestamp may be.
 const MAX_AHEAD_MS: i64 = 600_000;
 
@@ -101,7 +104,10 @@ impl Pages {
         }
         let start = entries.iter().find(|e| e.name == names::PROCESS_START_TIME_SECONDS)?;
         let start_ms = (start.value * 1000.0).round() as i64;
-        (start_ms < now_ms && start_ms >= store.oldest_ms(now_ms)).then_some(start_ms)
+        // A process in its first moments, or with a clock a little ahead: it began before it answered. One that is far ahead
+        // tells nothing about its start.
+        let known = start_ms <= now_ms + CLOCK_SLACK_MS && start_ms >= store.oldest_ms(now_ms);
+        known.then_some(start_ms.min(now_ms - 1))
     }
 
     fn sample(

@@ -72,6 +72,7 @@ fn counters_of_a_first_scrape_begin_with_their_process() {
     let t = T as f64 / 1000.0;
     assert_eq!(born(t - 60.5), [(-60_500, Some(0.0)), (0, Some(7.0))]);
     assert_eq!(born(t - 7200.0), [(0, Some(7.0))], "older than the retention");
+    assert_eq!(born(t), [(-1, Some(0.0)), (0, Some(7.0))], "in its first millisecond");
     assert_eq!(born(t + 60.0), [(0, Some(7.0))], "a clock that is ahead");
     assert_eq!(born(f64::NAN), [(0, Some(7.0))]);
 }
