@@ -79,6 +79,8 @@ class Mesh:
         self.output = open(self.directory / "up.log", "w+", encoding="utf-8")
         environment = dict(os.environ, PATH=os.pathsep.join([str(TOOLS), os.environ["PATH"], "/usr/sbin", "/sbin"]))
         environment.pop("KUBECONFIG", None)
+        # kubectl remembers an address's resources for hours: another mesh at the same port must not be mistaken for this one.
+        environment["KUBECACHEDIR"] = str(self.directory / "kubectl-cache")
         command = [
             str(binary), "up",
             "--data-dir", str(self.data_dir),

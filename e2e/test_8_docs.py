@@ -1,6 +1,5 @@
 """The README's tour, typed in as it stands."""
 
-import os
 import re
 import subprocess
 
@@ -23,7 +22,7 @@ def test_tour():
         wait_until("bookinfo", lambda: mesh.pods_ready("default", 7), 60)
         wait_until("figures of productpage", lambda: "rps" in mesh.traffic("top", "deployments"), 60)
         environment = dict(
-            os.environ, PATH=f"{PROFILE_DIR}:{TOOLS}:{os.environ['PATH']}:/usr/sbin", KUBECONFIG=str(mesh.kubeconfig),
+            mesh.environment, PATH=f"{PROFILE_DIR}:{TOOLS}:{mesh.environment['PATH']}:/usr/sbin", KUBECONFIG=str(mesh.kubeconfig),
         )
         # One shell for all blocks, so that what one sets the next can use. Only the two addresses differ from the text:
         # this mesh has a data directory and ports of its own.
