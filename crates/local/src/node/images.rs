@@ -7,6 +7,9 @@ use crate::launch::BindMount;
 /// Where the binaries stand in every container; first in its PATH.
 const IN_CONTAINER: &str = "/.image";
 
+/// Directories that a container has for itself.
+const PRIVATE: [&str; 3] = ["/tmp", "/run", "/var/run"];
+
 /// The binaries that images stand for, and where commands are looked up.
 #[derive(Clone, Debug)]
 pub struct Images {
@@ -39,7 +42,16 @@ impl Images {
                 .map(|p| p.display().to_string()),
         );
         path.extend(machine_path.split(':').filter(|p| !p.is_empty()).map(String::from));
-        let keep = extra_path.iter().cloned().chain([dir.to_path_buf()]).collect();
+        let mut keep: Vec<PathBuf> = extra_path.iter().cloned().chain([dir.to_path_buf()]).collect();
+        // A container's /tmp and /run are its own: programs that the machine keeps there are still to be found.
+        let hidden = |path: &&Path| PRIVATE.iter().any(|private| path.starts_with(private));
+        keep.extend(
+            machine_path
+                .split(':')
+                .map(Path::new)
+                .filter(hidden)
+                .map(Path::to_path_buf),
+        );
         Self {
             binaries,
             path: path.join(":"),
@@ -111,5 +123,7 @@ mod tests {
             Err(ErrImagePull("nginx:1".into()))
         );
         assert_eq!(images.path(), "/.image:/x:/usr/bin:/bin");
+        let images = Images::new(Path::new("/x/weir"), &[], "/tmp/tools:/usr/bin");
+        assert_eq!(images.keep(), [Path::new("/x"), Path::new("/tmp/tools")]);
     }
 }
