@@ -81,9 +81,7 @@ async fn set_up(
             let placement = placement(NODE_IP);
             let mut volumes = Volumes::new(node.clone(), &runtime.uid);
             volumes.prepare(pod, &placement).await?;
-            let permit = node.start_permits.acquire().await;
             let sandbox = make_sandbox(node, pod).await?;
-            drop(permit);
             let latest = runtime.clone();
             tokio::spawn(volumes.keep_fresh(move || latest.object(), placement, volumes_done.clone()));
             Ok(sandbox)
@@ -130,7 +128,11 @@ async fn make_sandbox(node: &Node, pod: &Pod) -> Result<Sandbox, SetUpError> {
     sandbox.ip = node.addresses.take()?;
     let path: PathBuf = node.paths.netns_in_node().join(&sandbox.id);
     let veth = format!("veth{}", &sandbox.id[..8]);
-    if let Err(error) = network::add_pod(path.clone(), sandbox.ip, veth).await {
+    // Plugins run outside the limit: one may wait for a pod that has not started yet, as the mesh's for its control plane.
+    let permit = node.start_permits.acquire().await;
+    let added = network::add_pod(path.clone(), sandbox.ip, veth).await;
+    drop(permit);
+    if let Err(error) = added {
         node.addresses.release(sandbox.ip);
         return Err(error.into());
     }
