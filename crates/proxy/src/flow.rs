@@ -81,7 +81,7 @@ impl Flow {
             return Arc::clone(known);
         }
         let Some(peer) = self.worker.shared.peers.of(self.source.ip()) else {
-            return Arc::default();
+            return Arc::clone(&self.worker.nobody);
         };
         Arc::clone(self.client.get_or_init(|| peer))
     }
@@ -104,7 +104,8 @@ impl Flow {
 
     /// The endpoint that the client itself chose. None without redirection: it would be this proxy.
     pub fn original_endpoint(&self, active: &Active) -> Option<Endpoint> {
-        let peer = || active.peers.get(&self.destination).cloned().unwrap_or_default();
+        let known = || active.peers.get(&self.destination);
+        let peer = || Arc::clone(known().unwrap_or(&self.worker.nobody));
         self.redirected.then(|| Endpoint {
             address: self.destination,
             weight: 1,
@@ -115,12 +116,12 @@ impl Flow {
     /// Counts the bytes of this connection, where its other side is the client.
     pub fn downstream_target(&self) -> Option<Arc<Target>> {
         self.asks()
-            .then(|| self.worker.target(self.direction, "", &self.client()))
+            .then(|| self.worker.target(self.direction, None, &self.client()))
     }
 
     /// Counts the bytes of a connection to an endpoint, where that is the other side.
     pub fn upstream_target(&self, endpoint: &Arc<Peer>) -> Option<Arc<Target>> {
         let counted = self.direction == Direction::Outbound;
-        counted.then(|| self.worker.target(self.direction, "", endpoint))
+        counted.then(|| self.worker.target(self.direction, None, endpoint))
     }
 }

@@ -14,6 +14,7 @@ pub mod config;
 
 mod admin;
 mod balance;
+mod buffers;
 mod flow;
 mod http;
 mod inspect;
@@ -23,6 +24,8 @@ mod publish;
 mod shared;
 mod socket;
 mod tcp;
+mod timers;
+mod wire;
 mod worker;
 
 use std::net::SocketAddr;
@@ -194,7 +197,7 @@ async fn drain(shared: &Shared, limit: Duration) {
         }
         tokio::time::sleep(DRAIN_TICK).await;
     }
-    shared.life.closing.cancel();
+    shared.life.close();
     let end = tokio::time::Instant::now() + CLOSE_TIME;
     while shared.connections.load(std::sync::atomic::Ordering::Relaxed) > 0 && tokio::time::Instant::now() < end {
         tokio::time::sleep(DRAIN_TICK).await;

@@ -58,6 +58,7 @@ pub struct Life {
     start: Instant,
     /// Connections that are still open are to be closed now.
     pub closing: CancellationToken,
+    is_closing: AtomicBool,
     /// Workers are to end now.
     pub stopped: CancellationToken,
 }
@@ -69,6 +70,7 @@ impl Life {
             accepted_ms: AtomicU64::new(0),
             start: Instant::now(),
             closing: CancellationToken::new(),
+            is_closing: AtomicBool::new(false),
             stopped: CancellationToken::new(),
         }
     }
@@ -81,6 +83,17 @@ impl Life {
     /// Whether [`Life::drain`] was called.
     pub fn draining(&self) -> bool {
         self.draining.load(Ordering::Relaxed)
+    }
+
+    /// Open connections are to be closed from now on.
+    pub fn close(&self) {
+        self.is_closing.store(true, Ordering::Relaxed);
+        self.closing.cancel();
+    }
+
+    /// Whether [`Life::close`] was called.
+    pub fn is_closing(&self) -> bool {
+        self.is_closing.load(Ordering::Relaxed)
     }
 
     /// Notes that a connection came.

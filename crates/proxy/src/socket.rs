@@ -1,19 +1,13 @@
-//! Sockets with what a mesh needs of them: marks, original destinations, resets; and an I/O object that counts.
+//! Sockets with what a mesh needs of them: marks, original destinations, resets.
 //!
 //! Knows nothing of configuration.
 
 use std::io;
 use std::net::SocketAddr;
-use std::pin::Pin;
-use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::{Buf, Bytes};
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
-use weir_series::canonical::Target;
 
 /// Connections that wait to be accepted.
 const BACKLOG: i32 = 4096;
@@ -26,6 +20,9 @@ pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(true)?;
     socket.set_nonblocking(true)?;
+    // Accepted sockets inherit both: no system call for each of them.
+    socket.set_tcp_nodelay(true)?;
+    socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEP_ALIVE))?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     TcpListener::from_std(socket.into())
@@ -69,96 +66,4 @@ pub fn original_dst(stream: &TcpStream) -> io::Result<SocketAddr> {
 /// Closing this stream sends a reset instead of a regular end.
 pub fn reset_on_close(stream: &TcpStream) {
     let _ = SockRef::from(stream).set_linger(Some(Duration::ZERO));
-}
-
-/// A TCP stream whose bytes are counted, and whose first bytes may have been read already.
-#[derive(Debug)]
-pub struct Counted {
-    stream: TcpStream,
-    first: Bytes,
-    target: Option<Arc<Target>>,
-    failed: bool,
-}
-
-impl Counted {
-    /// Counts the connection as open until dropped. `first` are bytes that were read from it before.
-    pub fn new(stream: TcpStream, first: Bytes, target: Option<Arc<Target>>) -> Self {
-        if let Some(target) = &target {
-            target.tcp_open();
-            target.tcp_bytes(first.len() as u64, 0);
-        }
-        Self {
-            stream,
-            first,
-            target,
-            failed: false,
-        }
-    }
-
-    fn note<T>(&mut self, result: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
-        self.failed |= matches!(result, Poll::Ready(Err(_)));
-        result
-    }
-
-    fn wrote(&mut self, result: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
-        if let (Poll::Ready(Ok(n)), Some(target)) = (&result, &self.target) {
-            target.tcp_bytes(0, *n as u64);
-        }
-        self.note(result)
-    }
-}
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        if let Some(target) = &self.target {
-            target.tcp_close(self.failed);
-        }
-    }
-}
-
-impl AsyncRead for Counted {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        if !self.first.is_empty() {
-            let n = self.first.len().min(buf.remaining());
-            buf.put_slice(&self.first[..n]);
-            self.first.advance(n);
-            return Poll::Ready(Ok(()));
-        }
-        let before = buf.filled().len();
-        let result = Pin::new(&mut self.stream).poll_read(cx, buf);
-        let read = buf.filled().len() - before;
-        if let Some(target) = self.target.as_ref().filter(|_| read > 0) {
-            target.tcp_bytes(read as u64, 0);
-        }
-        self.note(result)
-    }
-}
-
-impl AsyncWrite for Counted {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        let result = Pin::new(&mut self.stream).poll_write(cx, buf);
-        self.wrote(result)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let result = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
-        self.wrote(result)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        true
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let result = Pin::new(&mut self.stream).poll_flush(cx);
-        self.note(result)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
-    }
 }

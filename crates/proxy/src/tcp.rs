@@ -1,79 +1,53 @@
 //! TCP: a connection is joined to one endpoint, byte by byte, each half for itself.
 //!
 //! Enters: a connection for which a TCP chain was chosen, with the bytes read of it so far. Leaves: counted bytes. Idle
-//! connections hold no buffers: a worker has one that all its connections read through.
+//! connections hold no buffers.
 
-use std::io;
-use std::net::{Shutdown, SocketAddr};
+use std::future::poll_fn;
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 
-use bytes::Bytes;
-use socket2::SockRef;
-use tokio::net::TcpStream;
-use weir_series::canonical::{Direction, Target};
+use weir_series::canonical::Target;
 
-use crate::config::{Active, Cluster, ClusterStats, Endpoint, EndpointSource, Tcp};
+use crate::config::{Active, Cluster, ClusterStats, EndpointSource, Tcp};
 use crate::flow::Flow;
-use crate::socket;
-use crate::worker::Worker;
+use crate::http::h1::body::{Body, Broken, poll_transfer};
+use crate::http::h1::head::Framing;
+use crate::wire::{Io, Wire};
 
-/// Serves a connection until both halves are closed.
-pub async fn serve(flow: Rc<Flow>, downstream: TcpStream, first: Bytes, tcp: Arc<Tcp>, active: Arc<Active>) {
+/// Serves a connection until both halves are closed. `first` are bytes that were read from it before.
+pub async fn serve(flow: Rc<Flow>, io: Io, first: &[u8], tcp: Arc<Tcp>, active: Arc<Active>) {
+    let mut downstream = Wire::new(io, first, &flow.worker.buffers, flow.downstream_target());
     let cluster = active.clusters.get(&tcp.cluster).cloned();
     let connected = match &cluster {
         Some(cluster) => connect(&flow, &active, cluster, tcp.connect_attempts).await,
         None => None,
     };
     drop(active);
-    let Some((endpoint, upstream)) = connected else {
+    let Some(mut upstream) = connected else {
         // Nowhere to go: the client learns it at once.
-        let target = target(
-            &flow,
-            &Endpoint {
-                address: flow.destination,
-                weight: 1,
-                peer: Arc::default(),
-            },
-        );
-        if let Some(target) = target {
+        if let Some(target) = flow.upstream_target(&flow.worker.nobody) {
             target.tcp_open();
             target.tcp_close(true);
         }
-        socket::reset_on_close(&downstream);
+        downstream.reset_on_close();
         return;
     };
-    let target = target(&flow, &endpoint);
-    let tally = Tally {
-        target: target.as_deref(),
-        direction: flow.direction,
-    };
-    if let Some(target) = tally.target {
-        target.tcp_open();
-    }
-    let closing = flow.worker.shared.life.closing.clone();
+    let closing = &flow.worker.shared.life.closing;
     let end = tokio::select! {
-        end = relay(&flow.worker, &downstream, &upstream, first, &tally) => end,
+        end = join(&mut downstream, &mut upstream, &[]) => end,
         () = closing.cancelled() => Ok(()),
     };
     if end.is_err() {
-        socket::reset_on_close(&downstream);
-        socket::reset_on_close(&upstream);
-    }
-    if let Some(target) = tally.target {
-        target.tcp_close(end.is_err());
-    }
-}
-
-fn target(flow: &Flow, endpoint: &Endpoint) -> Option<Arc<Target>> {
-    match flow.direction {
-        Direction::Inbound => flow.downstream_target(),
-        Direction::Outbound => flow.upstream_target(&endpoint.peer),
+        downstream.reset_on_close();
+        upstream.reset_on_close();
     }
 }
 
 /// Connects to an endpoint; to another one when that fails.
-async fn connect(flow: &Flow, active: &Active, cluster: &Cluster, attempts: u32) -> Option<(Endpoint, TcpStream)> {
+async fn connect(flow: &Flow, active: &Active, cluster: &Arc<Cluster>, attempts: u32) -> Option<Wire> {
     let mut failed: Vec<SocketAddr> = Vec::new();
     for _ in 0..attempts {
         let endpoint = match cluster.spec.source {
@@ -84,8 +58,9 @@ async fn connect(flow: &Flow, active: &Active, cluster: &Cluster, attempts: u32)
             return None;
         }
         ClusterStats::add(&cluster.stats.cx_total);
-        match socket::connect(endpoint.address, cluster.spec.mark, cluster.spec.connect_timeout).await {
-            Ok(stream) => return Some((endpoint, stream)),
+        let target: Option<Arc<Target>> = flow.upstream_target(&endpoint.peer);
+        match flow.worker.connect(cluster, endpoint.address, target).await {
+            Ok(wire) => return Some(wire),
             Err(error) => {
                 ClusterStats::add(&cluster.stats.cx_connect_fail);
                 tracing::debug!(address = %endpoint.address, %error, "no connection");
@@ -96,101 +71,46 @@ async fn connect(flow: &Flow, active: &Active, cluster: &Cluster, attempts: u32)
     None
 }
 
-/// Where bytes are counted, as read from and written to the other side.
-struct Tally<'a> {
-    target: Option<&'a Target>,
-    direction: Direction,
+/// Copies both ways, after `head` to the first of the two, until both halves have ended.
+pub async fn join(downstream: &mut Wire, upstream: &mut Wire, head: &[u8]) -> Result<(), Broken> {
+    let (mut up, mut down) = (Half::default(), Half::default());
+    poll_fn(|cx| {
+        let up = up.poll(&[], downstream, upstream, cx)?;
+        let down = down.poll(head, upstream, downstream, cx)?;
+        match (up, down) {
+            (Poll::Ready(()), Poll::Ready(())) => Poll::Ready(Ok(())),
+            _ => Poll::Pending,
+        }
+    })
+    .await
 }
 
-impl Tally<'_> {
-    fn up(&self, bytes: usize) {
-        self.count(bytes, Direction::Inbound);
-    }
+/// One direction.
+struct Half {
+    body: Body,
+    sent: usize,
+    closed: bool,
+}
 
-    fn down(&self, bytes: usize) {
-        self.count(bytes, Direction::Outbound);
-    }
-
-    /// `reading`: the direction in which these bytes count as read from the other side.
-    fn count(&self, bytes: usize, reading: Direction) {
-        let Some(target) = self.target else { return };
-        if self.direction == reading {
-            target.tcp_bytes(bytes as u64, 0);
-        } else {
-            target.tcp_bytes(0, bytes as u64);
+impl Default for Half {
+    fn default() -> Self {
+        Self {
+            body: Body::new(Framing::UntilClose),
+            sent: 0,
+            closed: false,
         }
     }
 }
 
-async fn relay(
-    worker: &Worker,
-    downstream: &TcpStream,
-    upstream: &TcpStream,
-    first: Bytes,
-    tally: &Tally<'_>,
-) -> io::Result<()> {
-    let up = async {
-        if !first.is_empty() {
-            write_all(upstream, &first).await?;
-            tally.up(first.len());
+impl Half {
+    fn poll(&mut self, head: &[u8], from: &mut Wire, to: &mut Wire, cx: &mut Context<'_>) -> Poll<Result<(), Broken>> {
+        if self.closed {
+            return Poll::Ready(Ok(()));
         }
-        copy(worker, downstream, upstream, |n| tally.up(n)).await
-    };
-    let down = copy(worker, upstream, downstream, |n| tally.down(n));
-    tokio::try_join!(up, down).map(|_| ())
-}
-
-/// Copies one half until its end, then ends the other side's half.
-async fn copy(worker: &Worker, from: &TcpStream, to: &TcpStream, count: impl Fn(usize)) -> io::Result<()> {
-    loop {
-        from.readable().await?;
-        match transfer(worker, from, to) {
-            Ok(Transfer::End) => return SockRef::from(to).shutdown(Shutdown::Write),
-            Ok(Transfer::Done(n)) => count(n),
-            Ok(Transfer::Rest(n, rest)) => {
-                write_all(to, &rest).await?;
-                count(n);
-            }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            Err(error) => return Err(error),
-        }
+        let mut moved = false;
+        ready!(poll_transfer(head, &mut self.sent, &mut self.body, from, to, &mut moved, cx))?;
+        let end = ready!(to.poll_shutdown(cx));
+        self.closed = true;
+        Poll::Ready(end.map_err(|_| Broken::Sink))
     }
-}
-
-enum Transfer {
-    End,
-    Done(usize),
-    /// So many were read; these could not be written yet.
-    Rest(usize, Vec<u8>),
-}
-
-/// One read and one write through the worker's buffer, which is free again afterwards.
-fn transfer(worker: &Worker, from: &TcpStream, to: &TcpStream) -> io::Result<Transfer> {
-    let mut buffer = worker.buffer.borrow_mut();
-    let n = from.try_read(&mut buffer)?;
-    if n == 0 {
-        return Ok(Transfer::End);
-    }
-    let written = match to.try_write(&buffer[..n]) {
-        Ok(written) => written,
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
-        Err(error) => return Err(error),
-    };
-    if written == n {
-        return Ok(Transfer::Done(n));
-    }
-    Ok(Transfer::Rest(n, buffer[written..n].to_vec()))
-}
-
-async fn write_all(to: &TcpStream, mut bytes: &[u8]) -> io::Result<()> {
-    while !bytes.is_empty() {
-        to.writable().await?;
-        match to.try_write(bytes) {
-            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-            Ok(n) => bytes = &bytes[n..],
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(())
 }

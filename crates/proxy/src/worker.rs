@@ -3,7 +3,7 @@
 //! Enters: configurations. Leaves: served connections. Workers share nothing on a request's path but the configuration
 //! and the counters; the kernel spreads connections over their listening sockets.
 
-use std::cell::{OnceCell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -15,16 +15,22 @@ use bytes::Bytes;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{AbortHandle, LocalSet, spawn_local};
 use weir_series::canonical::{Direction, Peer, Target};
+use weir_series::names;
 
 use crate::balance::Rotation;
+use crate::buffers::Buffers;
 use crate::config::{Active, Cluster, Endpoint, EndpointSource, Filter, Map};
 use crate::flow::Flow;
-use crate::http::{Pool, SWEEP_INTERVAL};
+use crate::http::h1::render::Date;
+use crate::http::h1::{Pool, SWEEP_INTERVAL};
 use crate::shared::{Admission, Shared};
+use crate::timers::Timers;
+use crate::wire::{Io, Wire};
 use crate::{http, inspect, socket, tcp};
 
-/// Read through by all TCP connections of a worker.
-const BUFFER_BYTES: usize = 64 * 1024;
+/// Targets that a worker remembers; beyond, it begins anew.
+const TARGETS_MAX: usize = 16_384;
+
 /// Wait after the system had no descriptor or memory for a connection.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(10);
 /// Wait before a socket that could not be opened is tried again.
@@ -35,32 +41,53 @@ pub struct Worker {
     /// What workers share.
     pub shared: Arc<Shared>,
     /// Kept connections to endpoints.
-    pub pool: Rc<Pool>,
-    /// See [`BUFFER_BYTES`].
-    pub buffer: RefCell<Vec<u8>>,
+    pub pool: Pool,
+    /// What connections read into.
+    pub buffers: Rc<Buffers>,
+    /// The deadlines of connections.
+    pub timers: Rc<Timers>,
+    /// The peer of whom nothing is known.
+    pub nobody: Arc<Peer>,
+    /// The authority of requests for hosts that nobody configured.
+    pub other: Arc<str>,
+    date: RefCell<Date>,
     rotations: RefCell<Map<Arc<str>, Rotation>>,
     /// Targets found so far; emptied with each configuration.
     targets: RefCell<Targets>,
+    /// Version of the configuration that was followed last.
+    version: Cell<u64>,
 }
 
-type ByPeer = Map<Arc<Peer>, Arc<Target>>;
+/// Direction, and where authority and peer lie: comparing places is quicker than comparing texts.
+type TargetKey = (Direction, usize, usize);
+
+/// A target with what its key points to, so that nothing else can lie there.
+struct Known {
+    target: Arc<Target>,
+    _authority: Option<Arc<str>>,
+    _peer: Arc<Peer>,
+}
 
 #[derive(Default)]
 struct Targets {
     /// Versions of the configuration and of the series.
     version: (u64, u64),
-    inbound: Map<Box<str>, ByPeer>,
-    outbound: Map<Box<str>, ByPeer>,
+    known: Map<TargetKey, Known>,
 }
 
 impl Worker {
     fn new(shared: Arc<Shared>) -> Rc<Self> {
         Rc::new(Self {
             shared,
-            pool: Rc::default(),
-            buffer: RefCell::new(vec![0; BUFFER_BYTES]),
+            pool: Pool::default(),
+            buffers: Rc::default(),
+            timers: Rc::default(),
+            nobody: Arc::default(),
+            other: names::AUTHORITY_OTHER.into(),
+            date: RefCell::default(),
             rotations: RefCell::default(),
             targets: RefCell::default(),
+            version: Cell::new(0),
         })
     }
 
@@ -76,36 +103,69 @@ impl Worker {
             .next(&cluster.endpoints, avoid)
     }
 
-    /// The counters of one (direction, authority, peer).
-    pub fn target(&self, direction: Direction, authority: &str, peer: &Arc<Peer>) -> Arc<Target> {
-        let version = (
-            self.shared.active.load().version,
-            self.shared.series_epoch.load(Ordering::Relaxed),
-        );
+    /// The configuration in force.
+    pub fn active(&self) -> Arc<Active> {
+        self.shared.active.load_full()
+    }
+
+    /// Calls `write` with the date of now as messages have it.
+    pub fn with_date<T>(&self, write: impl FnOnce(&[u8]) -> T) -> T {
+        write(self.date.borrow_mut().text())
+    }
+
+    /// A new connection to an endpoint, whose bytes are counted in `target`.
+    pub async fn connect(
+        &self,
+        cluster: &Cluster,
+        address: SocketAddr,
+        target: Option<Arc<Target>>,
+    ) -> std::io::Result<Wire> {
+        let limit = cluster.spec.connect_timeout;
+        let connected = async {
+            let stream = socket::connect(address, cluster.spec.mark, limit).await?;
+            Ok::<_, std::io::Error>(match &cluster.spec.tls {
+                None => Io::Tcp(stream),
+                Some(tls) => {
+                    let connector = tokio_rustls::TlsConnector::from(Arc::clone(&tls.config));
+                    Io::TlsClient(Box::new(connector.connect(tls.server_name.clone(), stream).await?))
+                }
+            })
+        };
+        let io = tokio::time::timeout(limit, connected)
+            .await
+            .map_err(|_| std::io::Error::from(std::io::ErrorKind::TimedOut))??;
+        Ok(Wire::new(io, &[], &self.buffers, target))
+    }
+
+    /// The counters of one (direction, authority, peer); no authority: of TCP.
+    pub fn target(&self, direction: Direction, authority: Option<&Arc<str>>, peer: &Arc<Peer>) -> Arc<Target> {
+        let version = (self.version.get(), self.shared.series_epoch.load(Ordering::Relaxed));
         let mut targets = self.targets.borrow_mut();
-        if targets.version != version {
+        if targets.version != version || targets.known.len() > TARGETS_MAX {
             *targets = Targets {
                 version,
                 ..Targets::default()
             };
         }
-        let found = match direction {
-            Direction::Inbound => &mut targets.inbound,
-            Direction::Outbound => &mut targets.outbound,
-        };
-        if let Some(target) = found.get(authority).and_then(|by_peer| by_peer.get(peer)) {
-            return Arc::clone(target);
+        let place = authority.map_or(0, |a| a.as_ptr() as usize);
+        let key = (direction, place, Arc::as_ptr(peer) as usize);
+        if let Some(known) = targets.known.get(&key) {
+            return Arc::clone(&known.target);
         }
-        let target = self.shared.recorder.target(direction, authority, peer);
-        found
-            .entry(authority.into())
-            .or_default()
-            .insert(Arc::clone(peer), Arc::clone(&target));
+        let name = authority.map_or("", |a| a);
+        let target = self.shared.recorder.target(direction, name, peer);
+        let known = Known {
+            target: Arc::clone(&target),
+            _authority: authority.cloned(),
+            _peer: Arc::clone(peer),
+        };
+        targets.known.insert(key, known);
         target
     }
 
     /// Forgets what a new configuration no longer has.
     fn follow(&self, active: &Active) {
+        self.version.set(active.version);
         self.rotations
             .borrow_mut()
             .retain(|name, _| active.clusters.contains_key(name));
@@ -131,10 +191,19 @@ pub fn run(shared: Arc<Shared>) -> std::io::Result<()> {
         let worker = Worker::new(shared);
         tokio::select! {
             () = follow_configuration(&worker) => {}
+            () = worker.timers.run() => {}
+            () = close(&worker) => {}
             () = stopped.cancelled() => {}
         }
     });
     Ok(())
+}
+
+/// Tells idle connections when they are to close. Never ends.
+async fn close(worker: &Worker) {
+    worker.shared.life.closing.cancelled().await;
+    worker.timers.wake_all();
+    std::future::pending().await
 }
 
 async fn follow_configuration(worker: &Rc<Worker>) {
@@ -216,7 +285,6 @@ async fn accept(worker: Rc<Worker>, socket: TcpListener, entry: Arc<str>) {
 
 /// Finds the chain of a new connection and serves it.
 async fn connection(worker: Rc<Worker>, entry: Arc<str>, mut stream: TcpStream, source: SocketAddr, _open: Admission) {
-    socket::tune(&stream);
     let active = worker.shared.active.load_full();
     let Some(accepted) = active.listeners.get(&entry) else {
         return;
@@ -261,11 +329,11 @@ async fn connection(worker: Rc<Worker>, entry: Arc<str>, mut stream: TcpStream, 
     let flow = Rc::new(flow);
     match chosen {
         None => socket::reset_on_close(&stream),
-        Some((_, Filter::Tcp(chain))) => tcp::serve(flow, stream, first, chain, active).await,
+        Some((_, Filter::Tcp(chain))) => tcp::serve(flow, Io::Tcp(stream), &first, chain, active).await,
         Some((_, Filter::Http(chain))) => {
             let version = active.version;
             drop(active);
-            http::serve(flow, stream, first, chain, version).await;
+            http::serve(flow, Io::Tcp(stream), &first, chain, version).await;
         }
     }
 }

@@ -38,6 +38,14 @@ impl Active {
         }
     }
 
+    /// The same, borrowed.
+    pub fn table_of<'a>(&'a self, http: &'a Http) -> Option<&'a RouteTable> {
+        match &http.routes {
+            RouteSource::Inline(table) => Some(table),
+            RouteSource::Named(name) => self.routes.get(name).map(Arc::as_ref),
+        }
+    }
+
     /// The listener that answers for an original destination: of just this address, else of any address at its port.
     pub fn listener_for(&self, destination: SocketAddr) -> Option<&Arc<Listener>> {
         self.by_address.get(&destination).or_else(|| {

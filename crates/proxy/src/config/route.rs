@@ -267,8 +267,8 @@ impl PathMatch {
 
 impl RetryOn {
     /// Whether a response of this status is to be tried again.
-    pub fn status(&self, status: http::StatusCode) -> bool {
-        (self.server_error && status.is_server_error()) || (self.gateway_error && matches!(status.as_u16(), 502..=504))
+    pub fn status(&self, status: u16) -> bool {
+        (self.server_error && (500..600).contains(&status)) || (self.gateway_error && matches!(status, 502..=504))
     }
 }
 

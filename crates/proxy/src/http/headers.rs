@@ -12,7 +12,7 @@ const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
-const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
+const GRPC_STATUS: HeaderName = HeaderName::from_static(GRPC_STATUS_NAME);
 
 /// Removes what belongs to one connection only (RFC 9110, 7.6.1), and what `Connection` names.
 pub fn remove_hop_by_hop(headers: &mut HeaderMap) {
@@ -88,9 +88,17 @@ pub fn is_grpc(headers: &HeaderMap) -> bool {
         .is_some_and(|v| v.as_bytes().starts_with(b"application/grpc"))
 }
 
+/// The name of the header or trailer that holds the gRPC status.
+pub const GRPC_STATUS_NAME: &str = "grpc-status";
+
 /// The gRPC status in headers or trailers.
 pub fn grpc_status(headers: &HeaderMap) -> Option<u16> {
-    headers.get(GRPC_STATUS)?.to_str().ok()?.parse().ok()
+    parse_grpc_status(headers.get(GRPC_STATUS)?.as_bytes())
+}
+
+/// A gRPC status as it stands in a header.
+pub fn parse_grpc_status(value: &[u8]) -> Option<u16> {
+    std::str::from_utf8(value).ok()?.parse().ok()
 }
 
 /// Whether a kubelet's probe sent this.
@@ -101,7 +109,7 @@ pub fn is_probe(headers: &HeaderMap) -> bool {
 }
 
 /// A random (version 4) UUID. Good enough to tell requests apart; no secret depends on it.
-fn random_uuid() -> String {
+pub fn random_uuid() -> String {
     thread_local!(static STATE: Cell<(u64, u64)> = {
         let seed = || RandomState::new().build_hasher().finish();
         Cell::new((seed() | 1, seed()))

@@ -8,7 +8,6 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use weir_series::canonical::{Classification, Peer, Response, Target, classify};
-use weir_series::names;
 
 use crate::flow::Flow;
 
@@ -53,8 +52,10 @@ impl Record {
         self.authority = authority;
     }
 
-    fn name(&self) -> &str {
-        self.authority.as_deref().unwrap_or(names::AUTHORITY_OTHER)
+    fn find(&self, peer: &Arc<Peer>) -> Arc<Target> {
+        let worker = &self.flow.worker;
+        let authority = self.authority.as_ref().unwrap_or(&worker.other);
+        worker.target(self.flow.direction, Some(authority), peer)
     }
 
     /// The request is sent to an endpoint. Inbound, the other side is the client whichever endpoint is tried.
@@ -63,7 +64,7 @@ impl Record {
             return;
         }
         let peer = self.flow.other_side(endpoint);
-        let target = self.flow.worker.target(self.flow.direction, self.name(), &peer);
+        let target = self.find(&peer);
         target.attempt();
         if self.tries > 0 {
             target.retry();
@@ -113,8 +114,8 @@ impl Record {
         if let Some(target) = &self.target {
             return Arc::clone(target);
         }
-        let peer = self.flow.other_side(&Arc::default());
-        let target = self.flow.worker.target(self.flow.direction, self.name(), &peer);
+        let peer = self.flow.other_side(&self.flow.worker.nobody);
+        let target = self.find(&peer);
         self.target = Some(Arc::clone(&target));
         target
     }

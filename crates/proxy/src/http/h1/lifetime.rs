@@ -1,0 +1,75 @@
+//! The time that a connection has: a deadline for the present step, and an end without progress.
+//!
+//! Enters: limits and the word that something moved. Leaves: the verdict that time is up. Costs nothing while all goes well.
+
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use crate::timers::Timer;
+use crate::worker::Worker;
+
+/// The time of one connection.
+pub struct Lifetime {
+    timer: Timer,
+    worker: Rc<Worker>,
+    deadline: Option<Instant>,
+    stall: Option<Duration>,
+    /// Something moved since the timer was set.
+    pub moved: bool,
+}
+
+impl Lifetime {
+    /// Without limits.
+    pub fn new(worker: &Rc<Worker>) -> Self {
+        Self {
+            timer: worker.timers.timer(),
+            worker: Rc::clone(worker),
+            deadline: None,
+            stall: None,
+            moved: false,
+        }
+    }
+
+    /// From now on: an end at `deadline`, and none for lack of progress.
+    pub fn limit(&mut self, deadline: Option<Instant>) {
+        (self.deadline, self.stall) = (deadline, None);
+        self.timer.set(deadline);
+    }
+
+    /// From now on: an end at `deadline`, or when nothing moved for `stall` (up to twice that).
+    pub fn limit_stall(&mut self, deadline: Option<Instant>, stall: Duration, now: Instant) {
+        (self.deadline, self.stall, self.moved) = (deadline, Some(stall), false);
+        self.set(now, stall);
+    }
+
+    fn set(&self, now: Instant, stall: Duration) {
+        let stalled = now + stall;
+        self.timer.set(Some(self.deadline.map_or(stalled, |d| d.min(stalled))));
+    }
+
+    /// Ready when time is up.
+    pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        while self.timer.poll(cx).is_ready() {
+            let now = Instant::now();
+            match self.stall {
+                Some(stall) if self.moved && self.deadline.is_none_or(|d| now < d) => {
+                    self.moved = false;
+                    self.set(now, stall);
+                }
+                _ => return Poll::Ready(()),
+            }
+        }
+        Poll::Pending
+    }
+
+    /// Whether it was the deadline that passed, not the lack of progress.
+    pub fn is_past_deadline(&self) -> bool {
+        self.deadline.is_some_and(|d| d <= Instant::now())
+    }
+
+    /// The process ends: connections that nobody uses are to be closed. Whoever asked is woken when that begins.
+    pub fn closing(&self) -> bool {
+        self.worker.shared.life.is_closing()
+    }
+}

@@ -1,0 +1,317 @@
+//! One connection of a proxy, downstream or upstream: its socket, the bytes read and not yet used, and its count of bytes.
+//!
+//! Enters: a socket. Leaves: bytes in place, without a copy, and bytes written. Reading goes through the worker's
+//! buffers, of which an idle connection holds none. Knows nothing of what the bytes mean.
+
+use std::io::{self, IoSlice};
+use std::net::Shutdown;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use socket2::SockRef;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio_rustls::{client, server};
+use weir_series::canonical::Target;
+
+use crate::buffers::{BUFFER_BYTES, Buffers};
+
+/// Bytes are moved to the front of the buffer when less than this is free behind them.
+const ROOM_MIN: usize = 16 * 1024;
+
+/// A socket, in clear text or encrypted.
+#[derive(Debug)]
+pub enum Io {
+    /// Clear text.
+    Tcp(TcpStream),
+    /// Encrypted, accepted here.
+    TlsServer(Box<server::TlsStream<TcpStream>>),
+    /// Encrypted, opened here.
+    TlsClient(Box<client::TlsStream<TcpStream>>),
+}
+
+impl Io {
+    /// The TCP socket below.
+    pub fn tcp(&self) -> &TcpStream {
+        match self {
+            Self::Tcp(stream) => stream,
+            Self::TlsServer(stream) => stream.get_ref().0,
+            Self::TlsClient(stream) => stream.get_ref().0,
+        }
+    }
+}
+
+macro_rules! each {
+    ($io:expr, $stream:ident => $call:expr) => {
+        match $io {
+            Io::Tcp($stream) => $call,
+            Io::TlsServer($stream) => $call,
+            Io::TlsClient($stream) => $call,
+        }
+    };
+}
+
+impl AsyncRead for Io {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        each!(&mut *self, stream => Pin::new(stream).poll_read(cx, buf))
+    }
+}
+
+impl AsyncWrite for Io {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        each!(&mut *self, stream => Pin::new(stream).poll_write(cx, buf))
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        each!(&mut *self, stream => Pin::new(stream).poll_write_vectored(cx, bufs))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        each!(&mut *self, stream => Pin::new(stream).poll_flush(cx))
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        each!(&mut *self, stream => Pin::new(stream).poll_shutdown(cx))
+    }
+}
+
+/// A connection with its unused bytes.
+#[derive(Debug)]
+pub struct Wire {
+    io: Io,
+    /// There only while bytes are in it.
+    bytes: Option<Box<[u8]>>,
+    start: usize,
+    end: usize,
+    /// The other side sends nothing more.
+    ended: bool,
+    failed: bool,
+    buffers: Rc<Buffers>,
+    counted: Option<Arc<Target>>,
+}
+
+impl Wire {
+    /// Counts the connection as open until dropped. `first` are bytes that were read from it before.
+    pub fn new(io: Io, first: &[u8], buffers: &Rc<Buffers>, counted: Option<Arc<Target>>) -> Self {
+        if let Some(target) = &counted {
+            target.tcp_open();
+            target.tcp_bytes(first.len() as u64, 0);
+        }
+        let mut wire = Self {
+            io,
+            bytes: None,
+            start: 0,
+            end: 0,
+            ended: false,
+            failed: false,
+            buffers: Rc::clone(buffers),
+            counted,
+        };
+        wire.put_back(first);
+        wire
+    }
+
+    /// Puts bytes in front of those that are still unused. They must have been taken from here before, so that there is room.
+    fn put_back(&mut self, first: &[u8]) {
+        if first.is_empty() {
+            return;
+        }
+        let mut bytes = self.buffers.take();
+        let length = first.len().min(BUFFER_BYTES);
+        bytes[..length].copy_from_slice(&first[..length]);
+        (self.start, self.end, self.bytes) = (0, length, Some(bytes));
+    }
+
+    /// The bytes that were read and not used.
+    pub fn unread(&self) -> &[u8] {
+        self.bytes.as_ref().map_or(&[], |bytes| &bytes[self.start..self.end])
+    }
+
+    /// Marks the first `n` unread bytes as used.
+    pub fn consume(&mut self, n: usize) {
+        self.start = self.start.saturating_add(n).min(self.end);
+        if self.start == self.end {
+            (self.start, self.end) = (0, 0);
+            if let Some(bytes) = self.bytes.take() {
+                self.buffers.put(bytes);
+            }
+        }
+    }
+
+    /// Whether nothing more can be read before some is used.
+    pub fn is_full(&self) -> bool {
+        self.end - self.start == BUFFER_BYTES
+    }
+
+    /// Reads more behind the unread bytes. Ready with 0: the other side sends nothing more. Must not be called when full.
+    pub fn poll_more(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        if self.ended {
+            return Poll::Ready(Ok(0));
+        }
+        let mut bytes = self.bytes.take().unwrap_or_else(|| self.buffers.take());
+        if self.start > 0 && bytes.len() - self.end < ROOM_MIN {
+            bytes.copy_within(self.start..self.end, 0);
+            (self.start, self.end) = (0, self.end - self.start);
+        }
+        let mut room = ReadBuf::new(&mut bytes[self.end..]);
+        let result = Pin::new(&mut self.io).poll_read(cx, &mut room);
+        let read = room.filled().len();
+        self.end += read;
+        if self.start == self.end {
+            self.buffers.put(bytes);
+        } else {
+            self.bytes = Some(bytes);
+        }
+        match ready!(result) {
+            Ok(()) => {
+                self.ended = read == 0;
+                if let Some(target) = self.counted.as_ref().filter(|_| read > 0) {
+                    target.tcp_bytes(read as u64, 0);
+                }
+                Poll::Ready(Ok(read))
+            }
+            Err(error) => {
+                self.failed = true;
+                Poll::Ready(Err(error))
+            }
+        }
+    }
+
+    /// Writes from several slices; ready with the number of bytes, at least 1 unless all are empty.
+    pub fn poll_write(&mut self, cx: &mut Context<'_>, slices: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        let written = match slices {
+            [] => return Poll::Ready(Ok(0)),
+            [one] => ready!(Pin::new(&mut self.io).poll_write(cx, one)),
+            several => ready!(Pin::new(&mut self.io).poll_write_vectored(cx, several)),
+        };
+        match written {
+            Ok(0) if slices.iter().any(|s| !s.is_empty()) => {
+                self.failed = true;
+                Poll::Ready(Err(io::ErrorKind::WriteZero.into()))
+            }
+            Ok(n) => {
+                if let Some(target) = &self.counted {
+                    target.tcp_bytes(0, n as u64);
+                }
+                Poll::Ready(Ok(n))
+            }
+            Err(error) => {
+                self.failed = true;
+                Poll::Ready(Err(error))
+            }
+        }
+    }
+
+    /// Brings what was written on its way; only encryption holds anything back.
+    pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.io {
+            Io::Tcp(_) => Poll::Ready(Ok(())),
+            io => Pin::new(io).poll_flush(cx),
+        }
+    }
+
+    /// Says that nothing more will be written.
+    pub fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.io {
+            // Tokio's own shutdown asks the system the same, without telling of a connection that is gone already.
+            Io::Tcp(stream) => Poll::Ready(SockRef::from(&*stream).shutdown(Shutdown::Write)),
+            io => Pin::new(io).poll_shutdown(cx),
+        }
+    }
+
+    /// Whether an idle connection may carry another message: it is open, and nothing came that nobody asked for.
+    pub fn is_quiet(&mut self, cx: &mut Context<'_>) -> bool {
+        self.unread().is_empty() && self.poll_more(cx).is_pending()
+    }
+
+    /// Closing sends a reset instead of a regular end.
+    pub fn reset_on_close(&mut self) {
+        self.failed = true;
+        crate::socket::reset_on_close(self.io.tcp());
+    }
+
+    /// Notes that the connection did not end well, for the count of closed ones.
+    pub fn fail(&mut self) {
+        self.failed = true;
+    }
+
+    /// Takes the socket out, with the bytes that were read and not used. Counting goes on in `Counted`.
+    pub fn into_counted(mut self) -> Counted {
+        let first = Bytes::copy_from_slice(self.unread());
+        self.consume(usize::MAX);
+        Counted { wire: self, first }
+    }
+}
+
+impl Drop for Wire {
+    fn drop(&mut self) {
+        if let Some(bytes) = self.bytes.take() {
+            self.buffers.put(bytes);
+        }
+        if let Some(target) = &self.counted {
+            target.tcp_close(self.failed);
+        }
+    }
+}
+
+/// A connection for those who read and write by tokio's traits.
+#[derive(Debug)]
+pub struct Counted {
+    wire: Wire,
+    first: Bytes,
+}
+
+impl AsyncRead for Counted {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if !self.first.is_empty() {
+            let n = self.first.len().min(buf.remaining());
+            buf.put_slice(&self.first.split_to(n));
+            return Poll::Ready(Ok(()));
+        }
+        let before = buf.filled().len();
+        let result = ready!(Pin::new(&mut self.wire.io).poll_read(cx, buf));
+        let read = buf.filled().len() - before;
+        if let Some(target) = self.wire.counted.as_ref().filter(|_| read > 0) {
+            target.tcp_bytes(read as u64, 0);
+        }
+        self.wire.failed |= result.is_err();
+        Poll::Ready(result)
+    }
+}
+
+impl AsyncWrite for Counted {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        self.wire.poll_write(cx, &[IoSlice::new(buf)])
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.wire.poll_write(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.wire.poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.wire.poll_shutdown(cx)
+    }
+}
