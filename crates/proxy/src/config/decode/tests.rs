@@ -344,7 +344,10 @@ fn certificates_towards_clients() {
     assert!(chain("", &both).is_ok());
     let place = "filter_chains[0].transport_socket.typed_config";
     for (context, field) in [
-        (r#""common_tls_context": {}"#.to_owned(), "common_tls_context.tls_certificates"),
+        (
+            r#""common_tls_context": {}"#.to_owned(),
+            "common_tls_context.tls_certificates",
+        ),
         (
             format!(r#""require_client_certificate": true, "common_tls_context": {{{pair}}}"#),
             "common_tls_context.validation_context",
