@@ -73,6 +73,11 @@ impl Life {
         }
     }
 
+    /// How long the proxy has been running.
+    pub fn uptime(&self) -> std::time::Duration {
+        self.start.elapsed()
+    }
+
     /// Responses say `connection: close` from now on.
     pub fn drain(&self) {
         self.draining.store(true, Ordering::Relaxed);
