@@ -14,7 +14,6 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode, header};
-use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -25,7 +24,8 @@ use tokio::sync::{Notify, Semaphore};
 use weir_xds::ResourceType;
 
 use crate::config::{Active, EndpointSource};
-use crate::metrics;
+use crate::envoy_page;
+use crate::page::Body;
 use crate::publish::Publisher;
 use crate::shared::Shared;
 
@@ -104,7 +104,7 @@ pub fn bind_pipe(path: &Path) -> io::Result<UnixListener> {
     Ok(socket)
 }
 
-type Reply = Response<Full<Bytes>>;
+type Reply = Response<Body>;
 
 async fn serve<S>(stream: S, answer: impl Fn(&Request<Incoming>) -> Reply)
 where
@@ -128,14 +128,15 @@ impl Admin {
     fn public(&self, request: &Request<Incoming>) -> Reply {
         match (request.method(), request.uri().path()) {
             (&Method::GET | &Method::HEAD, "/metrics") => {
-                let mut page = String::new();
-                self.shared.recorder.render(&mut page);
-                reply(StatusCode::OK, METRICS_TYPE, page)
+                let recorder = Arc::clone(&self.shared.recorder);
+                metrics_reply(move || {
+                    let mut page = recorder.page();
+                    move |out: &mut String, bytes| page.write(out, bytes)
+                })
             }
             (&Method::GET | &Method::HEAD, "/stats/prometheus") => {
-                let mut page = String::new();
-                metrics::envoy_page(&self.shared, &mut page);
-                reply(StatusCode::OK, METRICS_TYPE, page)
+                let shared = Arc::clone(&self.shared);
+                metrics_reply(move || envoy_page::page(&shared))
             }
             (&Method::GET | &Method::HEAD, "/ready") => match self.shared.ready() {
                 true => text(StatusCode::OK, "LIVE\n"),
@@ -300,7 +301,24 @@ fn text(status: StatusCode, body: &str) -> Reply {
 }
 
 fn reply(status: StatusCode, content_type: &'static str, body: String) -> Reply {
-    let mut reply = Response::new(Full::new(Bytes::from(body)));
+    with_type(status, content_type, Body::Whole(Some(Bytes::from(body))))
+}
+
+fn metrics_reply<W>(begin: impl FnOnce() -> W + Send + 'static) -> Reply
+where
+    W: FnMut(&mut String, usize) -> bool,
+{
+    match Body::page(begin) {
+        Ok(page) => with_type(StatusCode::OK, METRICS_TYPE, page),
+        Err(error) => text(
+            StatusCode::SERVICE_UNAVAILABLE,
+            &format!("no thread to write the page: {error}\n"),
+        ),
+    }
+}
+
+fn with_type(status: StatusCode, content_type: &'static str, body: Body) -> Reply {
+    let mut reply = Response::new(body);
     *reply.status_mut() = status;
     reply
         .headers_mut()

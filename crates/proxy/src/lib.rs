@@ -15,10 +15,12 @@ pub mod config;
 mod admin;
 mod balance;
 mod buffers;
+mod envoy_page;
 mod flow;
 mod http;
 mod inspect;
 mod metrics;
+mod page;
 mod peers;
 mod publish;
 mod shared;
@@ -93,15 +95,17 @@ pub enum Error {
 /// and the control plane; traffic has threads of its own.
 pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Error> {
     let text = std::fs::read_to_string(&config.bootstrap).map_err(|e| Error::Read(config.bootstrap.clone(), e))?;
-    let bootstrap = Bootstrap::parse(&text).map_err(|e| Error::Bootstrap(config.bootstrap.clone(), e))?;
+    let mut bootstrap = Bootstrap::parse(&text).map_err(|e| Error::Bootstrap(config.bootstrap.clone(), e))?;
     drop(text);
-    let shared = Shared::new(bootstrap.node.host_ip());
+    let shared = Shared::new(bootstrap.node.host_ip(), config.workers.max(1));
     let cache = match (&config.state_dir, &bootstrap.ads) {
         (Some(directory), Some(_)) => Some(Cache::new(directory.clone(), bootstrap.node.id.clone())),
         _ => None,
     };
     let publisher = Publisher::new(&bootstrap, cache, Arc::clone(&shared))
         .map_err(|(what, why)| Error::Resource(config.bootstrap.clone(), what, why))?;
+    // They are decoded, and may be many.
+    bootstrap.resources = Vec::new();
     let quit = Arc::new(Notify::new());
     let admin = admin::Admin {
         shared: Arc::clone(&shared),

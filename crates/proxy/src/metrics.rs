@@ -1,20 +1,17 @@
 //! Which series exist: those of configured destinations, from the moment they are configured until a little after.
 //!
-//! Enters: configurations. Leaves: targets made and dropped in the recorder; and the page of Envoy's names for the same
-//! counters. Requests are recorded by `http::record` and `tcp`.
+//! Enters: configurations. Leaves: targets made and dropped in the recorder. Only what differs from the configuration
+//! before is looked at. Requests are recorded by the request path.
 
 use std::collections::{HashMap, HashSet};
-use std::fmt::Write;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use weir_series::canonical::{Direction, Peer, Recorder};
 use weir_series::names;
 
-use crate::config::{Action, Active, Cluster, ClusterStats, Filter};
+use crate::config::{Action, Active, Cluster, Filter, Map};
 use crate::peers::Peers;
-use crate::shared::Shared;
 
 /// How long the series of a removed destination stay, so that scrapes see its last counts.
 pub const LINGER: Duration = Duration::from_secs(15);
@@ -22,54 +19,114 @@ pub const LINGER: Duration = Duration::from_secs(15);
 /// What is configured, and until when the rest is kept.
 #[derive(Debug, Default)]
 pub struct Series {
+    /// The configuration followed last.
+    last: Active,
+    /// Clusters that traffic reaches, and as what.
+    reached: Map<Arc<str>, Vec<(Direction, Arc<str>)>>,
+    peers: HashMap<Arc<Peer>, Use>,
     /// `None`: configured now; else when it was removed.
-    peers: HashMap<Arc<Peer>, Option<Instant>>,
     authorities: HashMap<(Direction, Arc<str>), Option<Instant>>,
+}
+
+/// How often a peer is configured.
+#[derive(Debug, Default)]
+struct Use {
+    clusters: usize,
+    /// Set where `clusters` is 0: since when.
+    removed: Option<Instant>,
 }
 
 impl Series {
     /// Makes the series of every destination of a configuration.
     pub fn follow(&mut self, active: &Active, recorder: &Recorder, now: Instant) {
-        let mut peers: HashSet<Arc<Peer>> = HashSet::new();
+        let rerouted =
+            !Arc::ptr_eq(&active.listeners, &self.last.listeners) || !Arc::ptr_eq(&active.routes, &self.last.routes);
+        if rerouted {
+            self.reroute(active, now);
+        }
+        let before = std::mem::replace(&mut self.last, active.clone());
+        let regrouped = !Arc::ptr_eq(&active.clusters, &before.clusters);
+        if regrouped {
+            for (name, cluster) in before.clusters.iter() {
+                if !active.clusters.get(name).is_some_and(|c| Arc::ptr_eq(c, cluster)) {
+                    self.leave(cluster, now);
+                }
+            }
+        }
+        if !regrouped && !rerouted {
+            return;
+        }
+        for (name, cluster) in active.clusters.iter() {
+            let changed = !before.clusters.get(name).is_some_and(|c| Arc::ptr_eq(c, cluster));
+            if changed {
+                self.join(cluster);
+            }
+            if changed || rerouted {
+                for (direction, authority) in self.reached.get(name).into_iter().flatten() {
+                    make(cluster, *direction, authority, recorder);
+                }
+            }
+        }
+    }
+
+    /// Notes which clusters the listeners lead to, under which names.
+    fn reroute(&mut self, active: &Active, now: Instant) {
+        self.reached.clear();
         let mut authorities: HashSet<(Direction, Arc<str>)> = HashSet::new();
+        let tcp: Arc<str> = "".into();
+        let mut reach = |cluster: &Arc<str>, direction: Direction, authority: &Arc<str>| {
+            let reached = self.reached.entry(Arc::clone(cluster)).or_default();
+            if !reached.iter().any(|(d, a)| *d == direction && a == authority) {
+                reached.push((direction, Arc::clone(authority)));
+            }
+        };
         for listener in active.listeners.values() {
             let direction = listener.direction;
             for chain in listener.all_chains() {
-                match &chain.filter {
-                    Filter::Tcp(tcp) => {
-                        make(active.clusters.get(&tcp.cluster), direction, "", recorder, &mut peers);
+                let http = match &chain.filter {
+                    Filter::Tcp(chain) => {
+                        reach(&chain.cluster, direction, &tcp);
+                        continue;
                     }
-                    Filter::Http(http) => {
-                        let Some(table) = active.routes_of(http) else { continue };
-                        let domains = table.hosts.iter().flat_map(|h| &h.domains).filter(|d| &***d != "*");
-                        authorities.extend(domains.map(|d| (direction, Arc::clone(d))));
-                        for (authority, route) in table.destinations() {
-                            let (Some(authority), Action::Forward(forward)) = (authority, &route.action) else {
-                                continue;
-                            };
-                            let cluster = active.clusters.get(&forward.cluster);
-                            make(cluster, direction, authority, recorder, &mut peers);
-                        }
+                    Filter::Http(http) => http,
+                };
+                let Some(table) = active.routes_of(http) else { continue };
+                let domains = table.hosts.iter().flat_map(|h| &h.domains).filter(|d| &***d != "*");
+                authorities.extend(domains.map(|d| (direction, Arc::clone(d))));
+                for (authority, route) in table.destinations() {
+                    if let (Some(authority), Action::Forward(forward)) = (authority, &route.action) {
+                        reach(&forward.cluster, direction, authority);
                     }
                 }
             }
         }
-        // Endpoints that no route reaches may still be reached by address.
-        peers.extend(
-            active
-                .clusters
-                .values()
-                .flat_map(|c| c.endpoints.iter())
-                .map(|e| Arc::clone(&e.peer)),
-        );
-        mark(&mut self.peers, peers, now);
         mark(&mut self.authorities, authorities, now);
+    }
+
+    fn join(&mut self, cluster: &Cluster) {
+        for endpoint in cluster.endpoints.iter() {
+            let entry = self.peers.entry(Arc::clone(&endpoint.peer)).or_default();
+            entry.clusters += 1;
+            entry.removed = None;
+        }
+    }
+
+    fn leave(&mut self, cluster: &Cluster, now: Instant) {
+        for endpoint in cluster.endpoints.iter() {
+            let Some(entry) = self.peers.get_mut(&endpoint.peer) else {
+                continue;
+            };
+            entry.clusters = entry.clusters.saturating_sub(1);
+            if entry.clusters == 0 {
+                entry.removed = Some(now);
+            }
+        }
     }
 
     /// Drops the series of destinations that were removed long enough ago; `true` when there were any.
     pub fn sweep(&mut self, recorder: &Recorder, sources: &Peers, now: Instant) -> bool {
         let lingers = |removed: &Option<Instant>| removed.is_none_or(|since| now < since + LINGER);
-        self.peers.retain(|_, removed| lingers(removed));
+        self.peers.retain(|_, used| lingers(&used.removed));
         self.authorities.retain(|_, removed| lingers(removed));
         let (known_peers, known_authorities) = (&self.peers, &self.authorities);
         let mut dropped = false;
@@ -88,21 +145,15 @@ impl Series {
     }
 }
 
-fn make(
-    cluster: Option<&Arc<Cluster>>,
-    direction: Direction,
-    authority: &str,
-    recorder: &Recorder,
-    peers: &mut HashSet<Arc<Peer>>,
-) {
+fn make(cluster: &Cluster, direction: Direction, authority: &str, recorder: &Recorder) {
+    let buckets = &cluster.spec.telemetry.buckets_ms;
     if direction == Direction::Inbound {
         // Who will come is not known in advance; the sum over everybody exists.
-        recorder.target(direction, authority, &Peer::default());
+        recorder.slot(0, direction, authority, &Arc::default(), buckets);
         return;
     }
-    for endpoint in cluster.iter().flat_map(|c| c.endpoints.iter()) {
-        recorder.target(direction, authority, &endpoint.peer);
-        peers.insert(Arc::clone(&endpoint.peer));
+    for endpoint in cluster.endpoints.iter() {
+        recorder.slot(0, direction, authority, &endpoint.peer, buckets);
     }
 }
 
@@ -119,95 +170,53 @@ fn mark<K: Eq + std::hash::Hash>(known: &mut HashMap<K, Option<Instant>>, config
     }
 }
 
-/// Appends the counters under the names that Envoy's users know.
-pub fn envoy_page(shared: &Shared, out: &mut String) {
-    let active = shared.active.load();
-    let mut clusters: Vec<_> = active.clusters.values().collect();
-    clusters.sort_by(|a, b| a.spec.name.cmp(&b.spec.name));
-    let number = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
-    gauge(out, "envoy_server_live", u64::from(!shared.life.draining()));
-    gauge(
-        out,
-        "envoy_control_plane_connected_state",
-        u64::from(shared.connected.load(Ordering::Relaxed)),
-    );
-    gauge(
-        out,
-        "envoy_listener_downstream_cx_active",
-        shared.connections.load(Ordering::Relaxed) as u64,
-    );
-    family(out, "membership_total", "gauge", &clusters, |c| {
-        c.endpoints.len() as u64
-    });
-    family(out, "membership_healthy", "gauge", &clusters, |c| {
-        c.endpoints.len() as u64
-    });
-    type Counter = (&'static str, fn(&ClusterStats) -> &std::sync::atomic::AtomicU64);
-    let counters: [Counter; 4] = [
-        ("upstream_rq_total", |s| &s.rq_total),
-        ("upstream_rq_retry", |s| &s.rq_retry),
-        ("upstream_cx_total", |s| &s.cx_total),
-        ("upstream_cx_connect_fail", |s| &s.cx_connect_fail),
-    ];
-    for (name, counter) in counters {
-        family(out, name, "counter", &clusters, |c| number(counter(&c.stats)));
-    }
-}
-
-fn gauge(out: &mut String, name: &str, value: u64) {
-    // Writing into a string cannot fail.
-    let _ = writeln!(out, "# TYPE {name} gauge\n{name}{{}} {value}");
-}
-
-/// A metric of all clusters. Envoy takes a cluster's name up to its first dot as the label and puts the rest into the
-/// metric's name: `9080|default|reviews.outbound` counts in `envoy_cluster_outbound_...`.
-fn family(out: &mut String, metric: &str, kind: &str, clusters: &[&Arc<Cluster>], value: impl Fn(&Cluster) -> u64) {
-    let mut by_name: std::collections::BTreeMap<String, Vec<(&str, u64)>> = Default::default();
-    for cluster in clusters {
-        let (label, rest) = cluster.spec.name.split_once('.').unwrap_or((&cluster.spec.name, ""));
-        let clean = |c: char| if c.is_ascii_alphanumeric() { c } else { '_' };
-        let infix: String = rest
-            .chars()
-            .map(clean)
-            .chain((!rest.is_empty()).then_some('_'))
-            .collect();
-        by_name
-            .entry(format!("envoy_cluster_{infix}{metric}"))
-            .or_default()
-            .push((label, value(cluster)));
-    }
-    for (name, values) in by_name {
-        let _ = writeln!(out, "# TYPE {name} {kind}");
-        for (label, value) in values {
-            let label = label.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
-            let _ = writeln!(out, "{name}{{envoy_cluster_name=\"{label}\"}} {value}");
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn active(clusters: &[(&str, &Arc<Cluster>)]) -> Active {
+        let named = clusters.iter().map(|(name, c)| (Arc::from(*name), Arc::clone(c)));
+        Active {
+            clusters: Arc::new(named.collect()),
+            ..Active::default()
+        }
+    }
+
     #[test]
     fn a_removed_destination_lingers_and_then_goes() {
-        let recorder = Recorder::new();
+        let recorder = Recorder::new(1);
         let sources = Peers::default();
         let peer = Arc::new(Peer {
             pod: "p".into(),
             ..Peer::default()
         });
+        let mut spec = crate::config::decode::cluster(&[]).unwrap();
+        spec.name = "c".into();
+        let cluster = Arc::new(Cluster {
+            spec: Arc::new(spec),
+            endpoints: Arc::new(vec![crate::config::Endpoint {
+                address: ([127, 0, 0, 1], 1).into(),
+                weight: 1,
+                peer: Arc::clone(&peer),
+            }]),
+            stats: Arc::default(),
+        });
         recorder.target(Direction::Outbound, "", &peer);
         let mut series = Series::default();
         let start = Instant::now();
-        series.peers.insert(Arc::clone(&peer), None);
-        series.follow(&Active::default(), &recorder, start);
         let shown = || {
             let mut page = String::new();
             recorder.render(&mut page);
             page.contains("dst_pod=\"p\"")
         };
-        assert!(!series.sweep(&recorder, &sources, start + LINGER / 2) && shown());
-        assert!(series.sweep(&recorder, &sources, start + LINGER) && !shown());
+        series.follow(&active(&[("c", &cluster), ("d", &cluster)]), &recorder, start);
+        series.follow(&active(&[("c", &cluster)]), &recorder, start);
+        assert!(
+            !series.sweep(&recorder, &sources, start + LINGER) && shown(),
+            "another cluster has it"
+        );
+        series.follow(&active(&[]), &recorder, start + LINGER);
+        assert!(!series.sweep(&recorder, &sources, start + LINGER * 3 / 2) && shown());
+        assert!(series.sweep(&recorder, &sources, start + LINGER * 2) && !shown());
     }
 }

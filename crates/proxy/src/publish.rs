@@ -180,8 +180,9 @@ impl Publisher {
     /// Starts and stops the resolvers of names.
     fn resolve(&self, state: &mut State) {
         let wanted = state.store.to_resolve();
+        let pointers: BTreeSet<*const ClusterSpec> = wanted.iter().map(Arc::as_ptr).collect();
         state.resolvers.retain(|_, (spec, task)| {
-            let stays = wanted.iter().any(|w| Arc::ptr_eq(w, spec));
+            let stays = pointers.contains(&Arc::as_ptr(spec));
             if !stays {
                 task.abort();
             }

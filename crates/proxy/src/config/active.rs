@@ -1,32 +1,36 @@
 //! The configuration in force: what workers look things up in.
 //!
-//! Built by `store`, published by swapping one `Arc`; nothing in it changes but counters.
+//! Built by `store`, published by swapping one `Arc`; nothing in it changes but counters. What a new configuration leaves
+//! as it was is shared with the one before, whole maps included.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use weir_series::canonical::Peer;
 
-use super::{Cluster, Http, Listener, Map, RouteSource, RouteTable};
+use super::{Cluster, Http, HttpStats, Listener, ListenerStats, Map, RouteSource, RouteTable};
 
 /// One consistent configuration.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone)]
 pub struct Active {
     /// Grows by one with each configuration.
     pub version: u64,
     /// Everything that the first answers of the control plane refer to has come (or was given up).
     pub complete: bool,
     /// All listeners by name.
-    pub listeners: Map<Arc<str>, Arc<Listener>>,
+    pub listeners: Arc<Map<Arc<str>, Arc<Listener>>>,
     /// Listeners without a socket of their own, by the original destination that they answer for.
-    pub by_address: Map<SocketAddr, Arc<Listener>>,
+    pub by_address: Arc<Map<SocketAddr, Arc<Listener>>>,
     /// Route configurations by name.
-    pub routes: Map<Arc<str>, Arc<RouteTable>>,
+    pub routes: Arc<Map<Arc<str>, Arc<RouteTable>>>,
     /// Clusters by name.
-    pub clusters: Map<Arc<str>, Arc<Cluster>>,
+    pub clusters: Arc<Map<Arc<str>, Arc<Cluster>>>,
     /// Who has an address, as far as load assignments tell.
-    pub peers: Map<SocketAddr, Arc<Peer>>,
+    pub peers: Arc<Map<SocketAddr, Arc<Peer>>>,
+    /// Counters of HTTP chains by their `stat_prefix`.
+    pub http_stats: Arc<Map<Arc<str>, Arc<HttpStats>>>,
+    /// Counters of listeners by name.
+    pub listener_stats: Arc<Map<Arc<str>, Arc<ListenerStats>>>,
 }
 
 impl Active {
@@ -55,25 +59,5 @@ impl Active {
             };
             self.by_address.get(&SocketAddr::new(unspecified, destination.port()))
         })
-    }
-}
-
-/// Counters of one cluster, as Envoy has them. They live as long as the cluster is configured.
-#[derive(Debug, Default)]
-pub struct ClusterStats {
-    /// Tries sent to any endpoint.
-    pub rq_total: AtomicU64,
-    /// Tries after the first.
-    pub rq_retry: AtomicU64,
-    /// Connections opened.
-    pub cx_total: AtomicU64,
-    /// Connections that could not be opened.
-    pub cx_connect_fail: AtomicU64,
-}
-
-impl ClusterStats {
-    /// Adds one to a counter.
-    pub fn add(counter: &AtomicU64) {
-        counter.fetch_add(1, Ordering::Relaxed);
     }
 }

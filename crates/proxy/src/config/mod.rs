@@ -19,13 +19,15 @@ mod node;
 mod proto_json;
 pub mod route;
 pub mod statics;
+pub mod stats;
 pub mod store;
 pub mod telemetry;
 pub mod tls;
 
-pub use active::{Active, ClusterStats};
+pub use active::Active;
 pub use node::node_message;
 pub use route::{Action, RetryOn, RetryPolicy, Route, RouteTable};
+pub use stats::{ClusterStats, HttpStats, ListenerStats};
 pub use telemetry::{Granularity, Telemetry};
 pub use tls::{ClientTls, ServerTls};
 

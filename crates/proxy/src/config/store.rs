@@ -46,14 +46,29 @@ pub struct Store {
     /// By the name of the assignment, or of the cluster whose names were resolved.
     endpoints: Map<Arc<str>, Arc<Vec<Endpoint>>>,
     resolved: Map<Arc<str>, Arc<Vec<Endpoint>>>,
-    stats: Map<Arc<str>, Arc<ClusterStats>>,
+    /// What was brought into force last; the next one shares what stays.
+    current: Active,
+    /// Since then:
+    changes: Changes,
     /// Names of the bootstrap's resources: the control plane cannot change them.
     fixed: BTreeSet<(ResourceType, String)>,
     /// What came from the control plane, for the disk cache.
     raw: BTreeMap<(ResourceType, String), Raw>,
     answered: BTreeSet<ResourceType>,
     complete: bool,
-    version: u64,
+}
+
+/// What may differ from the configuration in force.
+#[derive(Debug, Default)]
+struct Changes {
+    /// Clusters of which there is a new model, or that are gone.
+    clusters: BTreeSet<Arc<str>>,
+    /// Assignments, or clusters whose names were resolved.
+    endpoints: BTreeSet<Arc<str>>,
+    routes: bool,
+    listeners: bool,
+    /// Something may be referred to no longer.
+    references: bool,
 }
 
 /// A resource in force, and its successor that still waits.
@@ -120,11 +135,24 @@ impl Store {
             return;
         }
         self.raw.remove(&key);
+        self.changes.references = true;
         match ty {
-            ResourceType::Cluster => drop(self.clusters.remove(name)),
-            ResourceType::Listener => drop(self.listeners.remove(name)),
-            ResourceType::Route => drop(self.routes.remove(name)),
-            ResourceType::Endpoint => drop(self.endpoints.remove(name)),
+            ResourceType::Cluster => {
+                self.changes.clusters.insert(name.into());
+                self.clusters.remove(name);
+            }
+            ResourceType::Listener => {
+                self.changes.listeners = true;
+                self.listeners.remove(name);
+            }
+            ResourceType::Route => {
+                self.changes.routes = true;
+                self.routes.remove(name);
+            }
+            ResourceType::Endpoint => {
+                self.changes.endpoints.insert(name.into());
+                self.endpoints.remove(name);
+            }
             ResourceType::Peer => {}
         }
     }
@@ -144,7 +172,10 @@ impl Store {
         if self.resolved.get(cluster).is_some_and(|known| **known == endpoints) {
             return false;
         }
-        self.resolved.insert(cluster.into(), Arc::new(endpoints));
+        let name: Arc<str> = cluster.into();
+        self.changes.endpoints.insert(Arc::clone(&name));
+        self.changes.references |= !self.clusters.contains_key(cluster);
+        self.resolved.insert(name, Arc::new(endpoints));
         true
     }
 
@@ -164,6 +195,7 @@ impl Store {
             ResourceType::Cluster => {
                 let spec = decode::cluster(body)?;
                 named(&spec.name)?;
+                let key = Arc::clone(&spec.name);
                 self.clusters.entry(key).or_default().pending = Some((Arc::new(spec), deadline));
             }
             ResourceType::Listener => {
@@ -179,6 +211,10 @@ impl Store {
             ResourceType::Endpoint => {
                 let (found, endpoints) = decode::assignment(body)?;
                 named(&found)?;
+                let mut sources = self.clusters.values().flat_map(Warming::each).map(|spec| &spec.source);
+                self.changes.references |=
+                    !sources.any(|source| matches!(source, EndpointSource::Assignment(name) if *name == key));
+                self.changes.endpoints.insert(Arc::clone(&key));
                 self.endpoints.insert(key, Arc::new(endpoints));
             }
             ResourceType::Peer => {}
@@ -223,35 +259,47 @@ impl Store {
     }
 
     /// Drops what nothing refers to any more, brings into force what is ready, and returns the result with the time at
-    /// which to call again.
+    /// which to call again. What did not change costs next to nothing.
     pub fn settle(&mut self, now: Instant) -> (Active, Option<Instant>) {
         let mut next = None;
         let mut wait = |until: Option<Instant>| next = [next, until].into_iter().flatten().min();
-        let (endpoints, resolved) = (&self.endpoints, &self.resolved);
-        for cluster in self.clusters.values_mut() {
-            wait(cluster.settle(now, |spec| match &spec.source {
+        let (endpoints, resolved, changes) = (&self.endpoints, &self.resolved, &mut self.changes);
+        for (name, cluster) in self.clusters.iter_mut().filter(|(_, c)| c.pending.is_some()) {
+            let until = cluster.settle(now, |spec| match &spec.source {
                 EndpointSource::Assignment(name) => endpoints.contains_key(name),
                 EndpointSource::Dns(..) => resolved.contains_key(&spec.name),
                 EndpointSource::Static(_) | EndpointSource::OriginalDst => true,
-            }));
+            });
+            if until.is_none() {
+                changes.clusters.insert(Arc::clone(name));
+            }
+            wait(until);
         }
         let clusters = &self.clusters;
         let in_force = |name: &Arc<str>| clusters.get(name).is_some_and(|c| c.active.is_some());
-        for table in self.routes.values_mut() {
-            wait(table.settle(now, |table| table.clusters().all(in_force)));
+        for table in self.routes.values_mut().filter(|t| t.pending.is_some()) {
+            let until = table.settle(now, |table| table.clusters().all(in_force));
+            changes.routes |= until.is_none();
+            wait(until);
         }
         let routes = &self.routes;
-        for listener in self.listeners.values_mut() {
-            wait(listener.settle(now, |listener| {
+        for listener in self.listeners.values_mut().filter(|l| l.pending.is_some()) {
+            let until = listener.settle(now, |listener| {
                 let routed =
                     route_names(listener).all(|name| routes.get(name).is_some_and(|table| table.active.is_some()));
                 routed && inline_clusters(listener).all(in_force)
-            }));
+            });
+            changes.listeners |= until.is_none();
+            wait(until);
         }
-        self.forget();
+        changes.references |= !changes.clusters.is_empty() || changes.routes || changes.listeners;
+        if changes.references {
+            self.forget();
+        }
         let full = ResourceType::ALL.into_iter().filter(|ty| ty.is_full_state());
         self.complete |= next.is_none() && full.into_iter().all(|ty| self.answered.contains(&ty));
-        (self.active(), next)
+        self.bring_into_force();
+        (self.current.clone(), next)
     }
 
     /// Endpoints and routes go when nothing refers to them.
@@ -261,55 +309,116 @@ impl Store {
             let gone = |name: &str| !wanted.contains(name) && !self.fixed.contains(&(ty, name.to_owned()));
             match ty {
                 ResourceType::Endpoint => self.endpoints.retain(|name, _| !gone(name)),
-                _ => self.routes.retain(|name, _| !gone(name)),
+                _ => {
+                    let before = self.routes.len();
+                    self.routes.retain(|name, _| !gone(name));
+                    self.changes.routes |= self.routes.len() != before;
+                }
             }
             self.raw.retain(|(t, name), _| *t != ty || wanted.contains(name));
         }
         self.resolved.retain(|name, _| self.clusters.contains_key(name));
-        self.stats.retain(|name, _| self.clusters.contains_key(name));
     }
 
-    fn active(&mut self) -> Active {
-        self.version += 1;
-        let mut active = Active {
-            version: self.version,
-            complete: self.complete,
-            ..Active::default()
-        };
-        for (name, cluster) in &self.clusters {
-            let Some(spec) = &cluster.active else { continue };
+    /// Makes `current` anew where something changed.
+    fn bring_into_force(&mut self) {
+        let changes = std::mem::take(&mut self.changes);
+        self.current.version += 1;
+        self.current.complete = self.complete;
+        let mut touched = changes.clusters;
+        if !changes.endpoints.is_empty() {
+            let users = self.clusters.iter().filter(|(name, cluster)| {
+                cluster.active.as_ref().is_some_and(|spec| match &spec.source {
+                    EndpointSource::Assignment(assignment) => changes.endpoints.contains(assignment),
+                    EndpointSource::Dns(..) => changes.endpoints.contains(*name),
+                    EndpointSource::Static(_) | EndpointSource::OriginalDst => false,
+                })
+            });
+            touched.extend(users.map(|(name, _)| Arc::clone(name)));
+        }
+        if !touched.is_empty() {
+            self.clusters_anew(touched);
+        }
+        if changes.routes {
+            let active = |(name, table): (&Arc<str>, &Warming<RouteTable>)| {
+                Some((Arc::clone(name), Arc::clone(table.active.as_ref()?)))
+            };
+            self.current.routes = Arc::new(self.routes.iter().filter_map(active).collect());
+        }
+        if changes.listeners {
+            self.listeners_anew();
+        }
+    }
+
+    fn clusters_anew(&mut self, touched: BTreeSet<Arc<str>>) {
+        let clusters = Arc::make_mut(&mut self.current.clusters);
+        let mut identified = false;
+        for name in touched {
+            let Some(spec) = self.clusters.get(&name).and_then(|c| c.active.as_ref()) else {
+                identified |= clusters.remove(&name).is_some_and(|c| identifies(&c.endpoints));
+                continue;
+            };
             let endpoints = match &spec.source {
                 EndpointSource::Static(endpoints) => Arc::clone(endpoints),
                 EndpointSource::Assignment(name) => self.endpoints.get(name).cloned().unwrap_or_default(),
-                EndpointSource::Dns(..) => self.resolved.get(name).cloned().unwrap_or_default(),
+                EndpointSource::Dns(..) => self.resolved.get(&name).cloned().unwrap_or_default(),
                 EndpointSource::OriginalDst => Arc::default(),
             };
             let endpoints = trimmed(&spec.telemetry, endpoints);
-            for endpoint in endpoints.iter().filter(|e| *e.peer != Peer::default()) {
-                active.peers.insert(endpoint.address, Arc::clone(&endpoint.peer));
+            let before = clusters.get(&name);
+            let stats = before.map_or_else(Arc::default, |c| Arc::clone(&c.stats));
+            if before.is_none_or(|c| c.endpoints != endpoints) {
+                identified |= identifies(&endpoints) || before.is_some_and(|c| identifies(&c.endpoints));
+                ClusterStats::add(&stats.membership_change);
             }
-            let stats = Arc::clone(self.stats.entry(Arc::clone(name)).or_default());
             let cluster = Cluster {
                 spec: Arc::clone(spec),
                 endpoints,
                 stats,
             };
-            active.clusters.insert(Arc::clone(name), Arc::new(cluster));
+            clusters.insert(name, Arc::new(cluster));
         }
-        for (name, table) in &self.routes {
-            if let Some(table) = &table.active {
-                active.routes.insert(Arc::clone(name), Arc::clone(table));
-            }
+        if identified {
+            let endpoints = self.current.clusters.values().flat_map(|c| c.endpoints.iter());
+            let known = endpoints.filter(|e| *e.peer != Peer::default());
+            self.current.peers = Arc::new(known.map(|e| (e.address, Arc::clone(&e.peer))).collect());
         }
+    }
+
+    fn listeners_anew(&mut self) {
+        let before = std::mem::take(&mut self.current);
+        let (mut listeners, mut by_address) = (Map::default(), Map::default());
+        let (mut http_stats, mut listener_stats) = (Map::default(), Map::default());
         for (name, listener) in &self.listeners {
             let Some(listener) = &listener.active else { continue };
             if !listener.bind {
-                active.by_address.insert(listener.address, Arc::clone(listener));
+                by_address.insert(listener.address, Arc::clone(listener));
             }
-            active.listeners.insert(Arc::clone(name), Arc::clone(listener));
+            listeners.insert(Arc::clone(name), Arc::clone(listener));
+            let stats = before.listener_stats.get(name).cloned().unwrap_or_default();
+            listener_stats.insert(Arc::clone(name), stats);
+            for chain in listener.all_chains() {
+                if let Filter::Http(http) = &chain.filter {
+                    let stats = before.http_stats.get(&http.stat_prefix).cloned();
+                    http_stats
+                        .entry(Arc::clone(&http.stat_prefix))
+                        .or_insert_with(|| stats.unwrap_or_default());
+                }
+            }
         }
-        active
+        self.current = Active {
+            listeners: Arc::new(listeners),
+            by_address: Arc::new(by_address),
+            http_stats: Arc::new(http_stats),
+            listener_stats: Arc::new(listener_stats),
+            ..before
+        };
     }
+}
+
+/// Whether it is known who any of these endpoints is.
+fn identifies(endpoints: &[Endpoint]) -> bool {
+    endpoints.iter().any(|e| *e.peer != Peer::default())
 }
 
 /// Endpoints as they are counted.

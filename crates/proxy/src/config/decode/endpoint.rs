@@ -2,7 +2,7 @@
 
 use std::mem::take;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use envoy_types::pb::envoy::config::core::v3::{HealthStatus, Metadata};
 use envoy_types::pb::envoy::config::endpoint::v3 as pb;
@@ -14,6 +14,8 @@ use crate::config::{DnsEndpoint, Endpoint};
 
 /// The key of `filter_metadata` under which the control plane says who an endpoint is.
 const PEER_KEY: &str = "weir";
+/// Shared by all endpoints of which nothing is said.
+static UNKNOWN: LazyLock<Arc<Peer>> = LazyLock::new(Arc::default);
 
 /// Decodes a load assignment: its cluster's name and its endpoints.
 pub fn assignment(body: &[u8]) -> Decoded<(Arc<str>, Vec<Endpoint>)> {
@@ -87,7 +89,10 @@ fn one(mut rest: pb::LbEndpoint, visit: &mut Visit<'_>) -> Decoded<()> {
             "must be at least 1; leave an endpoint without share out",
         );
     }
-    let peer = Arc::new(peer(rest.metadata.take()));
+    let peer = match peer(rest.metadata.take()) {
+        unknown if unknown == Peer::default() => Arc::clone(&UNKNOWN),
+        known => Arc::new(known),
+    };
     let mut endpoint = match rest.host_identifier.take() {
         Some(pb::lb_endpoint::HostIdentifier::Endpoint(endpoint)) => endpoint,
         _ => return reject("endpoint", "is missing"),
