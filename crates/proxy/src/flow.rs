@@ -10,9 +10,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use weir_series::canonical::{Direction, Peer, Target};
+use weir_series::canonical::{Direction, Peer, Slot};
 
-use crate::config::{Active, Endpoint, Filter, Listener};
+use crate::config::{Active, Endpoint, Filter, Listener, Telemetry};
 use crate::worker::Worker;
 
 /// How long the first connection from an address waits for the answer who that is.
@@ -114,14 +114,14 @@ impl Flow {
     }
 
     /// Counts the bytes of this connection, where its other side is the client.
-    pub fn downstream_target(&self) -> Option<Arc<Target>> {
+    pub fn downstream_slot(&self, telemetry: &Arc<Telemetry>) -> Option<Slot> {
         self.asks()
-            .then(|| self.worker.target(self.direction, None, &self.client()))
+            .then(|| self.worker.slot(self.direction, None, &self.client(), telemetry))
     }
 
     /// Counts the bytes of a connection to an endpoint, where that is the other side.
-    pub fn upstream_target(&self, endpoint: &Arc<Peer>) -> Option<Arc<Target>> {
+    pub fn upstream_slot(&self, endpoint: &Arc<Peer>, telemetry: &Arc<Telemetry>) -> Option<Slot> {
         let counted = self.direction == Direction::Outbound;
-        counted.then(|| self.worker.target(self.direction, None, endpoint))
+        counted.then(|| self.worker.slot(self.direction, None, endpoint, telemetry))
     }
 }

@@ -175,7 +175,7 @@ fn start_workers(count: usize, shared: &Arc<Shared>) -> Result<Vec<JoinHandle<()
     let start = |index: usize| {
         let shared = Arc::clone(shared);
         let run = move || {
-            if let Err(error) = worker::run(shared) {
+            if let Err(error) = worker::run(shared, index) {
                 tracing::error!(%error, "a worker ended");
             }
         };

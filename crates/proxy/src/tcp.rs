@@ -9,18 +9,21 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use weir_series::canonical::Target;
-
-use crate::config::{Active, Cluster, ClusterStats, EndpointSource, Tcp};
+use crate::config::{Active, Cluster, EndpointSource, Tcp, Telemetry};
 use crate::flow::Flow;
 use crate::http::h1::body::{Body, Broken, poll_transfer};
 use crate::http::h1::head::Framing;
-use crate::wire::{Io, Wire};
+use crate::wire::{Counts, Io, Wire};
 
 /// Serves a connection until both halves are closed. `first` are bytes that were read from it before.
 pub async fn serve(flow: Rc<Flow>, io: Io, first: &[u8], tcp: Arc<Tcp>, active: Arc<Active>) {
-    let mut downstream = Wire::new(io, first, &flow.worker.buffers, flow.downstream_target());
     let cluster = active.clusters.get(&tcp.cluster).cloned();
+    let telemetry = cluster.as_ref().map_or_else(Telemetry::usual, |c| Arc::clone(&c.spec.telemetry));
+    let counts = Counts {
+        slot: flow.downstream_slot(&telemetry),
+        ..Counts::default()
+    };
+    let mut downstream = Wire::new(io, first, &flow.worker.buffers, counts);
     let connected = match &cluster {
         Some(cluster) => connect(&flow, &active, cluster, tcp.connect_attempts).await,
         None => None,
@@ -28,9 +31,9 @@ pub async fn serve(flow: Rc<Flow>, io: Io, first: &[u8], tcp: Arc<Tcp>, active: 
     drop(active);
     let Some(mut upstream) = connected else {
         // Nowhere to go: the client learns it at once.
-        if let Some(target) = flow.upstream_target(&flow.worker.nobody) {
-            target.tcp_open();
-            target.tcp_close(true);
+        if let Some(slot) = flow.upstream_slot(&flow.worker.nobody, &telemetry) {
+            slot.tcp_open();
+            slot.tcp_close(true);
         }
         downstream.reset_on_close();
         return;
@@ -57,12 +60,10 @@ async fn connect(flow: &Flow, active: &Active, cluster: &Arc<Cluster>, attempts:
         if failed.contains(&endpoint.address) {
             return None;
         }
-        ClusterStats::add(&cluster.stats.cx_total);
-        let target: Option<Arc<Target>> = flow.upstream_target(&endpoint.peer);
-        match flow.worker.connect(cluster, endpoint.address, target).await {
+        let slot = flow.upstream_slot(&endpoint.peer, &cluster.spec.telemetry);
+        match flow.worker.connect(cluster, endpoint.address, slot).await {
             Ok(wire) => return Some(wire),
             Err(error) => {
-                ClusterStats::add(&cluster.stats.cx_connect_fail);
                 tracing::debug!(address = %endpoint.address, %error, "no connection");
                 failed.push(endpoint.address);
             }

@@ -15,9 +15,10 @@ use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::{client, server};
-use weir_series::canonical::Target;
+use weir_series::canonical::Slot;
 
 use crate::buffers::{BUFFER_BYTES, Buffers};
+use crate::config::{ClusterStats, HttpStats};
 
 /// Bytes are moved to the front of the buffer when less than this is free behind them.
 const ROOM_MIN: usize = 16 * 1024;
@@ -86,6 +87,38 @@ impl AsyncWrite for Io {
     }
 }
 
+/// Where a connection and its bytes are counted.
+#[derive(Debug, Default)]
+pub struct Counts {
+    /// In the canonical series, where its other end is the peer.
+    pub slot: Option<Slot>,
+    /// Among a cluster's connections.
+    pub cluster: Option<Arc<ClusterStats>>,
+    /// Among the connections of an HTTP chain.
+    pub http: Option<Arc<HttpStats>>,
+}
+
+impl Counts {
+    fn open(&self) {
+        self.slot.iter().for_each(Slot::tcp_open);
+        self.cluster.iter().for_each(|c| c.cx_open());
+        self.http.iter().for_each(|h| h.cx_open());
+    }
+
+    fn bytes(&self, read: usize, written: usize) {
+        let (read, written) = (read as u64, written as u64);
+        self.slot.iter().for_each(|s| s.tcp_bytes(read, written));
+        self.cluster.iter().for_each(|c| c.cx_bytes(read, written));
+        self.http.iter().for_each(|h| h.cx_bytes(read, written));
+    }
+
+    fn close(&self, failed: bool) {
+        self.slot.iter().for_each(|s| s.tcp_close(failed));
+        self.cluster.iter().for_each(|c| c.cx_close());
+        self.http.iter().for_each(|h| h.cx_close());
+    }
+}
+
 /// A connection with its unused bytes.
 #[derive(Debug)]
 pub struct Wire {
@@ -98,15 +131,15 @@ pub struct Wire {
     ended: bool,
     failed: bool,
     buffers: Rc<Buffers>,
-    counted: Option<Arc<Target>>,
+    counts: Counts,
 }
 
 impl Wire {
     /// Counts the connection as open until dropped. `first` are bytes that were read from it before.
-    pub fn new(io: Io, first: &[u8], buffers: &Rc<Buffers>, counted: Option<Arc<Target>>) -> Self {
-        if let Some(target) = &counted {
-            target.tcp_open();
-            target.tcp_bytes(first.len() as u64, 0);
+    pub fn new(io: Io, first: &[u8], buffers: &Rc<Buffers>, counts: Counts) -> Self {
+        counts.open();
+        if !first.is_empty() {
+            counts.bytes(first.len(), 0);
         }
         let mut wire = Self {
             io,
@@ -116,7 +149,7 @@ impl Wire {
             ended: false,
             failed: false,
             buffers: Rc::clone(buffers),
-            counted,
+            counts,
         };
         wire.put_back(first);
         wire
@@ -176,8 +209,8 @@ impl Wire {
         match ready!(result) {
             Ok(()) => {
                 self.ended = read == 0;
-                if let Some(target) = self.counted.as_ref().filter(|_| read > 0) {
-                    target.tcp_bytes(read as u64, 0);
+                if read > 0 {
+                    self.counts.bytes(read, 0);
                 }
                 Poll::Ready(Ok(read))
             }
@@ -201,9 +234,7 @@ impl Wire {
                 Poll::Ready(Err(io::ErrorKind::WriteZero.into()))
             }
             Ok(n) => {
-                if let Some(target) = &self.counted {
-                    target.tcp_bytes(0, n as u64);
-                }
+                self.counts.bytes(0, n);
                 Poll::Ready(Ok(n))
             }
             Err(error) => {
@@ -259,9 +290,7 @@ impl Drop for Wire {
         if let Some(bytes) = self.bytes.take() {
             self.buffers.put(bytes);
         }
-        if let Some(target) = &self.counted {
-            target.tcp_close(self.failed);
-        }
+        self.counts.close(self.failed);
     }
 }
 
@@ -282,8 +311,8 @@ impl AsyncRead for Counted {
         let before = buf.filled().len();
         let result = ready!(Pin::new(&mut self.wire.io).poll_read(cx, buf));
         let read = buf.filled().len() - before;
-        if let Some(target) = self.wire.counted.as_ref().filter(|_| read > 0) {
-            target.tcp_bytes(read as u64, 0);
+        if read > 0 {
+            self.wire.counts.bytes(read, 0);
         }
         self.wire.failed |= result.is_err();
         Poll::Ready(result)

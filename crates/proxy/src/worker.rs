@@ -14,22 +14,22 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{AbortHandle, LocalSet, spawn_local};
-use weir_series::canonical::{Direction, Peer, Target};
+use weir_series::canonical::{Direction, Peer, Slot};
 use weir_series::names;
 
 use crate::balance::Rotation;
 use crate::buffers::Buffers;
-use crate::config::{Active, Cluster, Endpoint, EndpointSource, Filter, Map};
+use crate::config::{Active, Cluster, Endpoint, EndpointSource, Filter, Map, Telemetry};
 use crate::flow::Flow;
 use crate::http::h1::render::Date;
 use crate::http::h1::{Pool, SWEEP_INTERVAL};
 use crate::shared::{Admission, Shared};
 use crate::timers::Timers;
-use crate::wire::{Io, Wire};
+use crate::wire::{Counts, Io, Wire};
 use crate::{http, inspect, socket, tcp};
 
-/// Targets that a worker remembers; beyond, it begins anew.
-const TARGETS_MAX: usize = 16_384;
+/// Slots that a worker remembers; beyond, it begins anew.
+const SLOTS_MAX: usize = 16_384;
 
 /// Wait after the system had no descriptor or memory for a connection.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(10);
@@ -52,31 +52,34 @@ pub struct Worker {
     pub other: Arc<str>,
     date: RefCell<Date>,
     rotations: RefCell<Map<Arc<str>, Rotation>>,
-    /// Targets found so far; emptied with each configuration.
-    targets: RefCell<Targets>,
+    /// Slots found so far; emptied with each configuration.
+    slots: RefCell<Slots>,
+    /// Its number, from 0.
+    index: usize,
     /// Version of the configuration that was followed last.
     version: Cell<u64>,
 }
 
-/// Direction, and where authority and peer lie: comparing places is quicker than comparing texts.
-type TargetKey = (Direction, usize, usize);
+/// Direction, and where authority, peer and grain lie: comparing places is quicker than comparing texts.
+type SlotKey = (Direction, usize, usize, usize);
 
-/// A target with what its key points to, so that nothing else can lie there.
+/// A slot with what its key points to, so that nothing else can lie there.
 struct Known {
-    target: Arc<Target>,
+    slot: Slot,
     _authority: Option<Arc<str>>,
     _peer: Arc<Peer>,
+    _telemetry: Arc<Telemetry>,
 }
 
 #[derive(Default)]
-struct Targets {
+struct Slots {
     /// Versions of the configuration and of the series.
     version: (u64, u64),
-    known: Map<TargetKey, Known>,
+    known: Map<SlotKey, Known>,
 }
 
 impl Worker {
-    fn new(shared: Arc<Shared>) -> Rc<Self> {
+    fn new(shared: Arc<Shared>, index: usize) -> Rc<Self> {
         Rc::new(Self {
             shared,
             pool: Pool::default(),
@@ -86,7 +89,8 @@ impl Worker {
             other: names::AUTHORITY_OTHER.into(),
             date: RefCell::default(),
             rotations: RefCell::default(),
-            targets: RefCell::default(),
+            slots: RefCell::default(),
+            index,
             version: Cell::new(0),
         })
     }
@@ -113,12 +117,12 @@ impl Worker {
         write(self.date.borrow_mut().text())
     }
 
-    /// A new connection to an endpoint, whose bytes are counted in `target`.
+    /// A new connection to an endpoint, which is counted in `slot` and among the cluster's.
     pub async fn connect(
         &self,
         cluster: &Cluster,
         address: SocketAddr,
-        target: Option<Arc<Target>>,
+        slot: Option<Slot>,
     ) -> std::io::Result<Wire> {
         let limit = cluster.spec.connect_timeout;
         let connected = async {
@@ -131,36 +135,46 @@ impl Worker {
                 }
             })
         };
-        let io = tokio::time::timeout(limit, connected)
-            .await
-            .map_err(|_| std::io::Error::from(std::io::ErrorKind::TimedOut))??;
-        Ok(Wire::new(io, &[], &self.buffers, target))
+        let timed = tokio::time::timeout(limit, connected).await;
+        let outcome = timed.unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into()));
+        let io = outcome.inspect_err(|_| cluster.stats.cx_connect_fail())?;
+        let counts = Counts {
+            slot,
+            cluster: Some(Arc::clone(&cluster.stats)),
+            http: None,
+        };
+        Ok(Wire::new(io, &[], &self.buffers, counts))
     }
 
-    /// The counters of one (direction, authority, peer); no authority: of TCP.
-    pub fn target(&self, direction: Direction, authority: Option<&Arc<str>>, peer: &Arc<Peer>) -> Arc<Target> {
+    /// The counters of one (direction, authority, peer), as fine as `telemetry` says; no authority: of TCP.
+    pub fn slot(
+        &self,
+        direction: Direction,
+        authority: Option<&Arc<str>>,
+        peer: &Arc<Peer>,
+        telemetry: &Arc<Telemetry>,
+    ) -> Slot {
         let version = (self.version.get(), self.shared.series_epoch.load(Ordering::Relaxed));
-        let mut targets = self.targets.borrow_mut();
-        if targets.version != version || targets.known.len() > TARGETS_MAX {
-            *targets = Targets {
+        let mut slots = self.slots.borrow_mut();
+        if slots.version != version || slots.known.len() > SLOTS_MAX {
+            *slots = Slots {
                 version,
-                ..Targets::default()
+                ..Slots::default()
             };
         }
         let place = authority.map_or(0, |a| a.as_ptr() as usize);
-        let key = (direction, place, Arc::as_ptr(peer) as usize);
-        if let Some(known) = targets.known.get(&key) {
-            return Arc::clone(&known.target);
-        }
-        let name = authority.map_or("", |a| a);
-        let target = self.shared.recorder.target(direction, name, peer);
-        let known = Known {
-            target: Arc::clone(&target),
-            _authority: authority.cloned(),
-            _peer: Arc::clone(peer),
-        };
-        targets.known.insert(key, known);
-        target
+        let (peer_place, grain) = (Arc::as_ptr(peer) as usize, Arc::as_ptr(telemetry) as usize);
+        let known = slots.known.entry((direction, place, peer_place, grain)).or_insert_with(|| {
+            let (recorder, name) = (&self.shared.recorder, authority.map_or("", |a| a));
+            let trimmed = telemetry.trim(peer);
+            Known {
+                slot: recorder.slot(self.index, direction, name, &trimmed, &telemetry.buckets_ms),
+                _authority: authority.cloned(),
+                _peer: Arc::clone(peer),
+                _telemetry: Arc::clone(telemetry),
+            }
+        });
+        known.slot.clone()
     }
 
     /// Forgets what a new configuration no longer has.
@@ -183,12 +197,12 @@ impl Worker {
 }
 
 /// Serves until the process ends. Blocks the thread.
-pub fn run(shared: Arc<Shared>) -> std::io::Result<()> {
+pub fn run(shared: Arc<Shared>, index: usize) -> std::io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let local = LocalSet::new();
     local.block_on(&runtime, async move {
         let stopped = shared.life.stopped.clone();
-        let worker = Worker::new(shared);
+        let worker = Worker::new(shared, index);
         tokio::select! {
             () = follow_configuration(&worker) => {}
             () = worker.timers.run() => {}
@@ -331,9 +345,9 @@ async fn connection(worker: Rc<Worker>, entry: Arc<str>, mut stream: TcpStream, 
         None => socket::reset_on_close(&stream),
         Some((_, Filter::Tcp(chain))) => tcp::serve(flow, Io::Tcp(stream), &first, chain, active).await,
         Some((_, Filter::Http(chain))) => {
-            let version = active.version;
+            let (version, stats) = (active.version, active.stats_of(&chain));
             drop(active);
-            http::serve(flow, Io::Tcp(stream), &first, chain, version).await;
+            http::serve(flow, Io::Tcp(stream), &first, chain, stats, version).await;
         }
     }
 }

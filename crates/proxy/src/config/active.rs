@@ -42,6 +42,11 @@ impl Active {
         }
     }
 
+    /// The counters of an HTTP chain.
+    pub fn stats_of(&self, http: &Http) -> Arc<HttpStats> {
+        self.http_stats.get(&http.stat_prefix).cloned().unwrap_or_default()
+    }
+
     /// The same, borrowed.
     pub fn table_of<'a>(&'a self, http: &'a Http) -> Option<&'a RouteTable> {
         match &http.routes {

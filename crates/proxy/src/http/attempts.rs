@@ -10,10 +10,11 @@
 //! - What the route's retry policy says, if the body is still there.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::config::route::Forward;
-use crate::config::{Active, Cluster, ClusterStats, Endpoint, EndpointSource};
+use crate::config::{Active, Cluster, Endpoint, EndpointSource};
 use crate::flow::Flow;
 
 use super::record::Record;
@@ -63,7 +64,7 @@ impl Failure {
 pub struct Attempts<'a> {
     flow: &'a Flow,
     active: &'a Active,
-    cluster: &'a Cluster,
+    cluster: &'a Arc<Cluster>,
     route: &'a Forward,
     failed: Vec<SocketAddr>,
     left: u32,
@@ -71,7 +72,7 @@ pub struct Attempts<'a> {
 
 impl<'a> Attempts<'a> {
     /// None made yet.
-    pub fn new(flow: &'a Flow, active: &'a Active, cluster: &'a Cluster, route: &'a Forward) -> Self {
+    pub fn new(flow: &'a Flow, active: &'a Active, cluster: &'a Arc<Cluster>, route: &'a Forward) -> Self {
         Self {
             flow,
             active,
@@ -88,8 +89,7 @@ impl<'a> Attempts<'a> {
             EndpointSource::OriginalDst => self.flow.original_endpoint(self.active),
             _ => self.flow.worker.choose(self.cluster, &self.failed),
         }?;
-        record.attempt(&endpoint.peer);
-        ClusterStats::add(&self.cluster.stats.rq_total);
+        record.attempt(self.cluster, &endpoint.peer);
         Some(endpoint)
     }
 
@@ -115,7 +115,6 @@ impl<'a> Attempts<'a> {
             return None;
         }
         self.left -= 1;
-        ClusterStats::add(&self.cluster.stats.rq_retry);
         let alone = self.cluster.endpoints.iter().all(|e| e.address == endpoint.address);
         let doubled = BACK_OFF * 2u32.saturating_pow(self.failed.len().try_into().unwrap_or(u32::MAX));
         self.failed.push(endpoint.address);

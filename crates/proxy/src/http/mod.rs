@@ -16,12 +16,17 @@ pub mod record;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use crate::config::Http;
+use crate::config::{Http, HttpStats, Telemetry};
 use crate::flow::Flow;
-use crate::wire::{Io, Wire};
+use crate::wire::{Counts, Io, Wire};
 
 /// Serves a connection until it ends. `first` are bytes that were read from it before.
-pub async fn serve(flow: Rc<Flow>, io: Io, first: &[u8], http: Arc<Http>, version: u64) {
-    let wire = Wire::new(io, first, &flow.worker.buffers, flow.downstream_target());
-    h1::serve(flow, wire, http, version).await;
+pub async fn serve(flow: Rc<Flow>, io: Io, first: &[u8], http: Arc<Http>, stats: Arc<HttpStats>, version: u64) {
+    let counts = Counts {
+        slot: flow.downstream_slot(&Telemetry::usual()),
+        http: Some(Arc::clone(&stats)),
+        ..Counts::default()
+    };
+    let wire = Wire::new(io, first, &flow.worker.buffers, counts);
+    h1::serve(flow, wire, http, stats, version).await;
 }

@@ -1,22 +1,27 @@
 //! What is counted about one request, exactly once, however it ends.
 //!
-//! Enters: what happened to a request, step by step. Leaves: the canonical series. The last endpoint tried stands for the
-//! request; dropping a record that was not ended means that the client went away.
+//! Enters: what happened to a request, step by step. Leaves: the canonical series, and the counters that Envoy's users
+//! know. The last endpoint tried stands for the request; dropping a record that was not ended means that the client went
+//! away.
 
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
-use weir_series::canonical::{Classification, Peer, Response, Target, classify};
+use weir_series::canonical::{Classification, Peer, Response, Slot, classify};
 
+use crate::config::{Cluster, HttpStats, Telemetry};
 use crate::flow::Flow;
 
 /// The record of one request.
 pub struct Record {
     flow: Rc<Flow>,
+    stats: Arc<HttpStats>,
     started: Instant,
     authority: Option<Arc<str>>,
-    target: Option<Arc<Target>>,
+    /// The last that was tried.
+    cluster: Option<Arc<Cluster>>,
+    slot: Option<Slot>,
     tries: u32,
     requested: bool,
     status: u16,
@@ -27,12 +32,17 @@ pub struct Record {
 
 impl Record {
     /// Begins a record. A muted one (a probe) counts nothing.
-    pub fn new(flow: Rc<Flow>, muted: bool) -> Self {
+    pub fn new(flow: &Rc<Flow>, stats: &Arc<HttpStats>, muted: bool) -> Self {
+        if !muted {
+            stats.rq_begin();
+        }
         Self {
-            flow,
+            flow: Rc::clone(flow),
+            stats: Arc::clone(stats),
             started: Instant::now(),
             authority: None,
-            target: None,
+            cluster: None,
+            slot: None,
             tries: 0,
             requested: false,
             status: 0,
@@ -52,25 +62,25 @@ impl Record {
         self.authority = authority;
     }
 
-    fn find(&self, peer: &Arc<Peer>) -> Arc<Target> {
-        let worker = &self.flow.worker;
-        let authority = self.authority.as_ref().unwrap_or(&worker.other);
-        worker.target(self.flow.direction, Some(authority), peer)
-    }
-
     /// The request is sent to an endpoint. Inbound, the other side is the client whichever endpoint is tried.
-    pub fn attempt(&mut self, endpoint: &Arc<Peer>) {
+    pub fn attempt(&mut self, cluster: &Arc<Cluster>, endpoint: &Arc<Peer>) {
         if self.ended {
             return;
         }
-        let peer = self.flow.other_side(endpoint);
-        let target = self.find(&peer);
-        target.attempt();
         if self.tries > 0 {
-            target.retry();
+            cluster.stats.rq_end();
+        } else {
+            self.cluster = Some(Arc::clone(cluster));
+        }
+        cluster.stats.rq_begin(self.tries > 0);
+        let peer = self.flow.other_side(endpoint);
+        let slot = self.find(&peer);
+        slot.attempt();
+        if self.tries > 0 {
+            slot.retry();
         }
         self.tries += 1;
-        self.target = Some(target);
+        self.slot = Some(slot);
     }
 
     /// The head of the response to the client is decided.
@@ -96,28 +106,69 @@ impl Record {
         self.end(Classification::Failure, false);
     }
 
+    /// The request ran out of time.
+    pub fn timed_out(&mut self) {
+        if let Some(cluster) = self.cluster.as_ref().filter(|_| !self.ended) {
+            cluster.stats.rq_timeout();
+        }
+        self.upstream_failed();
+    }
+
     /// The proxy answers by itself.
     pub fn local(&mut self, status: u16) {
-        self.target = None;
+        self.slot = None;
         self.status = status;
         self.end(classify(status, None, false), true);
+    }
+
+    /// No route matches.
+    pub fn no_route(&self) {
+        if !self.ended {
+            self.stats.no_route();
+        }
+    }
+
+    /// The cluster of the route is not there.
+    pub fn no_cluster(&self) {
+        if !self.ended {
+            self.stats.no_cluster();
+        }
+    }
+
+    /// The route itself is the answer.
+    pub fn direct_response(&self) {
+        if !self.ended {
+            self.stats.direct_response();
+        }
     }
 
     fn request(&mut self) {
         if !self.ended && !self.requested {
             self.requested = true;
-            self.target().request();
+            self.slot().request();
         }
     }
 
-    fn target(&mut self) -> Arc<Target> {
-        if let Some(target) = &self.target {
-            return Arc::clone(target);
-        }
-        let peer = self.flow.other_side(&self.flow.worker.nobody);
-        let target = self.find(&peer);
-        self.target = Some(Arc::clone(&target));
-        target
+    fn find(&self, peer: &Arc<Peer>) -> Slot {
+        let worker = &self.flow.worker;
+        let authority = self.authority.as_ref().unwrap_or(&worker.other);
+        let usual;
+        let telemetry = match &self.cluster {
+            Some(cluster) => &cluster.spec.telemetry,
+            None => {
+                usual = Telemetry::usual();
+                &usual
+            }
+        };
+        worker.slot(self.flow.direction, Some(authority), peer, telemetry)
+    }
+
+    fn slot(&mut self) -> &Slot {
+        let slot = self.slot.take().unwrap_or_else(|| {
+            let peer = self.flow.other_side(&self.flow.worker.nobody);
+            self.find(&peer)
+        });
+        self.slot.insert(slot)
     }
 
     fn end(&mut self, classification: Classification, from_proxy: bool) {
@@ -126,13 +177,29 @@ impl Record {
         }
         self.request();
         self.ended = true;
-        self.target().response(&Response {
+        let latency = self.started.elapsed();
+        let response = Response {
             status: self.status,
             grpc_status: self.grpc_status,
             classification,
             from_proxy,
-            latency: self.started.elapsed(),
-        });
+            latency,
+        };
+        self.slot().response(&response);
+        let aborted = classification == Classification::Aborted;
+        if let Some(cluster) = &self.cluster {
+            cluster.stats.rq_end();
+            if !aborted {
+                cluster.stats.rq_completed(self.status, latency);
+                if self.tries > 1 && classification == Classification::Success {
+                    cluster.stats.rq_retry_success();
+                }
+            }
+        }
+        match aborted {
+            true => self.stats.rq_reset(),
+            false => self.stats.rq_completed(self.status, latency),
+        }
     }
 }
 

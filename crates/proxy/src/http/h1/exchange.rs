@@ -81,10 +81,10 @@ impl Connection {
         let mut room = head::room();
         let request = match head::request(&self.wire.unread()[..length], &mut room) {
             Ok(request) => request,
-            Err(why) => return (Record::new(Rc::clone(&self.flow), true), Plan::Refuse(why), None),
+            Err(why) => return (Record::new(&self.flow, &self.stats, true), Plan::Refuse(why), None),
         };
         let muted = self.flow.from_host && request.probe;
-        let mut record = Record::new(Rc::clone(&self.flow), muted);
+        let mut record = Record::new(&self.flow, &self.stats, muted);
         let websocket = request.websocket && http.websocket;
         let facts = Facts {
             to_head: request.method == "HEAD",
@@ -97,11 +97,15 @@ impl Connection {
         };
         let table = active.table_of(http);
         let Some(found) = table.and_then(|table| table.find(request.host, request.path())) else {
+            record.no_route();
             return (record, Plan::Local(404, bytes::Bytes::new()), Some(facts));
         };
         record.authority(found.authority);
         let plan = match &found.route.action {
-            Action::Respond { status, body } => Plan::Local(status.as_u16(), body.render(self.flow.destination)),
+            Action::Respond { status, body } => {
+                record.direct_response();
+                Plan::Local(status.as_u16(), body.render(self.flow.destination))
+            }
             Action::Forward(_) => {
                 self.request.clear();
                 let out = &mut self.request;
@@ -139,6 +143,7 @@ impl Connection {
 
     async fn forward(&mut self, active: &Arc<Active>, route: &Forward, facts: Facts, mut record: Record) -> Next {
         let Some(cluster) = active.clusters.get(&route.cluster) else {
+            record.no_cluster();
             return self.local(&mut record, 503, b"", facts).await;
         };
         let now = record.started();
@@ -210,7 +215,7 @@ impl Connection {
     /// The time of the request, or of its body, is over before there is an answer.
     pub async fn late(&mut self, mut record: Record, facts: Facts) -> Next {
         record.head(504, false, None);
-        record.upstream_failed();
+        record.timed_out();
         self.say(504, b"upstream request timeout", facts).await
     }
 

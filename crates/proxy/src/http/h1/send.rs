@@ -13,7 +13,7 @@ use super::head::{self, End, Framing, Malformed};
 use super::pool::Origin;
 use super::render::{self, After};
 use super::serve::Connection;
-use crate::config::{Cluster, ClusterStats, Endpoint};
+use crate::config::{Cluster, Endpoint};
 use crate::http::attempts::Failure;
 use crate::http::headers;
 use crate::wire::Wire;
@@ -238,9 +238,9 @@ impl Connection {
 
     async fn connect(&mut self, cluster: &Cluster, endpoint: &Endpoint, upload: &Upload) -> Result<Wire, Sent> {
         let worker = std::rc::Rc::clone(&self.flow.worker);
-        let target = self.flow.upstream_target(&endpoint.peer);
-        let mut connecting = std::pin::pin!(worker.connect(cluster, endpoint.address, target));
-        let connected = poll_fn(|cx| {
+        let slot = self.flow.upstream_slot(&endpoint.peer, &cluster.spec.telemetry);
+        let mut connecting = std::pin::pin!(worker.connect(cluster, endpoint.address, slot));
+        poll_fn(|cx| {
             if let Poll::Ready(outcome) = connecting.as_mut().poll(cx) {
                 return Poll::Ready(outcome.map_err(|_| Sent::Failed(Failure::Connect)));
             }
@@ -249,12 +249,7 @@ impl Connection {
             }
             self.time.poll(cx).map(|()| Err(Sent::Late))
         })
-        .await;
-        ClusterStats::add(match &connected {
-            Err(Sent::Failed(_)) => &cluster.stats.cx_connect_fail,
-            _ => &cluster.stats.cx_total,
-        });
-        connected
+        .await
     }
 
     /// Sends the request and waits for the head of the final response. Interim responses are passed on.

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use super::head::{self, End, Malformed};
 use super::lifetime::Lifetime;
 use super::render::{self, After};
-use crate::config::{Active, Filter, Http};
+use crate::config::{Active, Filter, Http, HttpStats};
 use crate::flow::Flow;
 use crate::http::record::Record;
 use crate::wire::Wire;
@@ -42,6 +42,8 @@ pub struct Connection {
     /// Of the configuration of this version.
     version: u64,
     http: Arc<Http>,
+    /// The counters of that chain.
+    pub stats: Arc<HttpStats>,
     /// The configuration no longer serves this connection as HTTP.
     outdated: bool,
 }
@@ -61,7 +63,7 @@ pub enum Next {
 }
 
 /// Serves a connection until it ends.
-pub async fn serve(flow: Rc<Flow>, wire: Wire, http: Arc<Http>, version: u64) {
+pub async fn serve(flow: Rc<Flow>, wire: Wire, http: Arc<Http>, stats: Arc<HttpStats>, version: u64) {
     let time = Lifetime::new(&flow.worker);
     let mut connection = Connection {
         flow,
@@ -71,6 +73,7 @@ pub async fn serve(flow: Rc<Flow>, wire: Wire, http: Arc<Http>, version: u64) {
         out: Vec::new(),
         version,
         http,
+        stats,
         outdated: false,
     };
     loop {
@@ -152,7 +155,10 @@ impl Connection {
         if self.version != active.version {
             self.version = active.version;
             match self.flow.choose(active) {
-                Some((_, Filter::Http(http))) => (self.http, self.outdated) = (http, false),
+                Some((_, Filter::Http(http))) => {
+                    self.stats = active.stats_of(&http);
+                    (self.http, self.outdated) = (http, false);
+                }
                 _ => self.outdated = true,
             }
         }
@@ -177,7 +183,7 @@ impl Connection {
 
     /// Answers something that is no request, and ends the connection.
     pub async fn refuse(&mut self, status: u16, text: &str) -> Next {
-        let mut record = Record::new(Rc::clone(&self.flow), false);
+        let mut record = Record::new(&self.flow, &self.stats, false);
         record.local(status);
         self.wire.consume(usize::MAX);
         self.out.clear();
