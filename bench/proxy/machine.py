@@ -57,14 +57,16 @@ class Machine:
                     continue
         raise Failure("no free port")
 
-    def start(self, name, command, core, env=None):
+    def start(self, name, command, core):
         """Starts a program on a core; what it says goes to NAME.log."""
+        # A process group of its own, to end it whole; not a session: the scheduler shares a core among sessions first, so that a
+        # spinner in another session would take half of it whatever its class.
         log = self.directory / f"{name}.log"
         with log.open("wb") as output:
             process = subprocess.Popen(
                 ["taskset", "-c", str(core), *map(str, command)],
                 stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
-                start_new_session=True, preexec_fn=dies_with_us, env=env,
+                process_group=0, preexec_fn=dies_with_us,
             )
         process.log = log
         self.running.append(process)
