@@ -62,13 +62,14 @@ class Machine:
         # A process group of its own, to end it whole; not a session: the scheduler shares a core among sessions first, so that a
         # spinner in another session would take half of it whatever its class.
         log = self.directory / f"{name}.log"
+        began = time.monotonic()
         with log.open("wb") as output:
             process = subprocess.Popen(
                 ["taskset", "-c", str(core), *map(str, command)],
                 stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
                 process_group=0, preexec_fn=dies_with_us,
             )
-        process.log = log
+        process.log, process.began = log, began
         self.running.append(process)
         return process
 
