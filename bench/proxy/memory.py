@@ -1,22 +1,24 @@
 """What a proxy holds and how soon it serves: idle, with idle connections, with many destinations; and what its figures cost to read."""
 
 import http.client
+import multiprocessing
+import os
 import resource
 import socket
 import statistics
-import threading
 import time
-import traceback
 
 import many
 import peers
-from machine import Failure, pss_kb
+from machine import Failure, dies_with_us, pss_kb
 
 NAMES = ["weir", "envoy", "haproxy", "nginx"]
 CONNECTIONS = 1_000
 ASKED = 200
 RENDERS = 5
 PACE_S = 0.001
+QUIET_S = 3
+READ_LIMIT_S = 120
 
 
 def ask(port, host="bench", path="/small"):
@@ -120,41 +122,26 @@ def clusters(machine, upstream, count, names, report):
                 report.fault(f"clusters_{count}: {name}: only {served} of {len(asked)} destinations were served")
             if name in ("weir", "envoy") and count >= 10_000:
                 exposition(running, count, report)
-        except Failure as why:
+        except (Failure, OSError) as why:
             report.missing(f"clusters_{count}", name, why)
         finally:
             if running:
                 machine.stop(running.process)
 
 
-class Paced(threading.Thread):
-    """One connection that asks once a millisecond and keeps how long each answer took."""
-
-    def __init__(self, port, host):
-        super().__init__(daemon=True)
-        self.port, self.host = port, host
-        self.over, self.times_us, self.error = threading.Event(), [], None
-
-    def run(self):
-        try:
-            request = f"GET /small HTTP/1.1\r\nHost: {self.host}\r\n\r\n".encode()
-            with socket.create_connection(("127.0.0.1", self.port), timeout=10) as connection:
-                while not self.over.is_set():
-                    began = time.perf_counter()
-                    connection.sendall(request)
-                    if answer_of(connection) != 200:
-                        raise Failure("not answered with 200")
-                    self.times_us.append((time.perf_counter() - began) * 1e6)
-                    time.sleep(PACE_S)
-        except (Failure, OSError):
-            self.error = traceback.format_exc(limit=1)
-
-    def finish(self):
-        self.over.set()
-        self.join(15)
-        if self.error or not self.times_us:
-            raise Failure(f"requests while figures are rendered: {self.error or 'none was answered'}")
-        return sorted(self.times_us)
+def paced(port, host, over):
+    """One connection that asks once a millisecond until told that it is over; how long each answer took, microseconds, sorted."""
+    times_us = []
+    request = f"GET /small HTTP/1.1\r\nHost: {host}\r\n\r\n".encode()
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
+        while not over():
+            began = time.perf_counter()
+            connection.sendall(request)
+            if answer_of(connection) != 200:
+                raise Failure("a request while figures are rendered was not answered with 200")
+            times_us.append((time.perf_counter() - began) * 1e6)
+            time.sleep(PACE_S)
+    return sorted(times_us)
 
 
 def page(port, path):
@@ -169,28 +156,47 @@ def page(port, path):
         return length, first or 0.0, time.monotonic() - began
 
 
+def read_pages(port, path, out):
+    """A process of its own, and of low priority, so that reading takes nothing from the requests that are timed."""
+    dies_with_us()
+    os.nice(15)
+    pages = []
+    for _ in range(RENDERS):
+        pages.append(page(port, path))
+        time.sleep(0.3)
+    out.send(pages)
+
+
 def exposition(running, count, report):
     """How fast the page of all series is rendered, and how much longer requests take meanwhile."""
     path = "/metrics" if running.name.startswith("weir") else "/stats/prometheus"
     page(running.admin, path)
     host = many.HOST.format(1)
-    calm = Paced(running.port, host)
-    calm.start()
-    time.sleep(2)
-    quiet = calm.finish()
-    # The reader sits on the load's core and takes from its requests as well; the proxy's part is what it delays by.
-    busy = Paced(running.port, host)
-    busy.start()
-    speeds = []
+    limit = time.monotonic() + QUIET_S
+    quiet = paced(running.port, host, lambda: time.monotonic() > limit)
+    context = multiprocessing.get_context("fork")
+    receiver, sender = context.Pipe(duplex=False)
+    reader = context.Process(target=read_pages, args=(running.admin, path, sender), daemon=True)
+    reader.start()
+    sender.close()
+    limit = time.monotonic() + READ_LIMIT_S
     try:
-        for _ in range(RENDERS):
-            length, first, seconds = page(running.admin, path)
-            speeds.append(length / seconds / 1e6)
+        loaded = paced(running.port, host, lambda: not reader.is_alive() or receiver.poll() or time.monotonic() > limit)
+        if not receiver.poll():
+            raise Failure(f"{running.name}: {path} was not read {RENDERS} times in {READ_LIMIT_S} s")
+        pages = receiver.recv()
+    except EOFError:
+        raise Failure(f"{running.name}: {path} could not be read") from None
     finally:
-        loaded = busy.finish()
+        reader.kill()
+        reader.join(5)
+    length = pages[0][0]
+    speeds = sorted(size / seconds / 1e6 for size, _, seconds in pages)
+    first = statistics.median(first for _, first, _ in pages)
     worst, p99 = loaded[-1] - quiet[-1], loaded[int(len(loaded) * 0.99)] - quiet[int(len(quiet) * 0.99)]
-    report.line(f"    {running.name}: {path} {length / 1e6:.1f} MB, first byte after {first * 1000:.0f} ms, {statistics.median(speeds):.0f} MB/s; "
-                f"requests meanwhile: p99 {p99:+.0f} us, longest {worst:+.0f} us")
-    report.value(f"proxy.clusters_{count}.exposition_mb_s.{running.name}", f"{statistics.median(speeds):.0f}")
+    speed = statistics.median(speeds)
+    report.line(f"    {running.name}: {path} {length / 1e6:.1f} MB, first byte after {first * 1000:.0f} ms, {speed:.0f} MB/s "
+                f"({speeds[0]:.0f}..{speeds[-1]:.0f}); requests meanwhile: p99 {p99:+.0f} us, longest {worst:+.0f} us")
+    report.value(f"proxy.clusters_{count}.exposition_mb_s.{running.name}", f"{speed:.0f}")
     report.value(f"proxy.clusters_{count}.exposition_delay_p99_us.{running.name}", f"{p99:.0f}")
     report.value(f"proxy.clusters_{count}.exposition_delay_max_us.{running.name}", f"{worst:.0f}")
