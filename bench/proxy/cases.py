@@ -1,11 +1,15 @@
-"""The cases that are timed: CPU a request, requests a second, latency. Peers take turns, and the median of their runs counts."""
+"""The cases that are timed: CPU a request, requests a second, latency. Peers take turns, and the median of their runs counts.
+
+A ratio is the median of the ratios of each round, whose runs stand side by side: what disturbs a round disturbs both.
+"""
 
 import statistics
+import time
 from dataclasses import dataclass, field
 
 import load
 import peers
-from machine import LOAD_CORE, Failure, accepts, cpu_us
+from machine import LOAD_CORE, PROXY_CORE, Failure, accepts, cpu_us
 
 LARGE_BYTES = 64 << 10
 ALL = ["weir", "envoy", "haproxy", "nginx", "envoy_mesh"]
@@ -94,8 +98,14 @@ def one_run(machine, case, running, seconds, message):
     return Run(seen, (after - before) / count, (system_after - system) / count, supervisor)
 
 
+def core_us(machine, running):
+    """CPU microseconds of all of ours on the proxies' core, the spinner among them."""
+    pids = [machine.spinners[PROXY_CORE].pid] + [one.pid for one in running] + [one.supervisor for one in running if one.supervisor]
+    return sum(cpu_us(pid)[0] for pid in pids)
+
+
 def measure(machine, upstreams, case, wanted, runs, seconds, report):
-    """Runs a case over its peers; returns the runs of each peer that had no failed request, and the direct ones."""
+    """Runs a case over its peers; returns the runs of each peer that had no failed request, by round, and the direct ones."""
     running, results, direct = [], {}, []
     upstream = upstreams.ports[case.kind]
     message = upstreams.message
@@ -108,6 +118,7 @@ def measure(machine, upstreams, case, wanted, runs, seconds, report):
                 continue
             running.append(one)
             shoot(machine, case, one.port, 1, message)
+        began, ours = time.monotonic(), core_us(machine, running)
         for number in range(runs):
             seen = shoot(machine, case, upstream, seconds, message)
             report.check(case.name, "direct", seen)
@@ -116,25 +127,34 @@ def measure(machine, upstreams, case, wanted, runs, seconds, report):
                 run = one_run(machine, case, one, seconds, message)
                 report.progress(f"{case.name} run {number + 1}/{runs} {one.name}: {run.cpu:.1f} us, {run.seen.requests / run.seen.seconds:.0f} rps")
                 if report.check(case.name, one.name, run.seen):
-                    results.setdefault(one.name, []).append(run)
+                    results.setdefault(one.name, {})[number] = run
+        # The spinner takes all that nobody else wants, so what is missing went to programs that are none of ours.
+        others = 1 - (core_us(machine, running) - ours) / 1e6 / (time.monotonic() - began)
     finally:
         for one in running:
             machine.stop(one.process)
-    return results, direct
+    return results, direct, others
+
+
+def ratio(results, first, second):
+    """Median over the rounds in which both ran well."""
+    rounds = results[first].keys() & results[second].keys()
+    return statistics.median(results[first][n].cpu / results[second][n].cpu for n in rounds) if rounds else None
 
 
 def median(runs, figure):
     return statistics.median(figure(run) for run in runs)
 
 
-def table(case, results, direct, report):
+def table(case, results, direct, others, report):
     """Prints the table of a case; returns the CPU a request of each peer."""
     p50, p99 = (median(direct, lambda s, f=f: getattr(s, f)) for f in ("p50_us", "p99_us"))
-    report.line(f"\n{case.name}: {case.connections} connections" + (f" x {case.streams} streams" if case.streams else "") + f", {case.path}")
+    report.line(f"\n{case.name}: {case.connections} connections" + (f" x {case.streams} streams" if case.streams else "") + f", {case.path}; other programs took {others:.0%} of the proxies' core")
     report.line(f"  {'':12}{'CPU us':>9}{'of it system':>14}{'spread':>14}{'rps':>9}{'p50 us over direct':>20}{'p99 us over direct':>20}")
     report.line(f"  {'direct':12}{'':>9}{'':>14}{'':>14}{median(direct, lambda s: s.requests / s.seconds):9.0f}{p50:20.0f}{p99:20.0f}  (absolute)")
     cpu = {}
-    for name, runs in results.items():
+    for name, by_round in results.items():
+        runs = list(by_round.values())
         cpu[name] = median(runs, lambda r: r.cpu)
         spread = f"{min(r.cpu for r in runs):.1f}..{max(r.cpu for r in runs):.1f}"
         report.line(

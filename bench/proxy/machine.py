@@ -35,6 +35,7 @@ class Machine:
         self.folder = tempfile.TemporaryDirectory(prefix="weir-bench-")
         self.directory = Path(self.folder.name)
         self.running = []
+        self.spinners = {}
         self.port = 20_000 + os.getpid() * 37 % 8_000
 
     def __enter__(self):
@@ -80,7 +81,7 @@ class Machine:
     def spin(self):
         """A spinner of the lowest class on each core: a core that never halts treats fast and slow proxies alike."""
         for core in (PROXY_CORE, LOAD_CORE):
-            self.start(f"spinner-{core}", ["chrt", "-i", "0", "sh", "-c", "while :; do :; done"], core)
+            self.spinners[core] = self.start(f"spinner-{core}", ["chrt", "-i", "0", "sh", "-c", "while :; do :; done"], core)
 
     def wait_for(self, what, condition, process, seconds=20.0, pause=0.01):
         """Waits until the condition holds; a process that ends meanwhile, or the time limit, is a failure."""
