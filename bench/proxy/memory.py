@@ -72,7 +72,7 @@ def idle(machine, upstream, names, report):
     report.line(f"\nidle_{CONNECTIONS}: PSS kB\n  {'':12}{'idle':>10}{f'{CONNECTIONS} connections':>20}")
     for name in names:
         try:
-            running = peers.start(machine, name, "http1", upstream)
+            running = peers.start(machine, name, "http1", upstream, alone=True)
         except Failure as why:
             report.missing("idle", name, why)
             continue
@@ -103,10 +103,10 @@ def clusters(machine, upstream, count, names, report):
     for name in names:
         running = None
         try:
-            one = peers.start(machine, name, "http1", upstream, many.text(name, 1))
+            one = peers.start(machine, name, "http1", upstream, many.text(name, 1), alone=True)
             base = settled_pss_kb(one.pid)
             machine.stop(one.process)
-            running = peers.start(machine, name, "http1", upstream, many.text(name, count))
+            running = peers.start(machine, name, "http1", upstream, many.text(name, count), alone=True)
             last = many.HOST.format(count - 1)
             machine.wait_for(f"{name}: the last of {count} clusters", lambda: ask(running.port, last) == 200, running.process, 120, 0.005)
             ready = time.monotonic() - running.process.began

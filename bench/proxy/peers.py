@@ -148,14 +148,25 @@ def command(name, config, values):
     return [program("nginx"), "-c", config, "-p", Path(config).parent]
 
 
-def start(machine, name, kind, upstream, text=None):
-    """Starts a peer for a kind of traffic; returns when its port is open."""
+def own_copy(machine, name, program_path):
+    """A copy of a program that no other process runs: PSS would divide its pages by the number of those who do."""
+    copy = machine.directory / f"{name}-program"
+    if not copy.exists():
+        shutil.copy(program_path, copy)
+    return copy
+
+
+def start(machine, name, kind, upstream, text=None, alone=False):
+    """Starts a peer for a kind of traffic; returns when its port is open. `alone`: from a copy of its program."""
     values = {"PORT": machine.free_port(), "ADMIN": machine.free_port(), "METRICS": machine.free_port(), "UPSTREAM": upstream,
               "DIR": machine.directory}
     made, ending = text(values) if text else configuration(name, kind, values)
     config = machine.directory / f"{name}-{kind}-{values['PORT']}.{ending}"
     config.write_text(made)
-    process = machine.start(f"{name}-{values['PORT']}", command(name, config, values), PROXY_CORE)
+    first, *rest = command(name, config, values)
+    if alone:
+        first = own_copy(machine, name, first)
+    process = machine.start(f"{name}-{values['PORT']}", [first, *rest], PROXY_CORE)
     try:
         machine.wait_for(f"{name} ({kind})", lambda: accepts(values["PORT"]), process, 60, 0.002)
     except Failure:
