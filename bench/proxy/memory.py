@@ -10,7 +10,7 @@ import time
 
 import many
 import peers
-from machine import Failure, dies_with_us, pss_kb
+from machine import Failure, cpu_us, dies_with_us, pss_kb
 
 NAMES = ["weir", "envoy", "haproxy", "nginx"]
 CONNECTIONS = 1_000
@@ -99,7 +99,7 @@ def idle(machine, upstream, names, report):
 
 def clusters(machine, upstream, count, names, report):
     """PSS, time to ready and whether requests are served, with many destinations."""
-    report.line(f"\nclusters_{count}:\n  {'':12}{'PSS kB':>10}{'kB each':>10}{'ready s':>10}{'served':>12}")
+    report.line(f"\nclusters_{count}:\n  {'':12}{'PSS kB':>10}{'kB each':>10}{'ready s':>10}{'CPU s':>10}{'served':>12}")
     for name in names:
         running = None
         try:
@@ -109,15 +109,16 @@ def clusters(machine, upstream, count, names, report):
             running = peers.start(machine, name, "http1", upstream, many.text(name, count), alone=True)
             last = many.HOST.format(count - 1)
             machine.wait_for(f"{name}: the last of {count} clusters", lambda: ask(running.port, last) == 200, running.process, 120, 0.005)
-            ready = time.monotonic() - running.process.began
+            ready, spent = time.monotonic() - running.process.began, cpu_us(running.pid)[0] / 1e6
             size = settled_pss_kb(running.pid)
             step = max(count // ASKED, 1)
             asked = range(0, count, step)
             served = sum(ask(running.port, many.HOST.format(number)) == 200 for number in asked)
-            report.line(f"  {name:12}{size:10}{(size - base) / count:10.1f}{ready:10.2f}{f'{served}/{len(asked)}':>12}")
+            report.line(f"  {name:12}{size:10}{(size - base) / count:10.1f}{ready:10.2f}{spent:10.2f}{f'{served}/{len(asked)}':>12}")
             report.value(f"proxy.clusters_{count}.pss_mb.{name}", f"{size / 1024:.1f}")
             report.value(f"proxy.clusters_{count}.kb_each.{name}", f"{(size - base) / count:.2f}")
             report.value(f"proxy.clusters_{count}.ready_s.{name}", f"{ready:.2f}")
+            report.value(f"proxy.clusters_{count}.ready_cpu_s.{name}", f"{spent:.2f}")
             if served != len(asked):
                 report.fault(f"clusters_{count}: {name}: only {served} of {len(asked)} destinations were served")
             if name in ("weir", "envoy") and count >= 10_000:
