@@ -6,8 +6,14 @@ export PATH := $(TOOLS):$(PATH):/usr/sbin:/sbin
 export WEIR_TOOLS := $(TOOLS)
 # Seconds the demo runs before it ends by itself; 0 = until Ctrl-C.
 DEMO_SECONDS ?= 0
+# Of the benchmarks: runs a case and seconds a run; which cases and peers (all if empty); requests of the soak test.
+RUNS ?= 5
+SECONDS ?= 4
+ONLY ?=
+PEERS ?=
+REQUESTS ?= 20000000
 
-.PHONY: help demo test unit e2e e2e-rootless tools tools-demo build lint fmt tidy bench-up clean
+.PHONY: help demo test unit e2e e2e-rootless tools tools-demo tools-bench build lint fmt tidy bench-up bench-proxy soak clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -29,6 +35,9 @@ tools-demo: ## only what the demo needs: nftables and kubectl
 tools: ## install the programs that the tests use into .tools/bin (and Debian packages where needed)
 	@./hack/tools all
 
+tools-bench: ## the proxies and load generators that `make bench-proxy` and `make soak` use
+	@./hack/tools bench
+
 build: ## the release binaries target/release/{weir,bookinfo}
 	cargo build --release -p weir -p bookinfo
 	@ln -sf weir target/release/kubectl-traffic
@@ -44,6 +53,12 @@ tidy: ## check the invariants of ARCHITECTURE.md
 
 bench-up: tools-demo build ## time from `weir up` to figures, and the memory of each process
 	./bench/up
+
+bench-proxy: tools-bench build ## the proxy beside Envoy, HAProxy and nginx: CPU a request, memory (RUNS=5 SECONDS=4 ONLY=case,.. PEERS=peer,..)
+	@RUNS=$(RUNS) SECONDS=$(SECONDS) ONLY=$(ONLY) PEERS=$(PEERS) ./bench/proxy/run
+
+soak: tools-bench build ## the proxy under long load while endpoints come and go: does anything grow? (REQUESTS=20000000)
+	@REQUESTS=$(REQUESTS) ./bench/soak/run
 
 clean: ## remove what builds made (not the installed tools)
 	cargo clean
