@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use weir_series::canonical::{Direction, Peer, Slot};
 
-use crate::config::{Active, Endpoint, Filter, Listener, Telemetry};
+use crate::config::{Active, Endpoint, FilterChain, Listener, Telemetry};
 use crate::worker::Worker;
 
 /// How long the first connection from an address waits for the answer who that is.
@@ -60,11 +60,10 @@ impl Flow {
         Some(Arc::clone(other.unwrap_or(accepted)))
     }
 
-    /// The listener and the chain that serve this connection in a configuration.
-    pub fn choose(&self, active: &Active) -> Option<(Arc<Listener>, Filter)> {
+    /// The chain that serves this connection in a configuration.
+    pub fn choose(&self, active: &Active) -> Option<FilterChain> {
         let listener = Self::listener(active, &self.entry, self.destination)?;
-        let filter = listener.chain(self.destination.port(), self.protocol)?.filter.clone();
-        Some((listener, filter))
+        listener.chain(self.destination.port(), self.protocol).cloned()
     }
 
     /// The other side, seen from the workload: the endpoint outbound, the client inbound.

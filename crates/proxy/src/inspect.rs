@@ -14,7 +14,12 @@ use tokio::net::TcpStream;
 pub const HEAD_BYTES_MAX: usize = 8192;
 /// The longest method that counts as one.
 const METHOD_BYTES_MAX: usize = 32;
+/// The kind of a TLS record with which a handshake begins; its version follows (RFC 8446, 5.1).
+const HANDSHAKE: u8 = 0x16;
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n";
+
+/// How listeners name HTTP/2 without encryption.
+pub const H2C: &str = "h2c";
 
 /// What the first bytes are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,6 +32,8 @@ pub enum Verdict {
     Http11,
     /// HTTP/2 without encryption.
     H2c,
+    /// The first record of a TLS handshake.
+    Tls,
     /// Anything else.
     Other,
 }
@@ -37,7 +44,8 @@ impl Verdict {
         match self {
             Self::Http10 => Some("http/1.0"),
             Self::Http11 => Some("http/1.1"),
-            Self::H2c => Some("h2c"),
+            Self::H2c => Some(H2C),
+            Self::Tls => Some("tls"),
             Self::Unsure | Self::Other => None,
         }
     }
@@ -72,8 +80,11 @@ pub fn verdict(bytes: &[u8]) -> Verdict {
             Verdict::Unsure
         };
     }
-    if bytes == b"\r" {
+    if bytes == b"\r" || bytes == [HANDSHAKE] {
         return Verdict::Unsure;
+    }
+    if bytes.starts_with(&[HANDSHAKE, 3]) {
+        return Verdict::Tls;
     }
     // A server must ignore an empty line before the request line (RFC 9112, 2.2).
     let line = bytes.strip_prefix(b"\r\n").unwrap_or(bytes);
@@ -122,7 +133,8 @@ mod tests {
             (b"", Verdict::Unsure),
             (b"\r", Verdict::Unsure),
             (b"SSH-2.0-OpenSSH_9.2\r\n", Verdict::Other),
-            (b"\x16\x03\x01\x02\x00", Verdict::Other),
+            (b"\x16", Verdict::Unsure),
+            (b"\x16\x03\x01\x02\x00", Verdict::Tls),
             (b"GET / SPDY/3\r\n", Verdict::Other),
             (b"GET \x01", Verdict::Other),
             (b" GET / HTTP/1.1\r\n", Verdict::Other),

@@ -56,6 +56,8 @@ pub struct Life {
     /// When the last connection was accepted, in milliseconds since `start`.
     accepted_ms: AtomicU64,
     start: Instant,
+    /// Cancelled when draining begins.
+    pub drained: CancellationToken,
     /// Connections that are still open are to be closed now.
     pub closing: CancellationToken,
     is_closing: AtomicBool,
@@ -69,6 +71,7 @@ impl Life {
             draining: AtomicBool::new(false),
             accepted_ms: AtomicU64::new(0),
             start: Instant::now(),
+            drained: CancellationToken::new(),
             closing: CancellationToken::new(),
             is_closing: AtomicBool::new(false),
             stopped: CancellationToken::new(),
@@ -83,6 +86,7 @@ impl Life {
     /// Responses say `connection: close` from now on.
     pub fn drain(&self) {
         self.draining.store(true, Ordering::Relaxed);
+        self.drained.cancel();
     }
 
     /// Whether [`Life::drain`] was called.

@@ -4,7 +4,6 @@
 //! those that are due; deadlines that moved meanwhile cost nothing. Enters: deadlines. Leaves: wake-ups.
 
 use std::cell::{Cell, RefCell};
-use std::future::poll_fn;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
@@ -113,11 +112,6 @@ impl Timer {
         }
     }
 
-    /// The deadline.
-    pub fn deadline(&self) -> Option<Instant> {
-        self.slot.deadline.get()
-    }
-
     /// Ready once the deadline has passed; else the task is woken when it has.
     pub fn poll(&self, cx: &mut Context<'_>) -> Poll<()> {
         let Some(at) = self.slot.deadline.get() else {
@@ -134,11 +128,6 @@ impl Timer {
         }
         Poll::Pending
     }
-
-    /// Waits until the deadline has passed.
-    pub async fn expired(&self) {
-        poll_fn(|cx| self.poll(cx)).await
-    }
 }
 
 impl Drop for Timer {
@@ -151,6 +140,7 @@ impl Drop for Timer {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::future::poll_fn;
 
     #[tokio::test]
     async fn deadlines_wake_when_due_and_move_freely() {
@@ -161,13 +151,13 @@ mod tests {
         due.set(Some(start + Duration::from_secs(10)));
         due.set(Some(start));
         tokio::select! {
-            () = due.expired() => {}
-            () = far.expired() => unreachable!("an hour has not passed"),
+            () = poll_fn(|cx| due.poll(cx)) => {}
+            () = poll_fn(|cx| far.poll(cx)) => unreachable!("an hour has not passed"),
             () = timers.run() => unreachable!("it never ends"),
         }
         drop(due);
         let again = timers.timer();
         assert_eq!((again.index, far.index), (0, 1));
-        assert!(again.deadline().is_none());
+        assert!(again.slot.deadline.get().is_none());
     }
 }

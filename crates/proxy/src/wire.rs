@@ -29,19 +29,63 @@ pub enum Io {
     /// Clear text.
     Tcp(TcpStream),
     /// Encrypted, accepted here.
-    TlsServer(Box<server::TlsStream<TcpStream>>),
+    TlsServer(Box<server::TlsStream<Begun>>),
     /// Encrypted, opened here.
     TlsClient(Box<client::TlsStream<TcpStream>>),
 }
 
 impl Io {
+    /// Whether both sides agreed on HTTP/2 when encryption began.
+    pub fn speaks_http2(&self) -> bool {
+        let agreed = match self {
+            Self::Tcp(_) => None,
+            Self::TlsServer(stream) => stream.get_ref().1.alpn_protocol(),
+            Self::TlsClient(stream) => stream.get_ref().1.alpn_protocol(),
+        };
+        agreed == Some(b"h2")
+    }
+
     /// The TCP socket below.
     pub fn tcp(&self) -> &TcpStream {
         match self {
             Self::Tcp(stream) => stream,
-            Self::TlsServer(stream) => stream.get_ref().0,
+            Self::TlsServer(stream) => &stream.get_ref().0.stream,
             Self::TlsClient(stream) => stream.get_ref().0,
         }
+    }
+}
+
+/// A TCP stream of which some bytes were read before.
+#[derive(Debug)]
+pub struct Begun {
+    /// Those bytes.
+    pub first: Bytes,
+    /// What follows.
+    pub stream: TcpStream,
+}
+
+impl AsyncRead for Begun {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.first.is_empty() {
+            return Pin::new(&mut self.stream).poll_read(cx, buf);
+        }
+        let n = self.first.len().min(buf.remaining());
+        buf.put_slice(&self.first.split_to(n));
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Begun {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }
 

@@ -21,11 +21,13 @@ use crate::balance::Rotation;
 use crate::buffers::Buffers;
 use crate::config::{Active, Cluster, Endpoint, EndpointSource, Filter, Map, Telemetry};
 use crate::flow::Flow;
+use crate::http::h1::pool::Origin;
 use crate::http::h1::render::Date;
 use crate::http::h1::{Pool, SWEEP_INTERVAL};
+use crate::http::h2;
 use crate::shared::{Admission, Shared};
 use crate::timers::Timers;
-use crate::wire::{Counts, Io, Wire};
+use crate::wire::{Begun, Counts, Io, Wire};
 use crate::{http, inspect, socket, tcp};
 
 /// Slots that a worker remembers; beyond, it begins anew.
@@ -33,6 +35,8 @@ const SLOTS_MAX: usize = 16_384;
 
 /// Wait after the system had no descriptor or memory for a connection.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(10);
+/// How long a client may take to begin encryption.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(15);
 /// Wait before a socket that could not be opened is tried again.
 const LISTEN_PAUSE: Duration = Duration::from_millis(200);
 
@@ -42,6 +46,8 @@ pub struct Worker {
     pub shared: Arc<Shared>,
     /// Kept connections to endpoints.
     pub pool: Pool,
+    /// The same where many requests share one.
+    pub streams: h2::pool::Pool,
     /// What connections read into.
     pub buffers: Rc<Buffers>,
     /// The deadlines of connections.
@@ -83,6 +89,7 @@ impl Worker {
         Rc::new(Self {
             shared,
             pool: Pool::default(),
+            streams: h2::pool::Pool::default(),
             buffers: Rc::default(),
             timers: Rc::default(),
             nobody: Arc::default(),
@@ -189,10 +196,12 @@ impl Worker {
             .any(|c| matches!(c.spec.source, EndpointSource::OriginalDst));
         let endpoints = active.clusters.values().flat_map(|c| c.endpoints.iter());
         let known: std::collections::HashSet<SocketAddr> = endpoints.map(|e| e.address).collect();
-        self.pool.sweep(|origin| match origin.original {
+        let keep = |origin: &Origin| match origin.original {
             true => anywhere,
             false => known.contains(&origin.address),
-        });
+        };
+        self.pool.sweep(keep);
+        self.streams.sweep(keep);
     }
 }
 
@@ -341,13 +350,28 @@ async fn connection(worker: Rc<Worker>, entry: Arc<str>, mut stream: TcpStream, 
     let active = flow.worker.shared.active.load_full();
     let chosen = flow.choose(&active);
     let flow = Rc::new(flow);
-    match chosen {
-        None => socket::reset_on_close(&stream),
-        Some((_, Filter::Tcp(chain))) => tcp::serve(flow, Io::Tcp(stream), &first, chain, active).await,
-        Some((_, Filter::Http(chain))) => {
-            let (version, stats) = (active.version, active.stats_of(&chain));
+    let Some(chain) = chosen else {
+        socket::reset_on_close(&stream);
+        return;
+    };
+    let (io, first) = match &chain.tls {
+        None => (Io::Tcp(stream), first),
+        Some(tls) => {
+            let acceptor = tokio_rustls::TlsAcceptor::from(Arc::clone(&tls.config));
+            let accepting = acceptor.accept(Begun { first, stream });
+            match tokio::time::timeout(HANDSHAKE_TIMEOUT, accepting).await {
+                Ok(Ok(stream)) => (Io::TlsServer(Box::new(stream)), Bytes::new()),
+                Ok(Err(error)) => return tracing::debug!(%source, %error, "TLS handshake"),
+                Err(_) => return tracing::debug!(%source, "TLS handshake not in time"),
+            }
+        }
+    };
+    match chain.filter {
+        Filter::Tcp(filter) => tcp::serve(flow, io, &first, filter, active).await,
+        Filter::Http(filter) => {
+            let (version, stats) = (active.version, active.stats_of(&filter));
             drop(active);
-            http::serve(flow, Io::Tcp(stream), &first, chain, stats, version).await;
+            http::serve(flow, io, &first, filter, stats, version).await;
         }
     }
 }

@@ -49,25 +49,6 @@ pub fn remove_hop_by_hop(headers: &mut HeaderMap) {
     }
 }
 
-/// Whether a request asks for a WebSocket.
-pub fn wants_websocket(headers: &HeaderMap) -> bool {
-    let upgrade = headers
-        .get(header::UPGRADE)
-        .is_some_and(|v| v.as_bytes().eq_ignore_ascii_case(b"websocket"));
-    upgrade
-        && headers.get_all(header::CONNECTION).iter().any(|value| {
-            value
-                .to_str()
-                .is_ok_and(|v| v.split(',').any(|token| token.trim().eq_ignore_ascii_case("upgrade")))
-        })
-}
-
-/// Says that the connection changes to WebSocket.
-pub fn set_websocket(headers: &mut HeaderMap) {
-    headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
-    headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
-}
-
 /// Adds what every request of a mesh has, where the client did not.
 pub fn add_request_headers(headers: &mut HeaderMap, request_id: bool) {
     headers
@@ -200,15 +181,5 @@ mod tests {
             ids.iter()
                 .all(|id| id.len() == 36 && &id[14..15] == "4" && "89ab".contains(&id[19..20]))
         );
-    }
-
-    #[test]
-    fn websocket_needs_both_headers() {
-        assert!(wants_websocket(&map(&[
-            ("connection", "keep-alive, Upgrade"),
-            ("upgrade", "WebSocket")
-        ])));
-        assert!(!wants_websocket(&map(&[("upgrade", "websocket")])));
-        assert!(!wants_websocket(&map(&[("connection", "upgrade"), ("upgrade", "h2c")])));
     }
 }

@@ -10,14 +10,21 @@
 
 pub mod attempts;
 pub mod h1;
+pub mod h2;
 pub mod headers;
+pub mod lifetime;
+mod message;
 pub mod record;
+mod translate;
 
+use std::future::poll_fn;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::{Poll, ready};
 
-use crate::config::{Http, HttpStats, Telemetry};
+use crate::config::{Codec, Http, HttpStats, Telemetry};
 use crate::flow::Flow;
+use crate::inspect::H2C;
 use crate::wire::{Counts, Io, Wire};
 
 /// Serves a connection until it ends. `first` are bytes that were read from it before.
@@ -27,6 +34,40 @@ pub async fn serve(flow: Rc<Flow>, io: Io, first: &[u8], http: Arc<Http>, stats:
         http: Some(Arc::clone(&stats)),
         ..Counts::default()
     };
-    let wire = Wire::new(io, first, &flow.worker.buffers, counts);
-    h1::serve(flow, wire, http, stats, version).await;
+    let two = match http.codec {
+        Codec::Http1 => false,
+        Codec::Http2 => true,
+        Codec::Auto => flow.protocol == Some(H2C) || io.speaks_http2(),
+    };
+    let mut wire = Wire::new(io, first, &flow.worker.buffers, counts);
+    if two || (http.codec == Codec::Auto && flow.protocol.is_none() && begins_http2(&mut wire).await) {
+        h2::serve(flow, wire, http, stats, version).await;
+    } else {
+        h1::serve(flow, wire, http, stats, version).await;
+    }
+}
+
+/// What an HTTP/2 client sends first, as far as no HTTP/1 client does.
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n";
+
+/// Whether the client speaks HTTP/2 without having said so before (RFC 9113, 3.3). Waits only while its bytes leave that
+/// open, and no longer than a head may take.
+async fn begins_http2(wire: &mut Wire) -> bool {
+    let look = poll_fn(|cx| {
+        loop {
+            let unread = wire.unread();
+            let length = unread.len().min(PREFACE.len());
+            if unread[..length] != PREFACE[..length] {
+                return Poll::Ready(false);
+            }
+            if length == PREFACE.len() {
+                return Poll::Ready(true);
+            }
+            match ready!(wire.poll_more(cx)) {
+                Ok(1..) => {}
+                _ => return Poll::Ready(false),
+            }
+        }
+    });
+    look.await
 }

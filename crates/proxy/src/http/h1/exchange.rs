@@ -3,6 +3,7 @@
 //! Enters: a connection with a whole head in it. Leaves: what follows on that connection. Malformed requests end here; where
 //! good ones go is up to `route`, which endpoint is tried up to `attempts`, how a try is made up to `send`.
 
+use std::cell::RefCell;
 use std::future::poll_fn;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -16,15 +17,18 @@ use super::render::{self, After};
 use super::send::{Answer, Sent, Upload};
 use super::serve::{Connection, Next};
 use crate::config::route::Forward;
-use crate::config::{Action, Active, EndpointSource, Route};
+use crate::config::{Action, Active, EndpointSource, Protocol, Route};
 use crate::http::attempts::{Attempts, Failure};
+use crate::http::headers;
+use crate::http::h2::upstream::{Client, End, Exchange};
+use crate::http::lifetime::STALL;
+use crate::http::message::Source;
 use crate::http::record::Record;
+use crate::http::translate as other;
 use crate::wire::Wire;
 
 /// Bodies up to this size are read whole before they are sent where a retry policy may want them again.
 const REPLAY_BYTES_MAX: u64 = 64 * 1024;
-/// A body or a response that does not move for this long is given up.
-pub const STALL: Duration = Duration::from_secs(300);
 
 /// What remains of a request's head once it is rendered.
 #[derive(Debug, Clone, Copy)]
@@ -51,6 +55,8 @@ enum Plan {
     /// The proxy answers by itself.
     Local(u16, bytes::Bytes),
     Forward(Arc<Route>),
+    /// The endpoints speak HTTP/2.
+    Translate(Arc<Route>, Box<http::request::Parts>),
 }
 
 impl Connection {
@@ -62,7 +68,7 @@ impl Connection {
         let (Some(facts), mut record) = (facts, record) else {
             return match plan {
                 Plan::Refuse(why) => self.refuse_malformed(why).await,
-                Plan::Local(..) | Plan::Forward(_) => Next::Gone,
+                _ => Next::Gone,
             };
         };
         self.wire.consume(length);
@@ -72,6 +78,10 @@ impl Connection {
                 Action::Respond { .. } => Next::Gone,
             },
             Plan::Local(status, body) => self.local(&mut record, status, &body, facts).await,
+            Plan::Translate(route, parts) => match &route.action {
+                Action::Forward(forward) => self.translate(&active, forward, *parts, facts, record).await,
+                Action::Respond { .. } => Next::Gone,
+            },
             Plan::Refuse(_) => Next::Gone,
         }
     }
@@ -101,7 +111,18 @@ impl Connection {
             return (record, Plan::Local(404, bytes::Bytes::new()), Some(facts));
         };
         record.authority(found.authority);
+        let two = |forward: &Forward| {
+            let cluster = active.clusters.get(&forward.cluster);
+            cluster.is_some_and(|c| c.spec.protocol == Protocol::Http2)
+        };
         let plan = match &found.route.action {
+            Action::Forward(forward) if two(forward) => match other::request(&request, &self.flow.destination.to_string()) {
+                Ok(mut parts) => {
+                    headers::add_request_headers(&mut parts.headers, http.generate_request_id);
+                    Plan::Translate(found.route, Box::new(parts))
+                }
+                Err(why) => return (record, Plan::Refuse(why), None),
+            },
             Action::Respond { status, body } => {
                 record.direct_response();
                 Plan::Local(status.as_u16(), body.render(self.flow.destination))
@@ -193,6 +214,78 @@ impl Connection {
                 && self.pause(wait).await.is_err()
             {
                 return self.late(record, facts).await;
+            }
+        }
+    }
+
+    /// Forwards a request to endpoints that speak HTTP/2.
+    async fn translate(
+        &mut self,
+        active: &Arc<Active>,
+        route: &Forward,
+        parts: http::request::Parts,
+        facts: Facts,
+        mut record: Record,
+    ) -> Next {
+        let Some(cluster) = active.clusters.get(&route.cluster) else {
+            record.no_cluster();
+            return self.local(&mut record, 503, b"", facts).await;
+        };
+        let now = record.started();
+        self.time.limit_stall(route.timeout.map(|limit| now + limit), STALL, now);
+        let flow = Rc::clone(&self.flow);
+        let after = self.after(facts);
+        let authority = parts.uri.authority().map(ToString::to_string).unwrap_or_default();
+        let shared = RefCell::new(&mut self.wire);
+        let body = match facts.framing {
+            Framing::Empty => Source::Empty,
+            framing => Source::H1(&shared, Body::new(framing), false),
+        };
+        let exchange = Exchange {
+            flow: &flow,
+            parts,
+            authority,
+            body: Some(body),
+            client: Client::H1 {
+                wire: &shared,
+                one_one: facts.one_one,
+                after,
+                date: flow.worker.with_date(<[u8]>::to_vec),
+            },
+            time: &mut self.time,
+            record: &mut record,
+        };
+        let (end, client) = exchange.run(active, cluster, route).await;
+        let after = match client {
+            Client::H1 { after, .. } => after,
+            Client::H2(_) => After::Close,
+        };
+        match end {
+            End::Complete { request_read: true } if after != After::Close => Next::Request,
+            End::Complete { request_read } => Next::End { unread: !request_read },
+            End::Broken => {
+                self.wire.reset_on_close();
+                Next::Gone
+            }
+            // Nothing was answered; what was read of the body is gone.
+            End::NoEndpoint => {
+                record.local(503);
+                self.reply(503, b"no healthy upstream", facts.to_head, after, facts.framing != Framing::Empty)
+                    .await
+            }
+            End::Failed(failure) => {
+                record.head(failure.status(), false, None);
+                record.upstream_failed();
+                let (status, text) = (failure.status(), failure.reason().as_bytes());
+                self.reply(status, text, facts.to_head, after, facts.framing != Framing::Empty)
+                    .await
+            }
+            End::Late => {
+                record.head(504, false, None);
+                record.timed_out();
+                let text = b"upstream request timeout";
+                self.reply(504, text, facts.to_head, after, facts.framing != Framing::Empty)
+                    .await
             }
         }
     }

@@ -12,10 +12,9 @@ pub mod body;
 pub mod chunked;
 pub mod head;
 mod exchange;
-mod lifetime;
 pub mod pool;
 pub mod render;
-mod send;
+pub mod send;
 mod serve;
 
 pub use pool::{Pool, SWEEP_INTERVAL};

@@ -356,7 +356,11 @@ impl Connection {
 }
 
 /// Waits for the end of a head; leaves the bytes before it and where it ends.
-fn find_head(upstream: &mut Wire, searched: &mut usize, cx: &mut Context<'_>) -> Poll<Result<(usize, usize), Failure>> {
+pub fn find_head(
+    upstream: &mut Wire,
+    searched: &mut usize,
+    cx: &mut Context<'_>,
+) -> Poll<Result<(usize, usize), Failure>> {
     loop {
         let unread = upstream.unread();
         if unread.len() > *searched {

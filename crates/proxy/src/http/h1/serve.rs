@@ -10,7 +10,7 @@ use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use super::head::{self, End, Malformed};
-use super::lifetime::Lifetime;
+use crate::http::lifetime::Lifetime;
 use super::render::{self, After};
 use crate::config::{Active, Filter, Http, HttpStats};
 use crate::flow::Flow;
@@ -154,8 +154,8 @@ impl Connection {
     pub fn follow(&mut self, active: &Active) -> Arc<Http> {
         if self.version != active.version {
             self.version = active.version;
-            match self.flow.choose(active) {
-                Some((_, Filter::Http(http))) => {
+            match self.flow.choose(active).map(|chain| chain.filter) {
+                Some(Filter::Http(http)) => {
                     self.stats = active.stats_of(&http);
                     (self.http, self.outdated) = (http, false);
                 }

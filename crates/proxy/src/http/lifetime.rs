@@ -9,6 +9,9 @@ use std::time::{Duration, Instant};
 use crate::timers::Timer;
 use crate::worker::Worker;
 
+/// A body or a response that does not move for this long is given up.
+pub const STALL: Duration = Duration::from_secs(300);
+
 /// The time of one connection.
 pub struct Lifetime {
     timer: Timer,

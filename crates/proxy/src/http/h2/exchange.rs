@@ -1,0 +1,182 @@
+//! One HTTP/2 request of a client.
+//!
+//! Enters: a stream with its head. Leaves: its response. Finds the route as HTTP/1 does; the rest is up to `upstream`.
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use h2::RecvStream;
+use h2::server::SendResponse;
+use http::header::{self, HeaderValue};
+use http::{HeaderMap, Method, Request, Response, StatusCode};
+
+use super::server::Session;
+use super::upstream::{Client, End, Exchange};
+use crate::config::route::Forward;
+use crate::config::{Action, Active};
+use crate::http::headers;
+use crate::http::lifetime::{Lifetime, STALL};
+use crate::http::message::Source;
+use crate::http::record::Record;
+use crate::http::translate;
+
+/// Bodies up to this size are read whole before they are sent where a retry policy may want them again.
+const REPLAY_BYTES_MAX: u64 = 64 * 1024;
+
+/// Serves one request.
+pub async fn serve(session: &Session, request: Request<RecvStream>, mut respond: SendResponse<Bytes>) {
+    let flow = &session.flow;
+    let active = flow.worker.active();
+    let (http, stats) = session.follow(&active);
+    let muted = flow.from_host && headers::is_probe(request.headers());
+    let mut record = Record::new(flow, &stats, muted);
+    let (mut parts, body) = request.into_parts();
+    let authority = match authority(&parts.uri, &parts.headers) {
+        Ok(_) if parts.method == Method::CONNECT => {
+            return local(&mut record, &mut respond, 400, b"CONNECT is not supported");
+        }
+        Ok(authority) => authority,
+        Err(why) => return local(&mut record, &mut respond, 400, why.as_bytes()),
+    };
+    let table = active.table_of(&http);
+    let Some(found) = table.and_then(|table| table.find(&authority, parts.uri.path())) else {
+        record.no_route();
+        return local(&mut record, &mut respond, 404, b"");
+    };
+    record.authority(found.authority);
+    let forward = match &found.route.action {
+        Action::Respond { status, body } => {
+            record.direct_response();
+            let text = body.render(flow.destination);
+            return local(&mut record, &mut respond, status.as_u16(), &text);
+        }
+        Action::Forward(forward) => forward,
+    };
+    parts.headers.remove(header::HOST);
+    headers::add_request_headers(&mut parts.headers, http.generate_request_id);
+    let mut uri = parts.uri.clone().into_parts();
+    uri.scheme = Some(http::uri::Scheme::HTTP);
+    match http::uri::Authority::try_from(authority.as_str()).map(|a| uri.authority = Some(a)) {
+        Ok(()) => {}
+        Err(_) => return local(&mut record, &mut respond, 400, b"a bad :authority"),
+    }
+    if uri.path_and_query.is_none() {
+        uri.path_and_query = Some(http::uri::PathAndQuery::from_static("/"));
+    }
+    match http::Uri::from_parts(uri) {
+        Ok(uri) => parts.uri = uri,
+        Err(_) => return local(&mut record, &mut respond, 400, b"a bad :path"),
+    }
+    send(session, &active, forward, parts, authority, body, respond, record).await;
+}
+
+#[allow(clippy::too_many_arguments)] // the parts of one request, each with its own owner
+async fn send(
+    session: &Session,
+    active: &Active,
+    forward: &Forward,
+    parts: http::request::Parts,
+    authority: String,
+    body: RecvStream,
+    mut respond: SendResponse<Bytes>,
+    mut record: Record,
+) {
+    let flow: &Rc<_> = &session.flow;
+    let Some(cluster) = active.clusters.get(&forward.cluster) else {
+        record.no_cluster();
+        return local(&mut record, &mut respond, 503, b"");
+    };
+    let mut time = Lifetime::new(&flow.worker);
+    let now = record.started();
+    time.limit_stall(forward.timeout.map(|limit| now + limit), STALL, now);
+    let source = match source(body, &parts.headers, forward.retry.limit > 0).await {
+        Some(source) => source,
+        None => return,
+    };
+    let exchange = Exchange {
+        flow,
+        parts,
+        authority,
+        body: Some(source),
+        client: Client::H2(respond),
+        time: &mut time,
+        record: &mut record,
+    };
+    let cluster = Arc::clone(cluster);
+    let (end, client) = exchange.run(active, &cluster, forward).await;
+    let Client::H2(mut respond) = client else { return };
+    match end {
+        End::Complete { .. } => {}
+        End::Broken => respond.send_reset(h2::Reason::INTERNAL_ERROR),
+        End::NoEndpoint => local(&mut record, &mut respond, 503, b"no healthy upstream"),
+        End::Failed(failure) => {
+            record.head(failure.status(), false, None);
+            record.upstream_failed();
+            answer(&mut respond, failure.status(), failure.reason().as_bytes());
+        }
+        End::Late => {
+            record.head(504, false, None);
+            record.timed_out();
+            answer(&mut respond, 504, b"upstream request timeout");
+        }
+    }
+}
+
+/// The body of a request; small ones that may be wanted again are read whole. `None`: the client broke off.
+async fn source(mut body: RecvStream, headers: &HeaderMap, replay: bool) -> Option<Source<'static>> {
+    if body.is_end_stream() {
+        return Some(Source::Empty);
+    }
+    if !replay || translate::content_length(headers).is_none_or(|length| length > REPLAY_BYTES_MAX) {
+        return Some(Source::H2(body));
+    }
+    let mut whole = Vec::new();
+    while let Some(data) = body.data().await {
+        let data = data.ok()?;
+        // It fails only for more than was received.
+        let _ = body.flow_control().release_capacity(data.len());
+        whole.extend_from_slice(&data);
+    }
+    Some(Source::Whole(whole.into()))
+}
+
+/// The host that a request is for (RFC 9113, 8.3.1).
+fn authority(uri: &http::Uri, headers: &HeaderMap) -> Result<String, &'static str> {
+    let mut hosts = headers.get_all(header::HOST).iter();
+    let (host, second) = (hosts.next(), hosts.next());
+    if second.is_some() {
+        return Err("more than one Host");
+    }
+    let host = host.map(HeaderValue::to_str).transpose().map_err(|_| "a bad Host")?;
+    match (uri.authority(), host) {
+        (Some(authority), Some(host)) if !authority.as_str().eq_ignore_ascii_case(host) => {
+            Err(":authority and Host differ")
+        }
+        (Some(authority), _) if authority.as_str().contains('@') => Err("a user in :authority"),
+        (Some(authority), _) => Ok(authority.as_str().to_owned()),
+        (None, Some(host)) => Ok(host.to_owned()),
+        (None, None) => Err("neither :authority nor Host"),
+    }
+}
+
+/// A reply that the proxy makes itself.
+fn local(record: &mut Record, respond: &mut SendResponse<Bytes>, status: u16, text: &[u8]) {
+    record.local(status);
+    answer(respond, status, text);
+}
+
+fn answer(respond: &mut SendResponse<Bytes>, status: u16, text: &[u8]) {
+    let mut response = Response::new(());
+    *response.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    if !text.is_empty() {
+        let plain = HeaderValue::from_static("text/plain");
+        response.headers_mut().insert(header::CONTENT_TYPE, plain);
+    }
+    // Errors mean that the client is gone.
+    if let Ok(mut stream) = respond.send_response(response, text.is_empty())
+        && !text.is_empty()
+    {
+        let _ = stream.send_data(Bytes::copy_from_slice(text), true);
+    }
+}

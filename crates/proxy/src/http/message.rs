@@ -1,0 +1,284 @@
+//! Bodies that change their framing on the way: HTTP/2 on at least one side.
+//!
+//! Enters: frames of a [`Source`]. Leaves: the same on a [`Sink`], no faster than that takes them. Where both sides speak
+//! HTTP/1 nothing of this is used: there bodies pass as they stand.
+
+use std::cell::RefCell;
+use std::io::{self, IoSlice, Write};
+use std::task::{Context, Poll, ready};
+
+use bytes::{Buf, Bytes};
+use h2::{RecvStream, SendStream};
+use http::HeaderMap;
+
+use super::h1::body::{Body, Broken};
+use super::translate;
+use crate::wire::Wire;
+
+/// A connection that a source and a sink share; borrowed within a poll only.
+pub type SharedWire<'w> = RefCell<&'w mut Wire>;
+
+/// A piece of a body.
+#[derive(Debug)]
+pub enum Frame {
+    /// Content.
+    Data(Bytes),
+    /// What follows the content.
+    Trailers(HeaderMap),
+}
+
+/// Where a body comes from.
+pub enum Source<'w> {
+    /// There is none, or it was all taken.
+    Empty,
+    /// Here already; can be sent again.
+    Whole(Bytes),
+    /// An HTTP/2 stream.
+    H2(RecvStream),
+    /// An HTTP/1 message, and whether its trailers were taken.
+    H1(&'w SharedWire<'w>, Body, bool),
+}
+
+impl Source<'_> {
+    /// Whether nothing comes any more. `false` where that is not known yet.
+    pub fn is_end(&self) -> bool {
+        match self {
+            Self::Empty => true,
+            Self::Whole(bytes) => bytes.is_empty(),
+            Self::H2(stream) => stream.is_end_stream(),
+            Self::H1(_, body, _) => body.is_done() && body.trailers().len() <= 2,
+        }
+    }
+
+    /// The next piece; `None` at the end.
+    pub fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Frame>, Broken>> {
+        match self {
+            Self::Empty => Poll::Ready(Ok(None)),
+            Self::Whole(bytes) => {
+                let bytes = std::mem::take(bytes);
+                Poll::Ready(Ok((!bytes.is_empty()).then_some(Frame::Data(bytes))))
+            }
+            Self::H2(stream) => {
+                match ready!(stream.poll_data(cx)) {
+                    Some(Ok(data)) => return Poll::Ready(Ok(Some(Frame::Data(data)))),
+                    Some(Err(_)) => return Poll::Ready(Err(Broken::Source)),
+                    None => {}
+                }
+                match ready!(stream.poll_trailers(cx)) {
+                    Ok(Some(trailers)) => Poll::Ready(Ok(Some(Frame::Trailers(trailers)))),
+                    Ok(None) => Poll::Ready(Ok(None)),
+                    Err(_) => Poll::Ready(Err(Broken::Source)),
+                }
+            }
+            Self::H1(wire, body, trailed) => {
+                if let Some(data) = ready!(body.poll_content(&mut wire.borrow_mut(), cx))? {
+                    return Poll::Ready(Ok(Some(Frame::Data(data))));
+                }
+                if std::mem::replace(trailed, true) {
+                    return Poll::Ready(Ok(None));
+                }
+                let trailers = translate::trailers(body.trailers()).map_err(Broken::Malformed)?;
+                Poll::Ready(Ok(trailers.map(Frame::Trailers)))
+            }
+        }
+    }
+
+    /// So much of the content went on: the sender may send as much again.
+    fn release(&mut self, bytes: usize) {
+        if let Self::H2(stream) = self {
+            // It fails only for more than was received.
+            let _ = stream.flow_control().release_capacity(bytes);
+        }
+    }
+}
+
+/// How an HTTP/1 message is framed that is written anew.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Writing {
+    /// As long as its head says, or until the connection ends.
+    Plain,
+    /// In chunks.
+    Chunked,
+}
+
+/// Where a body goes.
+pub enum Sink<'w> {
+    /// An HTTP/2 stream.
+    H2(SendStream<Bytes>),
+    /// An HTTP/1 message.
+    H1(&'w SharedWire<'w>, Writing),
+}
+
+/// A body on its way.
+pub struct Pump<'s, 't> {
+    /// Where it comes from.
+    pub source: Source<'s>,
+    sink: Sink<'t>,
+    /// Written before anything else: a head, or a frame around content (HTTP/1 only).
+    before: Vec<u8>,
+    /// Content that waits.
+    data: Bytes,
+    after: &'static [u8],
+    state: State,
+    /// Trailers that passed.
+    pub trailers: Option<HeaderMap>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Open,
+    /// The end is to be written.
+    Ending,
+    Done,
+}
+
+impl<'s, 't> Pump<'s, 't> {
+    /// A body whose head was sent, or stands in `head` (HTTP/1 only). `ended`: the sink was told that nothing follows.
+    pub fn new(source: Source<'s>, sink: Sink<'t>, head: Vec<u8>, ended: bool) -> Self {
+        let state = match (ended, head.is_empty()) {
+            (true, true) => State::Done,
+            (true, false) => State::Ending,
+            (false, _) => State::Open,
+        };
+        Self {
+            source,
+            sink,
+            before: head,
+            data: Bytes::new(),
+            after: b"",
+            state,
+            trailers: None,
+        }
+    }
+
+    /// Whether all has passed.
+    pub fn is_done(&self) -> bool {
+        self.state == State::Done
+    }
+
+    /// Moves as much as possible. `moved` is set when anything moved. Ready when all has passed.
+    pub fn poll(&mut self, moved: &mut bool, cx: &mut Context<'_>) -> Poll<Result<(), Broken>> {
+        loop {
+            ready!(self.poll_write(cx)).map_err(|_| Broken::Sink)?;
+            match self.state {
+                State::Done => return self.poll_flush(cx).map_err(|_| Broken::Sink),
+                State::Ending => {
+                    self.state = State::Done;
+                    continue;
+                }
+                State::Open => {}
+            }
+            let frame = match self.source.poll_frame(cx) {
+                Poll::Ready(frame) => frame?,
+                Poll::Pending => {
+                    ready!(self.poll_flush(cx)).map_err(|_| Broken::Sink)?;
+                    return Poll::Pending;
+                }
+            };
+            *moved = true;
+            match frame {
+                Some(Frame::Data(data)) => self.data(data),
+                Some(Frame::Trailers(trailers)) => {
+                    self.end(Some(&trailers))?;
+                    self.trailers = Some(trailers);
+                }
+                None => self.end(None)?,
+            }
+        }
+    }
+
+    fn data(&mut self, data: Bytes) {
+        if let Sink::H1(_, Writing::Chunked) = self.sink
+            && !data.is_empty()
+        {
+            // Writing into a vector cannot fail.
+            let _ = write!(self.before, "{:x}\r\n", data.len());
+            self.after = b"\r\n";
+        }
+        self.data = data;
+    }
+
+    fn end(&mut self, trailers: Option<&HeaderMap>) -> Result<(), Broken> {
+        match &mut self.sink {
+            Sink::H1(_, Writing::Plain) => {}
+            Sink::H1(_, Writing::Chunked) => {
+                self.before.extend_from_slice(b"0\r\n");
+                if let Some(trailers) = trailers {
+                    translate::render_fields(&mut self.before, trailers);
+                }
+                self.before.extend_from_slice(b"\r\n");
+            }
+            Sink::H2(stream) => match trailers {
+                Some(trailers) => stream.send_trailers(trailers.clone()).map_err(|_| Broken::Sink)?,
+                None => stream.send_data(Bytes::new(), true).map_err(|_| Broken::Sink)?,
+            },
+        }
+        self.state = State::Ending;
+        Ok(())
+    }
+
+    /// Writes what waits.
+    fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.sink {
+            Sink::H2(stream) => {
+                while !self.data.is_empty() {
+                    if stream.capacity() == 0 {
+                        stream.reserve_capacity(self.data.len());
+                        match ready!(stream.poll_capacity(cx)) {
+                            Some(Ok(_)) => {}
+                            Some(Err(error)) => return Poll::Ready(Err(io::Error::other(error))),
+                            None => return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
+                        }
+                        if stream.capacity() == 0 {
+                            continue;
+                        }
+                    }
+                    let piece = self.data.split_to(stream.capacity().min(self.data.len()));
+                    let length = piece.len();
+                    let last = self.data.is_empty() && self.source.is_end();
+                    stream.send_data(piece, last).map_err(io::Error::other)?;
+                    self.source.release(length);
+                    if last {
+                        self.state = State::Done;
+                    }
+                }
+                // An endpoint or a client that wants no more says so.
+                if self.state == State::Open
+                    && let Poll::Ready(reset) = stream.poll_reset(cx)
+                {
+                    return Poll::Ready(Err(io::Error::other(format!("{reset:?}"))));
+                }
+                Poll::Ready(Ok(()))
+            }
+            Sink::H1(wire, _) => {
+                let mut wire = wire.borrow_mut();
+                while !(self.before.is_empty() && self.data.is_empty() && self.after.is_empty()) {
+                    let slices = [&self.before[..], &self.data[..], self.after].map(IoSlice::new);
+                    let mut n = ready!(wire.poll_write(cx, &slices))?;
+                    let of_before = n.min(self.before.len());
+                    self.before.drain(..of_before);
+                    n -= of_before;
+                    let of_data = n.min(self.data.len());
+                    self.data.advance(of_data);
+                    self.source.release(of_data);
+                    self.after = &self.after[n - of_data..];
+                }
+                Poll::Ready(Ok(()))
+            }
+        }
+    }
+
+    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &self.sink {
+            Sink::H1(wire, _) => wire.borrow_mut().poll_flush(cx),
+            Sink::H2(_) => Poll::Ready(Ok(())),
+        }
+    }
+
+    /// Ends an HTTP/2 stream early, with the word that this was no success.
+    pub fn reset(&mut self, reason: h2::Reason) {
+        if let Sink::H2(stream) = &mut self.sink {
+            stream.send_reset(reason);
+        }
+    }
+}
