@@ -209,7 +209,10 @@ async fn from_a_label_to_a_cluster_and_back() {
         (&json!("Warning"), &json!("web"))
     );
     assert!(
-        event["message"].as_str().unwrap().contains("http, tcp or direct"),
+        event["message"]
+            .as_str()
+            .unwrap()
+            .contains("http, http2, grpc, tcp or direct"),
         "{event}"
     );
     kubernetes.put(SERVICES, service("http"));

@@ -159,3 +159,40 @@ fn a_rejected_resource_is_named_and_the_last_good_one_stays() {
         envoy.stop().await;
     });
 }
+
+/// Clients of HTTP/1.1 and of HTTP/2 both reach an application of HTTP/2, outbound and inbound, and one of HTTP/1.1.
+#[test]
+fn either_http_is_translated_to_what_the_application_speaks() {
+    in_own_namespace("either_http_is_translated_to_what_the_application_speaks", || async {
+        harness::pod_network();
+        for address in ["10.244.1.2", "10.244.1.3"] {
+            harness::serve_http2(&format!("{address}:9080"), "http2").await;
+            harness::serve_http2(&format!("{address}:9090"), "grpc").await;
+        }
+        harness::serve_http("10.244.1.2:8080", "http1").await;
+        let envoy = Envoy::start(NODE, Protocol::Delta).await;
+        let snapshot = snapshot(&harness::golden_mesh("http2"), &mut Lowered::default());
+        envoy.publish(&snapshot);
+        envoy.has(&snapshot, "http2").await;
+        for (address, text) in [
+            ("10.96.0.20:9080", "http2"),
+            ("10.96.0.20:9090", "grpc"),
+            ("10.244.1.2:9080", "http2"),
+            ("10.244.1.2:9090", "grpc"),
+            ("10.96.0.21:80", "http1"),
+            ("10.244.1.2:8080", "http1"),
+        ] {
+            let of_http1 = harness::get(address, "reviews").await;
+            assert_eq!(of_http1, (200, text.to_owned()), "HTTP/1.1 to {address}");
+            // Where Services disagree, the application gets what the client speaks: here that would be HTTP/2.
+            if address != "10.244.1.2:8080" {
+                let of_http2 = harness::get_http2(address, "reviews").await;
+                assert_eq!(of_http2, (200, text.to_owned()), "HTTP/2 to {address}");
+            }
+        }
+        let (status, _) = harness::get_http2("10.96.0.77:9080", "nobody").await;
+        assert_eq!(status, 404, "a blocked request of HTTP/2 is told so too");
+        assert_eq!(envoy.rejections(), Vec::<String>::new());
+        envoy.stop().await;
+    });
+}

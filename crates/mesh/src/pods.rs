@@ -58,7 +58,7 @@ pub struct Pod {
 /// A pod's port that services lead to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct InboundPort {
-    /// The strongest protocol of the services that lead here: http over tcp over direct.
+    /// The strongest protocol of the services that lead here: http over http2, grpc, tcp and direct.
     pub protocol: Protocol,
     /// Host names under which clients know the port.
     pub domains: BTreeSet<String>,

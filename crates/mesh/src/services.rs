@@ -68,7 +68,7 @@ pub struct Endpoint {
 /// An address of a single pod that clients use directly.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Address {
-    /// The strongest protocol asked for: http over tcp over direct.
+    /// The strongest protocol asked for: http over http2, grpc, tcp and direct.
     pub protocol: Protocol,
     /// The address itself. Whether it is ready does not matter: the client chose it.
     pub endpoint: Endpoint,

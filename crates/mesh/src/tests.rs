@@ -131,7 +131,7 @@ fn bad_port_labels_are_problems_and_the_port_stays_blocked() {
         texts(&problems),
         [
             "Service default/web: metadata.labels[traffic.port.8080]: the Service has no TCP port 8080; its TCP ports: 80 (label the Service's port, not the container's)",
-            "Service default/web: metadata.labels[traffic.port.80]: \"htpp\" is not a protocol; write http, tcp or direct (the port stays blocked until then)",
+            "Service default/web: metadata.labels[traffic.port.80]: \"htpp\" is not a protocol; write http, http2, grpc, tcp or direct (the port stays blocked until then)",
             "Service default/web: metadata.labels[traffic.port.x]: \"x\" is not a port; write traffic.port.N with N from 1 to 65535",
         ]
     );

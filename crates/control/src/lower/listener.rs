@@ -34,7 +34,10 @@ use envoy_types::pb::envoy::r#type::v3::Int32Range;
 use weir_api::labels::{Engine, Protocol};
 use weir_mesh::{InboundPort, Mesh};
 
-use super::{BLOCKED, Bound, INBOUND, INBOUND_PORT, OUTBOUND, OUTBOUND_PORT, any, no, number, route, seconds, yes};
+use super::{
+    BLOCKED, Bound, INBOUND, INBOUND_HTTP2, INBOUND_PORT, OUTBOUND, OUTBOUND_PORT, any, http2_options, no, number,
+    route, seconds, yes,
+};
 
 mod access_log;
 
@@ -57,8 +60,7 @@ pub(super) fn socket_address(ip: IpAddr, port: u32) -> Address {
 /// 404, anything else is reset.
 pub(super) fn outbound(engine: Engine, uninspected: &BTreeSet<u16>) -> Listener {
     let logs = access_log::http(engine, OUTBOUND);
-    let mut answer = manager(BLOCKED, RouteSpecifier::RouteConfig(route::blocked()), logs);
-    answer.upgrade_configs.clear();
+    let answer = manager(BLOCKED, RouteSpecifier::RouteConfig(route::blocked()), logs);
     let http = FilterChain {
         filter_chain_match: Some(FilterChainMatch {
             application_protocols: ["http/1.0", "http/1.1", "h2c"].map(str::to_owned).to_vec(),
@@ -108,7 +110,7 @@ pub(super) fn uninspected_ports(mesh: &Mesh) -> BTreeSet<u16> {
     for (port, protocol) in of_services.chain(of_addresses) {
         match protocol {
             Some(Protocol::Tcp | Protocol::Direct) => silent.insert(port),
-            Some(Protocol::Http) | None => inspected.insert(port),
+            Some(Protocol::Http | Protocol::Http2 | Protocol::Grpc) | None => inspected.insert(port),
         };
     }
     &silent - &inspected
@@ -133,16 +135,14 @@ fn ports(ports: &BTreeSet<u16>) -> Option<ListenerFilterChainMatchPredicate> {
 
 /// The listener of one address: no socket, connections are handed to it.
 pub(super) fn address(engine: Engine, name: &str, bound: &Bound<'_>) -> Listener {
-    let filter = if bound.protocol == Protocol::Http {
+    let filter = if bound.protocol.has_requests() {
         let rds = Rds {
             config_source: Some(super::cluster::ads()),
             route_config_name: bound.cluster.to_owned(),
         };
-        http_filter(&manager(
-            bound.cluster,
-            RouteSpecifier::Rds(rds),
-            access_log::http(engine, OUTBOUND),
-        ))
+        let logs = access_log::http(engine, OUTBOUND);
+        let manager = manager(bound.cluster, RouteSpecifier::Rds(rds), logs);
+        http_filter(&with_upgrades(manager, bound.protocol))
     } else {
         tcp_filter(engine, OUTBOUND, bound.cluster)
     };
@@ -159,24 +159,20 @@ pub(super) fn address(engine: Engine, name: &str, bound: &Bound<'_>) -> Listener
     }
 }
 
-/// Where redirected inbound connections arrive. Nothing is blocked: ports that Services lead to with http are read as
-/// that, all else is passed on as it is.
+/// Where redirected inbound connections arrive. Nothing is blocked: ports that Services lead to with a protocol of
+/// requests are read as that, all else is passed on as it is.
 pub(super) fn inbound(engine: Engine, ports: &BTreeMap<u16, InboundPort>) -> Listener {
-    let http = ports.iter().filter(|(_, inbound)| inbound.protocol == Protocol::Http);
-    let filter_chains = http
-        .map(|(port, inbound)| {
-            let routes: RouteConfiguration = route::inbound(*port, inbound.domains.iter().cloned().collect());
-            let logs = access_log::http(engine, INBOUND);
-            let manager = manager(&routes.name.clone(), RouteSpecifier::RouteConfig(routes), logs);
-            FilterChain {
-                filter_chain_match: Some(FilterChainMatch {
-                    destination_port: number(u32::from(*port)),
-                    ..Default::default()
-                }),
-                filters: vec![http_filter(&manager)],
-                name: format!("{INBOUND}_{port}"),
+    let filter_chains = ports
+        .iter()
+        .filter(|(_, inbound)| inbound.protocol.has_requests())
+        .map(|(port, inbound)| FilterChain {
+            filter_chain_match: Some(FilterChainMatch {
+                destination_port: number(u32::from(*port)),
                 ..Default::default()
-            }
+            }),
+            filters: vec![inbound_http(engine, *port, inbound)],
+            name: format!("{INBOUND}_{port}"),
+            ..Default::default()
         })
         .collect();
     Listener {
@@ -194,7 +190,30 @@ pub(super) fn inbound(engine: Engine, ports: &BTreeMap<u16, InboundPort>) -> Lis
     }
 }
 
-/// Reads requests and passes them on as they came.
+fn inbound_http(engine: Engine, port: u16, inbound: &InboundPort) -> Filter {
+    let cluster = if inbound.protocol.is_http2() {
+        INBOUND_HTTP2
+    } else {
+        INBOUND
+    };
+    let routes: RouteConfiguration = route::inbound(port, inbound.domains.iter().cloned().collect(), cluster);
+    let logs = access_log::http(engine, INBOUND);
+    let manager = manager(&routes.name.clone(), RouteSpecifier::RouteConfig(routes), logs);
+    http_filter(&with_upgrades(manager, inbound.protocol))
+}
+
+/// WebSocket leads to applications of HTTP/1.1 only: those of HTTP/2 hardly ever know how to take one.
+fn with_upgrades(mut manager: HttpConnectionManager, protocol: Protocol) -> HttpConnectionManager {
+    if !protocol.is_http2() {
+        manager.upgrade_configs = vec![UpgradeConfig {
+            upgrade_type: "websocket".to_owned(),
+            ..Default::default()
+        }];
+    }
+    manager
+}
+
+/// Reads requests, in HTTP/1 or HTTP/2 as the client begins, and passes them on.
 fn manager(stat_prefix: &str, routes: RouteSpecifier, access_log: Vec<AccessLog>) -> HttpConnectionManager {
     let router = Router {
         suppress_envoy_headers: true,
@@ -219,10 +238,7 @@ fn manager(stat_prefix: &str, routes: RouteSpecifier, access_log: Vec<AccessLog>
         generate_request_id: no(),
         // Long silences are the application's business.
         stream_idle_timeout: seconds(0),
-        upgrade_configs: vec![UpgradeConfig {
-            upgrade_type: "websocket".to_owned(),
-            ..Default::default()
-        }],
+        http2_protocol_options: Some(http2_options()),
         access_log,
         ..Default::default()
     }

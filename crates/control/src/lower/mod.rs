@@ -6,10 +6,10 @@
 //! |---|---|---|
 //! | listener | `outbound` | where captured outbound traffic arrives; hands on by original destination, blocks the rest |
 //! | listener | `<ip>_<port>.outbound` | a Service address with a protocol, or an address of a single pod |
-//! | listener | `inbound` | where captured inbound traffic arrives; one chain a port that Services lead to with http |
-//! | route | `<port>\|<namespace>\|<service>.outbound` | of an http port: virtual host `service`, and `other` for all other hosts |
-//! | cluster, endpoints | the same name | of an http or tcp port |
-//! | cluster | `direct`, `inbound` | to where the client wanted to go |
+//! | listener | `inbound` | where captured inbound traffic arrives; one chain a port that Services lead to with http, http2 or grpc |
+//! | route | `<port>\|<namespace>\|<service>.outbound` | of a port with requests (http, http2, grpc): virtual host `service`, and `other` for all other hosts |
+//! | cluster, endpoints | the same name | of every port but direct ones |
+//! | cluster | `direct`, `inbound`, `inbound_http2` | to where the client wanted to go |
 //! | cluster | `blocked` | nowhere |
 //! | peer | an address | who has it (on demand) |
 //!
@@ -28,6 +28,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use envoy_types::pb::envoy::config::core::v3::Http2ProtocolOptions;
 use envoy_types::pb::google::protobuf::{Any, BoolValue, Duration, UInt32Value};
 use prost::Message;
 use weir_api::labels::{Engine, Protocol};
@@ -48,6 +49,8 @@ pub const DIRECT: &str = "direct";
 pub const BLOCKED: &str = "blocked";
 /// Cluster to the original destination of an inbound connection; also the name of the inbound listener.
 pub const INBOUND: &str = "inbound";
+/// The same for applications that speak HTTP/2.
+pub const INBOUND_HTTP2: &str = "inbound_http2";
 /// Name of the listener where outbound connections arrive.
 pub const OUTBOUND: &str = "outbound";
 /// Static cluster of Envoy's bootstrap that takes its access logs.
@@ -56,6 +59,13 @@ pub const ACCESS_LOG_CLUSTER: &str = "weir_als";
 pub const ROUTE_SERVICE: &str = "service";
 /// Route of all other hosts; metrics show them as `other`.
 pub const ROUTE_OTHER: &str = "other";
+
+/// Streams of one HTTP/2 connection at a time.
+const HTTP2_STREAMS_MAX: u32 = 1000;
+/// What may be on its way of one HTTP/2 stream.
+const HTTP2_STREAM_WINDOW_BYTES: u32 = 1 << 20;
+/// What may be on its way of all streams of one HTTP/2 connection.
+const HTTP2_CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
 
 /// The name of the cluster, endpoints and routes of a Service port (or of a single address in place of the service).
 pub fn cluster_name(port: u16, namespace: &str, service: &str) -> String {
@@ -106,13 +116,14 @@ impl Lowered {
         let mut clusters = Collector::new(ResourceType::Cluster, &previous.clusters);
         let mut endpoints = Collector::new(ResourceType::Endpoint, &previous.endpoints);
         let mut routes = Collector::new(ResourceType::Route, &previous.routes);
-        clusters.add(DIRECT, &cluster::original_dst(DIRECT));
-        clusters.add(INBOUND, &cluster::original_dst(INBOUND));
+        clusters.add(DIRECT, &cluster::original_dst(DIRECT, Upstream::AsDownstream));
+        clusters.add(INBOUND, &cluster::original_dst(INBOUND, Upstream::AsDownstream));
+        clusters.add(INBOUND_HTTP2, &cluster::original_dst(INBOUND_HTTP2, Upstream::Http2));
         clusters.add(BLOCKED, &cluster::blocked());
         for destination in &destinations {
             clusters.add(&destination.name, &cluster::eds(destination));
             endpoints.add(&destination.name, &endpoint::assignment(destination));
-            if destination.protocol == Protocol::Http {
+            if destination.protocol.has_requests() {
                 routes.add(&destination.name, &route::outbound(destination));
             }
         }
@@ -180,6 +191,17 @@ impl Lowered {
     }
 }
 
+/// Which HTTP an upstream is spoken to in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Upstream {
+    /// As the client spoke: a request is passed on as it came.
+    AsDownstream,
+    /// HTTP/1.1.
+    Http1,
+    /// HTTP/2 without TLS and without asking first.
+    Http2,
+}
+
 /// Collects the resources of one type; equal ones are taken from the lowering before.
 struct Collector<'a> {
     ty: ResourceType,
@@ -210,12 +232,12 @@ impl<'a> Collector<'a> {
     }
 }
 
-/// Every Service port and single address that is balanced (http and tcp).
+/// Every Service port and single address that is balanced (all but direct).
 fn destinations(mesh: &Mesh) -> Vec<Destination<'_>> {
     let mut found = Vec::new();
     for service in mesh.services.values().filter(|s| !s.cluster_ips.is_empty()) {
         for (number, port) in &service.ports {
-            let Some(protocol @ (Protocol::Http | Protocol::Tcp)) = port.protocol else {
+            let Some(protocol) = port.protocol.filter(|p| *p != Protocol::Direct) else {
                 continue;
             };
             found.push(Destination {
@@ -243,7 +265,7 @@ fn destinations(mesh: &Mesh) -> Vec<Destination<'_>> {
     found
 }
 
-/// Every address with a listener. Two that claim the same address: the stronger protocol has it, http over tcp over direct.
+/// Every address with a listener. Two that claim the same address: the stronger protocol has it, http over http2, grpc, tcp and direct.
 fn bound<'a>(mesh: &'a Mesh, destinations: &'a [Destination<'a>]) -> Vec<Bound<'a>> {
     let named: BTreeMap<&str, &Destination<'_>> = destinations.iter().map(|d| (d.name.as_str(), d)).collect();
     let cluster = |name: String| named.get(name.as_str()).map_or(DIRECT, |d| d.name.as_str());
@@ -296,6 +318,16 @@ fn no() -> Option<BoolValue> {
 
 fn number(value: u32) -> Option<UInt32Value> {
     Some(UInt32Value { value })
+}
+
+/// HTTP/2 between proxies, clients and applications: windows that keep a fast path full, streams that stay bounded.
+fn http2_options() -> Http2ProtocolOptions {
+    Http2ProtocolOptions {
+        max_concurrent_streams: number(HTTP2_STREAMS_MAX),
+        initial_stream_window_size: number(HTTP2_STREAM_WINDOW_BYTES),
+        initial_connection_window_size: number(HTTP2_CONNECTION_WINDOW_BYTES),
+        ..Default::default()
+    }
 }
 
 fn any<T: prost::Name>(message: &T) -> Any {

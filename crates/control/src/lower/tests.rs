@@ -68,6 +68,8 @@ fn any_objects() -> impl Strategy<Value = Objects> {
     let protocol = prop_oneof![
         Just(None),
         Just(Some("http")),
+        Just(Some("http2")),
+        Just(Some("grpc")),
         Just(Some("tcp")),
         Just(Some("direct")),
         Just(Some("x"))
