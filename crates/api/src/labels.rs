@@ -64,6 +64,10 @@ pub const REQUEST_MAX_PENDING: &str = "traffic.request.max-pending";
 pub const REQUEST_MAX: &str = "traffic.request.max";
 /// On a Service: connect timeout.
 pub const CONNECTION_TIMEOUT: &str = "traffic.connection.timeout";
+/// On a Service: how finely the figures of its traffic tell the other side apart.
+pub const METRICS_GRANULARITY: &str = "traffic.metrics.granularity";
+/// On a Service: bounds of the latency histograms of its traffic.
+pub const METRICS_BUCKETS: &str = "traffic.metrics.buckets";
 /// On an Ingress: `"false"` serves TLS hosts in clear text too.
 pub const INGRESS_SSL_REDIRECT: &str = "traffic.ingress.ssl-redirect";
 /// Annotation that Weir writes on a pod: id of its running proxy, "" when there is none.

@@ -11,6 +11,7 @@ use weir_api::labels::{self, Engine, Protocol};
 use crate::objects::{Key, Objects, object_ref};
 use crate::problems::{Problems, field};
 use crate::services::{Address, Service};
+use crate::telemetry::Telemetry;
 
 /// Weight of an endpoint that says nothing.
 pub(crate) const WEIGHT_DEFAULT: u32 = 100;
@@ -62,6 +63,8 @@ pub struct InboundPort {
     pub protocol: Protocol,
     /// Host names under which clients know the port.
     pub domains: BTreeSet<String>,
+    /// What these services say about how much is measured, the first by name first.
+    pub telemetry: Telemetry,
 }
 
 pub(crate) fn build(objects: &Objects, problems: &mut Problems) -> (BTreeMap<Key, Pod>, BTreeMap<IpAddr, Identity>) {
@@ -212,31 +215,34 @@ pub(crate) fn add_inbound_ports(
     services: &BTreeMap<Key, Service>,
     addresses: &BTreeMap<(IpAddr, u16), Address>,
 ) {
-    let mut add = |identity: &Identity, port: u16, protocol: Protocol, domains: &BTreeSet<String>| {
-        let Some(pod) = pods.get_mut(&Key::new(&*identity.namespace, &*identity.pod)) else {
-            return;
+    let mut add =
+        |identity: &Identity, port: u16, protocol: Protocol, domains: &BTreeSet<String>, telemetry: &Telemetry| {
+            let Some(pod) = pods.get_mut(&Key::new(&*identity.namespace, &*identity.pod)) else {
+                return;
+            };
+            let inbound = pod.inbound.entry(port).or_insert_with(|| InboundPort {
+                protocol,
+                domains: BTreeSet::new(),
+                telemetry: Telemetry::default(),
+            });
+            inbound.telemetry = inbound.telemetry.or(telemetry);
+            inbound.protocol = inbound.protocol.min(protocol);
+            inbound.domains.extend(domains.iter().cloned());
         };
-        let inbound = pod.inbound.entry(port).or_insert_with(|| InboundPort {
-            protocol,
-            domains: BTreeSet::new(),
-        });
-        inbound.protocol = inbound.protocol.min(protocol);
-        inbound.domains.extend(domains.iter().cloned());
-    };
     for service in services.values() {
         for (number, port) in &service.ports {
             let Some(protocol) = port.protocol else { continue };
             let domains = service.domains(*number);
             for endpoint in &port.endpoints {
                 if let Some(identity) = &endpoint.identity {
-                    add(identity, endpoint.port, protocol, &domains);
+                    add(identity, endpoint.port, protocol, &domains, &service.telemetry);
                 }
             }
         }
     }
     for ((_, port), address) in addresses {
         if let Some(identity) = &address.endpoint.identity {
-            add(identity, *port, address.protocol, &address.domains);
+            add(identity, *port, address.protocol, &address.domains, &address.telemetry);
         }
     }
 }

@@ -32,11 +32,11 @@ use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3::tcp_pro
 };
 use envoy_types::pb::envoy::r#type::v3::Int32Range;
 use weir_api::labels::{Engine, Protocol};
-use weir_mesh::{InboundPort, Mesh};
+use weir_mesh::{InboundPort, Mesh, Telemetry};
 
 use super::{
-    BLOCKED, Bound, INBOUND, INBOUND_HTTP2, INBOUND_PORT, OUTBOUND, OUTBOUND_PORT, any, http2_options, no, number,
-    route, seconds, yes,
+    BLOCKED, Bound, INBOUND, INBOUND_PORT, OUTBOUND, OUTBOUND_PORT, any, http2_options, no, number, route, seconds,
+    telemetry, yes,
 };
 
 mod access_log;
@@ -161,20 +161,25 @@ pub(super) fn address(engine: Engine, name: &str, bound: &Bound<'_>) -> Listener
 
 /// Where redirected inbound connections arrive. Nothing is blocked: ports that Services lead to with a protocol of
 /// requests are read as that, all else is passed on as it is.
-pub(super) fn inbound(engine: Engine, ports: &BTreeMap<u16, InboundPort>) -> Listener {
-    let filter_chains = ports
-        .iter()
-        .filter(|(_, inbound)| inbound.protocol.has_requests())
-        .map(|(port, inbound)| FilterChain {
+pub(super) fn inbound(engine: Engine, measured: &Telemetry, ports: &BTreeMap<u16, InboundPort>) -> Listener {
+    let chain = |(port, inbound): (&u16, &InboundPort)| {
+        let cluster = telemetry::inbound_cluster(measured, inbound);
+        let filter = match inbound.protocol.has_requests() {
+            true => inbound_http(engine, *port, inbound, &cluster),
+            false if cluster == INBOUND => return None,
+            false => tcp_filter(engine, INBOUND, &cluster),
+        };
+        Some(FilterChain {
             filter_chain_match: Some(FilterChainMatch {
                 destination_port: number(u32::from(*port)),
                 ..Default::default()
             }),
-            filters: vec![inbound_http(engine, *port, inbound)],
+            filters: vec![filter],
             name: format!("{INBOUND}_{port}"),
             ..Default::default()
         })
-        .collect();
+    };
+    let filter_chains = ports.iter().filter_map(chain).collect();
     Listener {
         name: INBOUND.to_owned(),
         address: Some(socket_address(IpAddr::from([0, 0, 0, 0]), INBOUND_PORT)),
@@ -190,12 +195,7 @@ pub(super) fn inbound(engine: Engine, ports: &BTreeMap<u16, InboundPort>) -> Lis
     }
 }
 
-fn inbound_http(engine: Engine, port: u16, inbound: &InboundPort) -> Filter {
-    let cluster = if inbound.protocol.is_http2() {
-        INBOUND_HTTP2
-    } else {
-        INBOUND
-    };
+fn inbound_http(engine: Engine, port: u16, inbound: &InboundPort, cluster: &str) -> Filter {
     let routes: RouteConfiguration = route::inbound(port, inbound.domains.iter().cloned().collect(), cluster);
     let logs = access_log::http(engine, INBOUND);
     let manager = manager(&routes.name.clone(), RouteSpecifier::RouteConfig(routes), logs);

@@ -6,10 +6,11 @@
 //! |---|---|---|
 //! | listener | `outbound` | where captured outbound traffic arrives; hands on by original destination, blocks the rest |
 //! | listener | `<ip>_<port>.outbound` | a Service address with a protocol, or an address of a single pod |
-//! | listener | `inbound` | where captured inbound traffic arrives; one chain a port that Services lead to with http, http2 or grpc |
+//! | listener | `inbound` | where captured inbound traffic arrives; one chain a port that Services lead to with requests |
 //! | route | `<port>\|<namespace>\|<service>.outbound` | of a port with requests (http, http2, grpc): virtual host `service`, and `other` for all other hosts |
 //! | cluster, endpoints | the same name | of every port but direct ones |
 //! | cluster | `direct`, `inbound`, `inbound_http2` | to where the client wanted to go |
+//! | cluster | `inbound_<granularity>_<buckets>` and with `http2` | the same, for ports whose Services choose what is measured |
 //! | cluster | `blocked` | nowhere |
 //! | peer | an address | who has it (on demand) |
 //!
@@ -23,6 +24,7 @@ mod cluster;
 mod endpoint;
 mod listener;
 mod route;
+mod telemetry;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -85,6 +87,8 @@ struct Destination<'a> {
     /// Hosts under which clients know it.
     domains: Vec<String>,
     endpoints: Vec<&'a weir_mesh::Endpoint>,
+    /// How much is measured, as far as somebody says so.
+    telemetry: &'a weir_mesh::Telemetry,
     /// The client chose this very address: it stays in whether it is ready or not.
     single: bool,
 }
@@ -116,12 +120,26 @@ impl Lowered {
         let mut clusters = Collector::new(ResourceType::Cluster, &previous.clusters);
         let mut endpoints = Collector::new(ResourceType::Endpoint, &previous.endpoints);
         let mut routes = Collector::new(ResourceType::Route, &previous.routes);
-        clusters.add(DIRECT, &cluster::original_dst(DIRECT, Upstream::AsDownstream));
-        clusters.add(INBOUND, &cluster::original_dst(INBOUND, Upstream::AsDownstream));
-        clusters.add(INBOUND_HTTP2, &cluster::original_dst(INBOUND_HTTP2, Upstream::Http2));
+        let usual = telemetry::metadata(&mesh.telemetry);
+        clusters.add_with(DIRECT, &cluster::original_dst(DIRECT, Upstream::AsDownstream), &usual);
+        clusters.add_with(INBOUND, &cluster::original_dst(INBOUND, Upstream::AsDownstream), &usual);
+        clusters.add_with(
+            INBOUND_HTTP2,
+            &cluster::original_dst(INBOUND_HTTP2, Upstream::Http2),
+            &usual,
+        );
+        for (name, (http2, own)) in telemetry::inbound_clusters(mesh) {
+            let upstream = if http2 { Upstream::Http2 } else { Upstream::AsDownstream };
+            clusters.add_with(
+                &name,
+                &cluster::original_dst(&name, upstream),
+                &telemetry::metadata(&own),
+            );
+        }
         clusters.add(BLOCKED, &cluster::blocked());
         for destination in &destinations {
-            clusters.add(&destination.name, &cluster::eds(destination));
+            let measured = telemetry::metadata(&destination.telemetry.or(&mesh.telemetry));
+            clusters.add_with(&destination.name, &cluster::eds(destination), &measured);
             endpoints.add(&destination.name, &endpoint::assignment(destination));
             if destination.protocol.has_requests() {
                 routes.add(&destination.name, &route::outbound(destination));
@@ -169,7 +187,7 @@ impl Lowered {
     /// The snapshot of one pod's proxy; `None` when the mesh does not know the pod. `previous` is the node's last one.
     pub fn snapshot(&self, mesh: &Mesh, pod: &Key, engine: Engine, previous: Option<&Snapshot>) -> Option<Snapshot> {
         let pod = mesh.pods.get(pod)?;
-        let body = listener::inbound(engine, &pod.inbound).encode_to_vec();
+        let body = listener::inbound(engine, &mesh.telemetry, &pod.inbound).encode_to_vec();
         let old = previous.and_then(|s| s.get(ResourceType::Listener, INBOUND));
         let inbound = Resource::renew(old, ResourceType::Listener, INBOUND, body);
         let mut listeners = Resources::clone(self.listeners.get(&engine)?);
@@ -219,7 +237,14 @@ impl<'a> Collector<'a> {
     }
 
     fn add(&mut self, name: &str, message: &impl Message) {
-        let resource = Resource::renew(self.previous.get(name), self.ty, name, message.encode_to_vec());
+        self.add_with(name, message, &());
+    }
+
+    /// Adds a message with a part that is encoded apart.
+    fn add_with(&mut self, name: &str, message: &impl Message, part: &impl Message) {
+        let mut body = message.encode_to_vec();
+        body.extend(part.encode_to_vec());
+        let resource = Resource::renew(self.previous.get(name), self.ty, name, body);
         self.resources.insert(name.to_owned(), resource);
     }
 
@@ -246,6 +271,7 @@ fn destinations(mesh: &Mesh) -> Vec<Destination<'_>> {
                 service: &service.name,
                 domains: service.domains(*number).into_iter().collect(),
                 endpoints: port.endpoints.iter().collect(),
+                telemetry: &service.telemetry,
                 single: false,
             });
         }
@@ -258,6 +284,7 @@ fn destinations(mesh: &Mesh) -> Vec<Destination<'_>> {
                 service: &address.service,
                 domains: address.domains.iter().cloned().collect(),
                 endpoints: vec![&address.endpoint],
+                telemetry: &address.telemetry,
                 single: true,
             });
         }

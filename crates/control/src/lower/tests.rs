@@ -95,6 +95,10 @@ fn any_objects() -> impl Strategy<Value = Objects> {
                 let port = 80 + port;
                 if let Some(protocol) = protocol {
                     labels.insert(format!("traffic.port.{port}"), json!(protocol));
+                    if target % 2 == 1 {
+                        labels.insert("traffic.metrics.buckets".to_owned(), json!("coarse"));
+                        labels.insert("traffic.metrics.granularity".to_owned(), json!("service"));
+                    }
                 }
                 specs.insert(port, json!({"name": format!("p{port}"), "port": port, "targetPort": 8080 + target}));
             }
