@@ -92,7 +92,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Erro
     let text = std::fs::read_to_string(&config.bootstrap).map_err(|e| Error::Read(config.bootstrap.clone(), e))?;
     let bootstrap = Bootstrap::parse(&text).map_err(|e| Error::Bootstrap(config.bootstrap.clone(), e))?;
     drop(text);
-    let shared = Shared::new(bootstrap.node.host_ip());
+    let shared = Shared::new(bootstrap.node.host_ip(), config.workers.max(1));
     let cache = match (&config.state_dir, &bootstrap.ads) {
         (Some(directory), Some(_)) => Some(Cache::new(directory.clone(), bootstrap.node.id.clone())),
         _ => None,

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use weir_series::canonical::{Direction, Peer, Recorder};
 use weir_series::names;
 
-use crate::config::{Action, Active, Cluster, ClusterStats, Filter};
+use crate::config::{Action, Active, Cluster, ClusterStats, Filter, Telemetry};
 use crate::peers::Peers;
 use crate::shared::Shared;
 
@@ -97,11 +97,19 @@ fn make(
 ) {
     if direction == Direction::Inbound {
         // Who will come is not known in advance; the sum over everybody exists.
-        recorder.target(direction, authority, &Peer::default());
+        let buckets = cluster.map_or_else(Telemetry::usual, |c| Arc::clone(&c.spec.telemetry));
+        recorder.slot(0, direction, authority, &Arc::default(), &buckets.buckets_ms);
         return;
     }
-    for endpoint in cluster.iter().flat_map(|c| c.endpoints.iter()) {
-        recorder.target(direction, authority, &endpoint.peer);
+    let Some(cluster) = cluster else { return };
+    for endpoint in cluster.endpoints.iter() {
+        recorder.slot(
+            0,
+            direction,
+            authority,
+            &endpoint.peer,
+            &cluster.spec.telemetry.buckets_ms,
+        );
         peers.insert(Arc::clone(&endpoint.peer));
     }
 }
@@ -191,7 +199,7 @@ mod tests {
 
     #[test]
     fn a_removed_destination_lingers_and_then_goes() {
-        let recorder = Recorder::new();
+        let recorder = Recorder::new(1);
         let sources = Peers::default();
         let peer = Arc::new(Peer {
             pod: "p".into(),

@@ -129,12 +129,12 @@ impl Sockets {
 }
 
 impl Shared {
-    /// A proxy without configuration.
-    pub fn new(host_ip: Option<IpAddr>) -> Arc<Self> {
+    /// A proxy of so many workers, without configuration.
+    pub fn new(host_ip: Option<IpAddr>, workers: usize) -> Arc<Self> {
         Arc::new(Self {
             active: ArcSwap::default(),
             changes: watch::Sender::new(0),
-            recorder: Recorder::new(),
+            recorder: Recorder::new(workers),
             host_ip,
             peers: Peers::default(),
             series_epoch: AtomicU64::new(0),

@@ -98,7 +98,7 @@ pub async fn run(config: EnvoyConfig, shutdown: CancellationToken) -> Result<(),
     let text = bootstrap.for_envoy(&envoy_admin, &socket).to_string();
     crate::supervise::write(&envoy_bootstrap, text.as_bytes()).map_err(io(&envoy_bootstrap))?;
 
-    let recorder = Recorder::new();
+    let recorder = Recorder::new(1);
     let entries = Arc::new(Entries::new(recorder.clone(), bootstrap.host_ip));
     let relay = Relay::new(bootstrap.control.clone(), Cache::open(state("xds.pb")));
     let sources = Sources::new(bootstrap.control.clone(), node(&bootstrap));

@@ -20,10 +20,14 @@ mod proto_json;
 pub mod route;
 pub mod statics;
 pub mod store;
+pub mod telemetry;
+pub mod tls;
 
 pub use active::{Active, ClusterStats};
 pub use node::node_message;
 pub use route::{Action, RetryOn, RetryPolicy, Route, RouteTable};
+pub use telemetry::{Granularity, Telemetry};
+pub use tls::{ClientTls, ServerTls};
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -66,8 +70,11 @@ pub struct Listener {
 pub struct FilterChain {
     /// Applies to connections whose original destination has this port.
     pub destination_port: Option<u16>,
-    /// Applies when the first bytes show one of these protocols (`http/1.0`, `http/1.1`, `h2c`); empty: to any.
+    /// Applies when the first bytes show one of these protocols (`http/1.0`, `http/1.1`, `h2`, `h2c`, or `tls` for a
+    /// TLS handshake); empty: to any.
     pub application_protocols: Vec<Box<str>>,
+    /// Clients speak TLS, which ends here; `None`: plain text.
+    pub tls: Option<Arc<ServerTls>>,
     /// What is done.
     pub filter: Filter,
 }
@@ -81,11 +88,58 @@ pub enum Filter {
     Tcp(Arc<Tcp>),
 }
 
+/// What downstream connections speak.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Codec {
+    /// HTTP/2 where ALPN or the first bytes say so, else HTTP/1.
+    Auto,
+    /// HTTP/1.0 and 1.1.
+    Http1,
+    /// HTTP/2 from the first byte.
+    Http2,
+}
+
+/// What an endpoint is spoken to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Protocol {
+    /// HTTP/1.1.
+    Http1,
+    /// HTTP/2, without TLS from the first byte.
+    Http2,
+    /// What the client speaks.
+    Downstream,
+}
+
+/// What this side of an HTTP/2 connection announces.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Http2Options {
+    /// Streams that the other side may have open at a time (downstream), or that are opened at most (upstream).
+    pub max_concurrent_streams: u32,
+    /// Bytes that the other side may send on a stream before it is told to go on.
+    pub initial_stream_window: u32,
+    /// The same for the whole connection.
+    pub initial_connection_window: u32,
+}
+
+impl Default for Http2Options {
+    fn default() -> Self {
+        Self {
+            max_concurrent_streams: 256,
+            initial_stream_window: 1 << 20,
+            initial_connection_window: 16 << 20,
+        }
+    }
+}
+
 /// How HTTP connections of a chain are served.
 #[derive(Debug)]
 pub struct Http {
     /// Name for statistics.
     pub stat_prefix: Arc<str>,
+    /// What clients speak.
+    pub codec: Codec,
+    /// How HTTP/2 is spoken with clients.
+    pub http2: Http2Options,
     /// Where the routes come from.
     pub routes: RouteSource,
     /// Add `x-request-id` where it is absent.
@@ -127,6 +181,14 @@ pub struct ClusterSpec {
     pub connect_timeout: Duration,
     /// `SO_MARK` of its sockets.
     pub mark: Option<u32>,
+    /// What its endpoints speak.
+    pub protocol: Protocol,
+    /// How HTTP/2 is spoken with them.
+    pub http2: Http2Options,
+    /// Its endpoints speak TLS; `None`: plain text.
+    pub tls: Option<Arc<ClientTls>>,
+    /// How much is measured about it.
+    pub telemetry: Arc<Telemetry>,
 }
 
 /// Where the endpoints of a cluster come from.
@@ -220,6 +282,7 @@ mod tests {
         FilterChain {
             destination_port: port,
             application_protocols: protocols.iter().map(|p| (*p).into()).collect(),
+            tls: None,
             filter: Filter::Tcp(Arc::new(Tcp {
                 stat_prefix: "".into(),
                 cluster: cluster.into(),

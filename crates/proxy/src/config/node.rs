@@ -27,7 +27,7 @@ pub fn node_message(node: &Node) -> core::Node {
     }
 }
 
-fn message(value: &Value) -> protobuf::Value {
+pub(super) fn message(value: &Value) -> protobuf::Value {
     let kind = match value {
         Value::Null => Kind::NullValue(0),
         Value::Bool(b) => Kind::BoolValue(*b),

@@ -3,7 +3,7 @@
 //! So both come to the same decoder, and a field means the same in both. Only the fields that the decoder supports are
 //! known here; any other is refused by name.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use envoy_types::pb::envoy::config::cluster::v3 as cluster;
 use envoy_types::pb::envoy::config::core::v3 as core;
@@ -15,9 +15,11 @@ use serde_json::Value;
 use weir_xds::ResourceType;
 
 use super::bootstrap::{BootstrapError, StaticResource, Tls, from_value, wrong};
-use super::duration;
+use super::{duration, node};
 
+mod http2;
 mod listener;
+mod tls;
 
 pub use listener::listener;
 
@@ -36,9 +38,10 @@ struct Cluster {
     load_assignment: Option<LoadAssignment>,
     eds_cluster_config: Option<EdsClusterConfig>,
     upstream_bind_config: Option<BindConfig>,
-    transport_socket: Option<TransportSocket>,
+    transport_socket: Option<tls::TransportSocket>,
     typed_extension_protocol_options: BTreeMap<String, Value>,
     http2_protocol_options: Option<Value>,
+    metadata: Option<Metadata>,
     #[serde(rename = "upstream_connection_options")]
     _upstream_connection_options: Option<Value>,
 }
@@ -103,58 +106,9 @@ struct SocketOption {
     state: Option<String>,
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct TransportSocket {
-    #[serde(rename = "name")]
-    _name: String,
-    typed_config: UpstreamTlsContext,
-}
-
-#[derive(Deserialize, Default)]
-#[serde(deny_unknown_fields, default)]
-struct UpstreamTlsContext {
-    #[serde(rename = "@type")]
-    type_url: String,
-    sni: Option<String>,
-    common_tls_context: CommonTlsContext,
-}
-
-#[derive(Deserialize, Default)]
-#[serde(deny_unknown_fields, default)]
-struct CommonTlsContext {
-    validation_context: ValidationContext,
-    #[serde(rename = "alpn_protocols")]
-    _alpn_protocols: Vec<String>,
-}
-
-#[derive(Deserialize, Default)]
-#[serde(deny_unknown_fields, default)]
-struct ValidationContext {
-    trusted_ca: Option<TrustedCa>,
-    #[serde(rename = "match_typed_subject_alt_names")]
-    _names: Option<Value>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct TrustedCa {
-    filename: std::path::PathBuf,
-}
-
 /// A cluster of the file.
 pub fn cluster(at: &str, value: Value) -> Read<StaticResource> {
     let file: Cluster = from_value(at, value)?;
-    if file.transport_socket.is_some() {
-        return wrong(
-            format!("{at}.transport_socket"),
-            "is only supported in the cluster of the control plane",
-        );
-    }
-    if file.http2_protocol_options.is_some() || !file.typed_extension_protocol_options.is_empty() {
-        let field = format!("{at}.typed_extension_protocol_options");
-        return wrong(field, "is only supported in the cluster of the control plane");
-    }
     let kind = match file.ty.as_deref().unwrap_or("STATIC") {
         "STATIC" => cluster::cluster::DiscoveryType::Static,
         "STRICT_DNS" => cluster::cluster::DiscoveryType::StrictDns,
@@ -182,6 +136,15 @@ pub fn cluster(at: &str, value: Value) -> Read<StaticResource> {
             "must be AUTO, ALL, V4_ONLY or V4_PREFERRED",
         );
     }
+    let mut protocol_options = HashMap::new();
+    for (key, options) in file.typed_extension_protocol_options {
+        let at = format!("{at}.typed_extension_protocol_options[{key:?}]");
+        protocol_options.insert(key, http2::upstream(&at, options)?);
+    }
+    let http2_protocol_options = match file.http2_protocol_options {
+        None => None,
+        Some(options) => Some(http2::options(&format!("{at}.http2_protocol_options"), options)?),
+    };
     #[allow(deprecated)]
     let message = cluster::Cluster {
         name: file.name.clone(),
@@ -201,6 +164,13 @@ pub fn cluster(at: &str, value: Value) -> Read<StaticResource> {
             .upstream_bind_config
             .map(|b| bind_config(&format!("{at}.upstream_bind_config"), b))
             .transpose()?,
+        transport_socket: file
+            .transport_socket
+            .map(|t| tls::message(&format!("{at}.transport_socket"), t))
+            .transpose()?,
+        typed_extension_protocol_options: protocol_options,
+        http2_protocol_options,
+        metadata: file.metadata.map(metadata),
         ..Default::default()
     };
     resource(at, ResourceType::Cluster, file.name, &message)
@@ -218,22 +188,7 @@ pub fn ads_cluster(value: Value) -> Read<(String, Option<Tls>)> {
     let (host, port) = host_and_port(at, &first.endpoint.address)?;
     let tls = match file.transport_socket {
         None => None,
-        Some(socket) => {
-            let context = socket.typed_config;
-            if !context.type_url.ends_with(".UpstreamTlsContext") {
-                return wrong(format!("{at}.transport_socket"), "must be an UpstreamTlsContext");
-            }
-            let Some(ca) = context.common_tls_context.validation_context.trusted_ca else {
-                return wrong(
-                    format!("{at}.transport_socket"),
-                    "has no validation_context.trusted_ca.filename",
-                );
-            };
-            Some(Tls {
-                ca_file: ca.filename,
-                server_name: context.sni,
-            })
-        }
+        Some(socket) => Some(tls::of_control_plane(&format!("{at}.transport_socket"), socket)?),
     };
     let host = if host.contains(':') { format!("[{host}]") } else { host };
     Ok((format!("{host}:{port}"), tls))
@@ -267,16 +222,9 @@ fn load_assignment(at: &str, file: LoadAssignment) -> Read<endpoint::ClusterLoad
     })
 }
 
-/// Only texts matter in endpoint metadata; anything else is left out.
 fn metadata(file: Metadata) -> core::Metadata {
-    let text = |value: Value| match value {
-        Value::String(text) => Some(protobuf::Value {
-            kind: Some(protobuf::value::Kind::StringValue(text)),
-        }),
-        _ => None,
-    };
     let object = |fields: BTreeMap<String, Value>| protobuf::Struct {
-        fields: fields.into_iter().filter_map(|(k, v)| Some((k, text(v)?))).collect(),
+        fields: fields.into_iter().map(|(k, v)| (k, node::message(&v))).collect(),
     };
     core::Metadata {
         filter_metadata: file.filter_metadata.into_iter().map(|(k, v)| (k, object(v))).collect(),

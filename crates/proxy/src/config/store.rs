@@ -12,12 +12,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use weir_series::canonical::Peer;
 use weir_xds::ResourceType;
 
 use super::decode::{self, Rejection};
 use super::{
-    Active, Cluster, ClusterSpec, ClusterStats, Endpoint, EndpointSource, Filter, Listener, Map, RouteSource,
-    RouteTable,
+    Active, Cluster, ClusterSpec, ClusterStats, Endpoint, EndpointSource, Filter, Granularity, Listener, Map,
+    RouteSource, RouteTable, Telemetry,
 };
 
 /// How long a resource waits for those that it refers to.
@@ -283,7 +284,8 @@ impl Store {
                 EndpointSource::Dns(..) => self.resolved.get(name).cloned().unwrap_or_default(),
                 EndpointSource::OriginalDst => Arc::default(),
             };
-            for endpoint in endpoints.iter().filter(|e| !e.peer.pod.is_empty()) {
+            let endpoints = trimmed(&spec.telemetry, endpoints);
+            for endpoint in endpoints.iter().filter(|e| *e.peer != Peer::default()) {
                 active.peers.insert(endpoint.address, Arc::clone(&endpoint.peer));
             }
             let stats = Arc::clone(self.stats.entry(Arc::clone(name)).or_default());
@@ -308,6 +310,18 @@ impl Store {
         }
         active
     }
+}
+
+/// Endpoints as they are counted.
+fn trimmed(telemetry: &Telemetry, endpoints: Arc<Vec<Endpoint>>) -> Arc<Vec<Endpoint>> {
+    if telemetry.granularity == Granularity::Pod {
+        return endpoints;
+    }
+    let trim = |e: &Endpoint| Endpoint {
+        peer: telemetry.trim(&e.peer),
+        ..e.clone()
+    };
+    Arc::new(endpoints.iter().map(trim).collect())
 }
 
 /// Names of the route configurations that a listener refers to.

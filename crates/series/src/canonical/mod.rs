@@ -1,25 +1,26 @@
 //! The canonical series: what every proxy, ours or Envoy's supervisor, records about its traffic, and how it shows it.
 //!
-//! A [`Target`] is one (direction, authority, peer). It is looked up when configuration is applied or when a peer is
-//! first seen, never per request: recording is a few relaxed atomic additions. Labels of the proxy's own pod are added
-//! by the scraper and are unknown here. A scrape reads the atomics while traffic goes on; within one histogram
-//! `_count` is computed from the buckets that were read, so that a page never contradicts itself.
+//! A [`Target`] is one (direction, authority, peer), a [`Slot`] a worker's part of it. It is looked up when configuration
+//! is applied or when a peer is first seen, never per request: recording is a few relaxed atomic additions to counters
+//! that no other worker writes to. Labels of the proxy's own pod are added by the scraper and are unknown here. A scrape
+//! reads the atomics while traffic goes on, a [`Page`] at a time; within one histogram `_count` is computed from the
+//! buckets that were read, so that a page never contradicts itself.
 
-mod render;
-mod slots;
+mod counters;
+mod page;
+mod target;
 
 use crate::names;
-use slots::{Histogram, NamedCounters, Responses};
 use std::{
-    collections::BTreeMap,
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
-    },
+    collections::{BTreeMap, HashSet},
+    ops::Bound,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, SystemTime},
 };
 
-pub use slots::{BUCKETS_MS, MAX_NAMES, MAX_RESPONSE_KINDS};
+pub use counters::{BUCKETS_MS, MAX_NAMES, MAX_RESPONSE_KINDS};
+pub use page::Page;
+pub use target::{Slot, Target};
 
 /// Seen from the pod beside which the proxy stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -106,170 +107,164 @@ pub struct Response {
     pub latency: Duration,
 }
 
+/// Targets are taken from under the lock so many at a time: a worker that makes one waits for less than this.
+const TAKEN_AT_A_TIME: usize = 256;
+
+/// Ordered as the page is.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Key {
     direction: Direction,
-    authority: String,
-    peer: Peer,
+    authority: Arc<str>,
+    peer: Arc<Peer>,
 }
 
 /// All targets of one proxy.
 #[derive(Debug)]
 pub struct Recorder {
-    targets: Mutex<BTreeMap<Key, Arc<Target>>>,
+    targets: Mutex<Targets>,
+    usual_buckets: Arc<[u64]>,
+    workers: usize,
     start_time_s: f64,
 }
 
+#[derive(Debug, Default)]
+struct Targets {
+    by_key: BTreeMap<Key, Arc<Target>>,
+    /// Each text once, for many targets have the same.
+    authorities: HashSet<Arc<str>>,
+}
+
 impl Recorder {
-    /// An empty recorder; its making counts as the start of the process.
-    pub fn new() -> Arc<Self> {
+    /// An empty recorder for so many workers; its making counts as the start of the process.
+    pub fn new(workers: usize) -> Arc<Self> {
         let start = SystemTime::now()
             .duration_since(SystemTime::UNIX_EPOCH)
             .unwrap_or_default();
         Arc::new(Recorder {
             targets: Mutex::default(),
+            usual_buckets: BUCKETS_MS.as_slice().into(),
+            workers: workers.max(1),
             start_time_s: (start.as_millis() as f64) / 1000.0,
         })
     }
 
-    /// The slot of one (direction, authority, peer). Its series exist at zero from now on; the same key gives the same
-    /// slot. An empty authority marks a TCP destination: its HTTP series appear only when HTTP is recorded on it.
+    /// The target of one (direction, authority, peer). Its series exist at zero from now on; the same key gives the same
+    /// target. An empty authority marks a TCP destination: its HTTP series appear only when HTTP is recorded on it.
     pub fn target(&self, direction: Direction, authority: &str, peer: &Peer) -> Arc<Target> {
+        self.find(direction, authority, &Arc::new(peer.clone()), None)
+    }
+
+    /// What one worker (counted from 0) records on the target of one (direction, authority, peer), whose latency buckets
+    /// end at `buckets` milliseconds, which increase strictly. Where the target has other bounds, a new one at zero
+    /// takes its place.
+    pub fn slot(
+        &self,
+        worker: usize,
+        direction: Direction,
+        authority: &str,
+        peer: &Arc<Peer>,
+        buckets: &Arc<[u64]>,
+    ) -> Slot {
+        Slot {
+            target: self.find(direction, authority, peer, Some(buckets)),
+            worker: worker.min(self.workers - 1),
+        }
+    }
+
+    fn find(
+        &self,
+        direction: Direction,
+        authority: &str,
+        peer: &Arc<Peer>,
+        buckets: Option<&Arc<[u64]>>,
+    ) -> Arc<Target> {
+        let mut targets = self.lock();
+        let known = targets.authorities.get(authority).cloned();
+        let authority = known.unwrap_or_else(|| {
+            let new: Arc<str> = authority.into();
+            targets.authorities.insert(Arc::clone(&new));
+            new
+        });
         let key = Key {
             direction,
-            authority: authority.to_owned(),
-            peer: peer.clone(),
+            authority,
+            peer: Arc::clone(peer),
         };
-        let mut targets = self.lock();
-        if let Some(target) = targets.get(&key) {
-            return target.clone();
+        if let Some(target) = targets.by_key.get(&key)
+            && buckets.is_none_or(|wanted| Arc::ptr_eq(wanted, &target.buckets) || *wanted == target.buckets)
+        {
+            return Arc::clone(target);
         }
-        let target = Arc::new(Target::new(&key));
-        targets.insert(key, target.clone());
+        let target = Arc::new(Target::new(
+            direction,
+            Arc::clone(&key.authority),
+            Arc::clone(peer),
+            Arc::clone(buckets.unwrap_or(&self.usual_buckets)),
+            self.workers,
+        ));
+        targets.by_key.insert(key, Arc::clone(&target));
         target
     }
 
     /// Drops the targets for which `keep` is false. Late writes to a dropped target are harmless and not shown.
     pub fn retain(&self, mut keep: impl FnMut(Direction, &str, &Peer) -> bool) {
-        self.lock()
-            .retain(|key, _| keep(key.direction, &key.authority, &key.peer));
+        // Decided outside the lock, which workers wait for.
+        let gone: Vec<Arc<Target>> = self
+            .snapshot()
+            .into_iter()
+            .filter(|t| !keep(t.direction, &t.authority, &t.peer))
+            .collect();
+        if gone.is_empty() {
+            return;
+        }
+        for some in gone.chunks(TAKEN_AT_A_TIME) {
+            let mut targets = self.lock();
+            for target in some {
+                targets.by_key.remove(&target.key());
+            }
+        }
+        drop(gone);
+        // One reference is the set's own.
+        self.lock().authorities.retain(|a| Arc::strong_count(a) > 1);
     }
 
-    /// Appends the whole page: text format 0.0.4 with HELP and TYPE.
+    /// Begins a page: text format 0.0.4 with HELP and TYPE.
+    pub fn page(&self) -> Page {
+        Page::new(self.snapshot(), self.start_time_s)
+    }
+
+    /// Appends the whole page at once.
     pub fn render(&self, out: &mut String) {
-        let targets: Vec<Arc<Target>> = self.lock().values().cloned().collect();
-        render::page(out, &targets, self.start_time_s);
+        self.page().write(out, usize::MAX);
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<Key, Arc<Target>>> {
+    fn snapshot(&self) -> Vec<Arc<Target>> {
+        let mut all: Vec<Arc<Target>> = Vec::new();
+        loop {
+            let after = all.last().map(|last| last.key());
+            let targets = self.lock();
+            let from = after.as_ref().map_or(Bound::Unbounded, Bound::Excluded);
+            let before = all.len();
+            let rest = targets.by_key.range((from, Bound::Unbounded));
+            all.extend(rest.take(TAKEN_AT_A_TIME).map(|(_, target)| Arc::clone(target)));
+            if all.len() - before < TAKEN_AT_A_TIME {
+                return all;
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Targets> {
         // Nothing panics while the map is changed half-way.
         self.targets.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// The counters of one (direction, authority, peer).
-#[derive(Debug)]
-pub struct Target {
-    /// Rendered label set without braces.
-    labels: String,
-    /// HTTP has been configured or seen.
-    http: AtomicBool,
-    requests: AtomicU64,
-    attempts: AtomicU64,
-    retries: AtomicU64,
-    responses: Responses,
-    latency: Histogram,
-    faults: NamedCounters,
-    overflows: NamedCounters,
-    tcp_open: AtomicU64,
-    tcp_close_success: AtomicU64,
-    tcp_close_failure: AtomicU64,
-    tcp_read_bytes: AtomicU64,
-    tcp_write_bytes: AtomicU64,
-}
-
 impl Target {
-    fn new(key: &Key) -> Self {
-        Target {
-            labels: render::target_labels(key.direction, &key.authority, &key.peer),
-            http: AtomicBool::new(!key.authority.is_empty()),
-            requests: AtomicU64::new(0),
-            attempts: AtomicU64::new(0),
-            retries: AtomicU64::new(0),
-            responses: Responses::default(),
-            latency: Histogram::default(),
-            faults: NamedCounters::default(),
-            overflows: NamedCounters::default(),
-            tcp_open: AtomicU64::new(0),
-            tcp_close_success: AtomicU64::new(0),
-            tcp_close_failure: AtomicU64::new(0),
-            tcp_read_bytes: AtomicU64::new(0),
-            tcp_write_bytes: AtomicU64::new(0),
-        }
-    }
-
-    /// A client's request came in (once, however often it is tried).
-    pub fn request(&self) {
-        self.saw_http();
-        self.requests.fetch_add(1, Relaxed);
-    }
-
-    /// One try of a request, the first included.
-    pub fn attempt(&self) {
-        self.saw_http();
-        self.attempts.fetch_add(1, Relaxed);
-    }
-
-    /// One try after the first; [`Target::attempt`] is called as well.
-    pub fn retry(&self) {
-        self.saw_http();
-        self.retries.fetch_add(1, Relaxed);
-    }
-
-    /// A response ended. Aborted ones leave no latency: it would be the client's patience.
-    pub fn response(&self, response: &Response) {
-        self.saw_http();
-        self.responses.add(response);
-        if response.classification != Classification::Aborted {
-            self.latency.observe(response.latency);
-        }
-    }
-
-    /// A connection with the peer was opened.
-    pub fn tcp_open(&self) {
-        self.tcp_open.fetch_add(1, Relaxed);
-    }
-
-    /// A connection with the peer was closed; `failure` when it broke.
-    pub fn tcp_close(&self, failure: bool) {
-        let counter = if failure {
-            &self.tcp_close_failure
-        } else {
-            &self.tcp_close_success
-        };
-        counter.fetch_add(1, Relaxed);
-    }
-
-    /// Bytes read from and written to the peer.
-    pub fn tcp_bytes(&self, read: u64, written: u64) {
-        self.tcp_read_bytes.fetch_add(read, Relaxed);
-        self.tcp_write_bytes.fetch_add(written, Relaxed);
-    }
-
-    /// A fault was injected: `delay`, `abort`, ...
-    pub fn fault(&self, kind: &str) {
-        self.faults.add(kind);
-    }
-
-    /// A request was refused because a limit was reached.
-    pub fn overflow(&self, reason: &'static str) {
-        self.overflows.add(reason);
-    }
-
-    fn saw_http(&self) {
-        // A plain load first: the line of memory is shared by all workers and almost never changes.
-        if !self.http.load(Relaxed) {
-            self.http.store(true, Relaxed);
+    fn key(&self) -> Key {
+        Key {
+            direction: self.direction,
+            authority: Arc::clone(&self.authority),
+            peer: Arc::clone(&self.peer),
         }
     }
 }

@@ -61,7 +61,7 @@ fn with_status(mut entry: HttpAccessLogEntry, status: u32) -> HttpAccessLogEntry
 
 /// The series that are not zero, without histogram buckets and HELP lines.
 fn recorded(direction: Direction, record: impl FnOnce(&Entries)) -> Vec<String> {
-    let recorder = Recorder::new();
+    let recorder = Recorder::new(1);
     let entries = Entries::new(recorder.clone(), "10.244.0.1".parse().ok());
     record(&entries);
     let mut page = String::new();

@@ -10,8 +10,10 @@ use envoy_types::pb::envoy::config::core::v3::{BindConfig, SocketOption};
 use envoy_types::pb::envoy::extensions::upstreams::http::v3 as upstreams;
 
 use super::endpoint::{dns_endpoints, endpoints};
-use super::{Decoded, Within, message_name, nothing_left, optional_duration, parse, reject, unpack};
-use crate::config::{ClusterSpec, EndpointSource};
+use super::{
+    Decoded, Within, http2, message_name, nothing_left, optional_duration, parse, reject, telemetry, tls, unpack,
+};
+use crate::config::{ClusterSpec, EndpointSource, Http2Options, Protocol};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const DNS_REFRESH: Duration = Duration::from_secs(5);
@@ -81,7 +83,12 @@ pub fn cluster(body: &[u8]) -> Decoded<ClusterSpec> {
         .map(mark)
         .transpose()
         .within("upstream_bind_config")?;
-    http_options(&mut rest)?;
+    let (protocol, http2) = http_options(&mut rest)?;
+    let tls = match rest.transport_socket.take() {
+        None => None,
+        Some(socket) => tls::upstream(socket, protocol == Protocol::Http2).within("transport_socket")?,
+    };
+    let telemetry = telemetry::telemetry(rest.metadata.take()).within("metadata")?;
     circuit_breakers(&mut rest).within("circuit_breakers")?;
     tuning(&mut rest);
     nothing_left(&rest)?;
@@ -90,6 +97,10 @@ pub fn cluster(body: &[u8]) -> Decoded<ClusterSpec> {
         source,
         connect_timeout: connect_timeout.filter(|d| !d.is_zero()).unwrap_or(CONNECT_TIMEOUT),
         mark: mark.flatten(),
+        protocol,
+        http2,
+        tls,
+        telemetry,
     })
 }
 
@@ -97,7 +108,6 @@ pub fn cluster(body: &[u8]) -> Decoded<ClusterSpec> {
 fn tuning(rest: &mut pb::Cluster) {
     rest.alt_stat_name.clear();
     rest.per_connection_buffer_limit_bytes = None;
-    rest.metadata = None;
     rest.wait_for_warm_on_init = None;
     rest.ignore_health_on_host_removal = false;
     rest.close_connections_on_host_health_failure = false;
@@ -143,27 +153,58 @@ fn socket_mark(option: &SocketOption) -> Decoded<u32> {
     }
 }
 
-/// Upstream is HTTP/1.1: options that say so are accepted.
-fn http_options(rest: &mut pb::Cluster) -> Decoded<()> {
+/// What the endpoints speak: said by an extension, or by a field that is older than that.
+fn http_options(rest: &mut pb::Cluster) -> Decoded<(Protocol, Http2Options)> {
     const HTTP: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
+    #[allow(deprecated)]
+    let older = rest.http2_protocol_options.take();
+    let mut found = match older {
+        None => (Protocol::Http1, Http2Options::default()),
+        Some(options) => (
+            Protocol::Http2,
+            http2::options(Some(options)).within("http2_protocol_options")?,
+        ),
+    };
     for (key, any) in take(&mut rest.typed_extension_protocol_options) {
         let field = format!("typed_extension_protocol_options[{key:?}]");
         if message_name(&any.type_url) != HTTP {
             return reject(field, format!("must be {HTTP}"));
         }
-        http_1(unpack(&any).within(&field)?).within(&field)?;
+        found = protocol(unpack(&any).within(&field)?).within(&field)?;
     }
-    Ok(())
+    Ok(found)
 }
 
-fn http_1(mut rest: upstreams::HttpProtocolOptions) -> Decoded<()> {
+fn protocol(mut rest: upstreams::HttpProtocolOptions) -> Decoded<(Protocol, Http2Options)> {
     use upstreams::http_protocol_options::UpstreamProtocolOptions;
     use upstreams::http_protocol_options::explicit_http_config::ProtocolConfig;
-    match rest.upstream_protocol_options.take() {
-        None | Some(UpstreamProtocolOptions::UseDownstreamProtocolConfig(_)) => {}
+    let found = match rest.upstream_protocol_options.take() {
+        None => (Protocol::Http1, Http2Options::default()),
+        Some(UpstreamProtocolOptions::UseDownstreamProtocolConfig(config)) => {
+            if config.http3_protocol_options.is_some() {
+                return reject(
+                    "use_downstream_protocol_config.http3_protocol_options",
+                    "is not supported by this proxy; leave it unset",
+                );
+            }
+            let place = "use_downstream_protocol_config.http2_protocol_options";
+            (
+                Protocol::Downstream,
+                http2::options(config.http2_protocol_options).within(place)?,
+            )
+        }
         Some(UpstreamProtocolOptions::ExplicitHttpConfig(config)) => match config.protocol_config {
-            None | Some(ProtocolConfig::HttpProtocolOptions(_)) => {}
-            Some(_) => return reject("explicit_http_config", "must be http_protocol_options"),
+            None | Some(ProtocolConfig::HttpProtocolOptions(_)) => (Protocol::Http1, Http2Options::default()),
+            Some(ProtocolConfig::Http2ProtocolOptions(options)) => {
+                let place = "explicit_http_config.http2_protocol_options";
+                (Protocol::Http2, http2::options(Some(options)).within(place)?)
+            }
+            Some(_) => {
+                return reject(
+                    "explicit_http_config",
+                    "must be http_protocol_options or http2_protocol_options",
+                );
+            }
         },
         Some(UpstreamProtocolOptions::AutoConfig(_)) => {
             return reject(
@@ -171,12 +212,13 @@ fn http_1(mut rest: upstreams::HttpProtocolOptions) -> Decoded<()> {
                 "is not supported by this proxy; use explicit_http_config",
             );
         }
-    }
+    };
     if let Some(mut common) = rest.common_http_protocol_options.take() {
         common.idle_timeout = None;
         nothing_left(&common).within("common_http_protocol_options")?;
     }
-    nothing_left(&rest)
+    nothing_left(&rest)?;
+    Ok(found)
 }
 
 /// There are no limits here, so only thresholds that mean "no limit" are accepted.

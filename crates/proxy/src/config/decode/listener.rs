@@ -11,16 +11,18 @@ use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3 as tcp_p
 use weir_series::canonical::Direction;
 
 use super::{
-    Decoded, Within, flag, message_name, nothing_left, optional_duration, parse, port, reject, route, socket_address,
-    unpack,
+    Decoded, Within, flag, http2, message_name, nothing_left, optional_duration, parse, port, reject, route,
+    socket_address, tls, unpack,
 };
-use crate::config::{Filter, FilterChain, Http, Listener, RouteSource, Tcp};
+use crate::config::{Codec, Filter, FilterChain, Http, Listener, RouteSource, Tcp};
 
 /// Envoy's default for waiting on listener filters.
 const INSPECT_TIMEOUT: Duration = Duration::from_secs(15);
 /// Envoy's default for downstream connections without a request.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(3600);
-const HTTP_1: [&str; 2] = ["http/1.0", "http/1.1"];
+const PROTOCOLS: [&str; 4] = ["http/1.0", "http/1.1", "h2", "h2c"];
+/// A chain for TLS is chosen by the first bytes, like one for a protocol.
+const TLS: &str = "tls";
 
 /// Decodes a listener.
 pub fn listener(body: &[u8]) -> Decoded<Listener> {
@@ -44,7 +46,7 @@ pub fn listener(body: &[u8]) -> Decoded<Listener> {
     for (i, filter) in take(&mut rest.listener_filters).into_iter().enumerate() {
         match listener_filter(filter).within(format_args!("listener_filters[{i}]"))? {
             ListenerFilter::OriginalDst => original_dst = true,
-            ListenerFilter::Inspector { disabled } => uninspected = disabled,
+            ListenerFilter::Inspector { disabled } => uninspected.extend(disabled),
         }
     }
     let continue_on_timeout = take(&mut rest.continue_on_listener_filters_timeout);
@@ -115,9 +117,12 @@ fn listener_filter(mut filter: pb::ListenerFilter) -> Decoded<ListenerFilter> {
         "envoy.extensions.filters.listener.http_inspector.v3.HttpInspector" => Ok(ListenerFilter::Inspector {
             disabled: disabled.unwrap_or_default(),
         }),
+        "envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector" => Ok(ListenerFilter::Inspector {
+            disabled: disabled.unwrap_or_default(),
+        }),
         other => reject(
             "typed_config",
-            format!("{other} is unknown; known are OriginalDst and HttpInspector"),
+            format!("{other} is unknown; known are OriginalDst, HttpInspector and TlsInspector"),
         ),
     }
 }
@@ -163,12 +168,17 @@ fn chain(mut rest: pb::FilterChain) -> Decoded<FilterChain> {
             );
         }
     };
+    let tls = match rest.transport_socket.take() {
+        None => None,
+        Some(socket) => tls::downstream(socket).within("transport_socket")?,
+    };
     rest.name.clear();
     rest.metadata = None;
     nothing_left(&rest)?;
     Ok(FilterChain {
         destination_port,
         application_protocols,
+        tls,
         filter,
     })
 }
@@ -181,15 +191,28 @@ fn chain_match(mut rest: pb::FilterChainMatch) -> Decoded<ChainMatch> {
         .take()
         .map(|p| port("destination_port", p.value))
         .transpose()?;
-    if matches!(rest.transport_protocol.as_str(), "raw_buffer") {
-        rest.transport_protocol.clear();
-    }
-    let protocols = take(&mut rest.application_protocols);
-    if let Some(odd) = protocols.iter().find(|p| !HTTP_1.contains(&p.as_str()) && *p != "h2c") {
+    let mut protocols = take(&mut rest.application_protocols);
+    if let Some(odd) = protocols.iter().find(|p| !PROTOCOLS.contains(&p.as_str())) {
         return reject(
             "application_protocols",
-            format!("{odd:?} is unknown; known are http/1.0, http/1.1, h2c"),
+            format!("{odd:?} is unknown; known are http/1.0, http/1.1, h2, h2c"),
         );
+    }
+    match take(&mut rest.transport_protocol).as_str() {
+        "" | "raw_buffer" => {}
+        TLS if protocols.is_empty() => protocols.push(TLS.to_owned()),
+        TLS => {
+            return reject(
+                "application_protocols",
+                "is not supported by this proxy together with transport_protocol tls; leave it unset",
+            );
+        }
+        other => {
+            return reject(
+                "transport_protocol",
+                format!("{other:?} is unknown; known are raw_buffer and tls"),
+            );
+        }
     }
     nothing_left(&rest)?;
     Ok((destination_port, protocols.into_iter().map(Into::into).collect()))
@@ -237,10 +260,13 @@ fn tcp(mut rest: tcp_proxy::TcpProxy) -> Decoded<Tcp> {
 fn http(mut rest: hcm::HttpConnectionManager) -> Decoded<Http> {
     use hcm::http_connection_manager::{CodecType, RouteSpecifier};
     let stat_prefix = take(&mut rest.stat_prefix).into();
-    let codec = CodecType::try_from(take(&mut rest.codec_type));
-    if !matches!(codec, Ok(CodecType::Auto | CodecType::Http1)) {
-        return reject("codec_type", "must be AUTO or HTTP1");
-    }
+    let codec = match CodecType::try_from(take(&mut rest.codec_type)) {
+        Ok(CodecType::Auto) => Codec::Auto,
+        Ok(CodecType::Http1) => Codec::Http1,
+        Ok(CodecType::Http2) => Codec::Http2,
+        _ => return reject("codec_type", "must be AUTO, HTTP1 or HTTP2"),
+    };
+    let http2 = http2::options(rest.http2_protocol_options.take()).within("http2_protocol_options")?;
     let routes = match rest.route_specifier.take() {
         Some(RouteSpecifier::Rds(rds)) if !rds.route_config_name.is_empty() => {
             RouteSource::Named(rds.route_config_name.into())
@@ -293,6 +319,8 @@ fn http(mut rest: hcm::HttpConnectionManager) -> Decoded<Http> {
     nothing_left(&rest)?;
     Ok(Http {
         stat_prefix,
+        codec,
+        http2,
         routes,
         generate_request_id,
         websocket,

@@ -2,12 +2,15 @@
 //!
 //! Enters: one encoded resource. Leaves: its model, or a [`Rejection`] that names the field and says what would be right.
 //! A field that is set and not supported is a rejection, never ignored; fields that only tune buffers or statistics are
-//! accepted and listed here. Knows nothing of other resources.
+//! accepted and listed here. Knows nothing of other resources. Certificates that a resource names by file are read here.
 
 mod cluster;
 mod endpoint;
+mod http2;
 mod listener;
 mod route;
+mod telemetry;
+mod tls;
 
 pub use cluster::cluster;
 pub use endpoint::assignment;

@@ -4,7 +4,9 @@ use envoy_types::pb::envoy::config::route::v3 as route_pb;
 use proptest::prelude::*;
 
 use super::*;
-use crate::config::{Action, EndpointSource};
+use std::sync::Arc;
+
+use crate::config::{Action, ClusterSpec, EndpointSource, Granularity, Http2Options, Protocol, Telemetry};
 
 fn bytes(message: impl Message) -> Vec<u8> {
     message.encode_to_vec()
@@ -37,7 +39,10 @@ fn what_a_cluster_may_not_say_is_named() {
         (|c| c.lb_policy = 3, "lb_policy"),
         (|c| c.health_checks.push(Default::default()), "health_checks"),
         (|c| c.outlier_detection = Some(Default::default()), "outlier_detection"),
-        (|c| c.transport_socket = Some(Default::default()), "transport_socket"),
+        (
+            |c| c.transport_socket = Some(Default::default()),
+            "transport_socket.typed_config",
+        ),
         (|c| c.cleanup_interval = Some(Default::default()), "cleanup_interval"),
         (
             |c| c.connect_timeout = Some(protobuf::Duration { seconds: -1, nanos: 0 }),
@@ -216,6 +221,227 @@ fn ports_without_inspection() {
         "listener_filters[0].filter_disabled.destination_port_range"
     );
     assert!(with(range(i32::MIN, i32::MIN)).is_err());
+}
+
+#[test]
+fn what_endpoints_speak() {
+    let spec = |text: &str| {
+        let file = format!("static_resources: {{clusters: [{{name: c, {text}}}]}}");
+        let bootstrap = crate::config::bootstrap::Bootstrap::parse(&file).map_err(|e| e.to_string())?;
+        cluster(&bootstrap.resources[0].body).map_err(|e| e.to_string())
+    };
+    let typed = |config: &str| {
+        let options = "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
+        spec(&format!(
+            "typed_extension_protocol_options: {{x: {{\"@type\": {options}, {config}}}}}"
+        ))
+    };
+    let usual = Http2Options::default();
+    let found = |spec: Result<ClusterSpec, String>| spec.map(|s| (s.protocol, s.http2)).unwrap();
+    assert_eq!(found(spec("")), (Protocol::Http1, usual));
+    assert_eq!(found(spec("http2_protocol_options: {}")), (Protocol::Http2, usual));
+    let explicit = "explicit_http_config: {http2_protocol_options: {max_concurrent_streams: 7}}";
+    let seven = Http2Options {
+        max_concurrent_streams: 7,
+        ..usual
+    };
+    assert_eq!(found(typed(explicit)), (Protocol::Http2, seven));
+    let explicit = "explicit_http_config: {http_protocol_options: {}}";
+    assert_eq!(found(typed(explicit)), (Protocol::Http1, usual));
+    let same = "use_downstream_protocol_config: {http2_protocol_options: {initial_stream_window_size: 65535}}";
+    let small = Http2Options {
+        initial_stream_window: 65_535,
+        ..usual
+    };
+    assert_eq!(found(typed(same)), (Protocol::Downstream, small));
+    let error = spec("http2_protocol_options: {initial_stream_window_size: 100}").unwrap_err();
+    let expected = "http2_protocol_options.initial_stream_window_size: 100 must be 65535 to 2147483647";
+    assert_eq!(error, expected);
+    let error = typed("explicit_http_config: {http2_protocol_options: {allow_connect: true}}").unwrap_err();
+    assert!(error.contains("allow_connect"), "{error}");
+}
+
+#[test]
+fn what_is_measured_about_a_cluster() {
+    let telemetry = |text: &str| {
+        let file = format!(
+            "static_resources: {{clusters: [{{name: c, metadata: {{filter_metadata: {{weir.telemetry: {{{text}}}}}}}}}]}}"
+        );
+        let bootstrap = crate::config::bootstrap::Bootstrap::parse(&file).unwrap();
+        cluster(&bootstrap.resources[0].body).map(|s| s.telemetry)
+    };
+    assert!(Arc::ptr_eq(&telemetry("").unwrap(), &Telemetry::usual()));
+    let found = telemetry("granularity: service, buckets_ms: [1, 5, 250]").unwrap();
+    assert_eq!(found.granularity, Granularity::Service);
+    assert_eq!(*found.buckets_ms, [1, 5, 250]);
+    let place = "metadata.filter_metadata[\"weir.telemetry\"]";
+    let many = format!("buckets_ms: {:?}", (1..=65).collect::<Vec<u64>>());
+    for (text, field, words) in [
+        ("granularity: node", "granularity", "pod, workload or service"),
+        ("granularity: 1", "granularity", "must be a string"),
+        ("buckets_ms: [5, 5]", "buckets_ms", "5 follows Some(5)"),
+        ("buckets_ms: [0]", "buckets_ms", "above 0"),
+        ("buckets_ms: [1.5]", "buckets_ms", "no whole number"),
+        ("buckets_ms: []", "buckets_ms", "1 to 64 numbers"),
+        (&many, "buckets_ms", "not 65"),
+        ("bucket_ms: [1]", "bucket_ms", "known are"),
+    ] {
+        let error = telemetry(text).unwrap_err();
+        assert_eq!(error.field, format!("{place}.{field}"));
+        assert!(error.message.contains(words), "{error}");
+    }
+}
+
+/// A certificate for `localhost`, signed by itself, and its key.
+fn certificate() -> (String, String) {
+    let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
+    (made.cert.pem(), made.signing_key.serialize_pem())
+}
+
+/// A source of the text, in JSON.
+fn inline(text: &str) -> String {
+    serde_json::json!({ "inline_string": text }).to_string()
+}
+
+#[test]
+fn certificates_towards_clients() {
+    let (cert, key) = certificate();
+    let chain = |matching: &str, context: &str| {
+        let file = format!(
+            r#"{{"static_resources": {{"listeners": [{{
+              "name": "l", "address": {{"socket_address": {{"address": "127.0.0.1", "port_value": 1}}}},
+              "filter_chains": [{{"filter_chain_match": {{{matching}}},
+                "filters": [{{"name": "t", "typed_config": {{
+                  "@type": "type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy",
+                  "cluster": "c"}}}}],
+                "transport_socket": {{"name": "tls", "typed_config": {{
+                  "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext",
+                  {context}}}}}}}]}}]}}}}"#
+        );
+        let bootstrap = crate::config::bootstrap::Bootstrap::parse(&file).map_err(|e| e.to_string())?;
+        let mut found = listener(&bootstrap.resources[0].body).map_err(|e| e.to_string())?;
+        Ok::<_, String>(found.chains.remove(0))
+    };
+    let pair = format!(
+        r#""tls_certificates": [{{"certificate_chain": {}, "private_key": {}}}]"#,
+        inline(&cert),
+        inline(&key)
+    );
+    let found = chain(
+        r#""transport_protocol": "tls""#,
+        &format!(r#""common_tls_context": {{{pair}, "alpn_protocols": ["h2", "http/1.1"]}}"#),
+    )
+    .unwrap();
+    assert_eq!(found.application_protocols, ["tls".into()]);
+    let config = &found.tls.unwrap().config;
+    assert_eq!(config.alpn_protocols, [b"h2".to_vec(), b"http/1.1".to_vec()]);
+
+    let both = format!(
+        r#""require_client_certificate": true, "common_tls_context": {{{pair},
+           "validation_context": {{"trusted_ca": {}}}}}"#,
+        inline(&cert)
+    );
+    assert!(chain("", &both).is_ok());
+    let place = "filter_chains[0].transport_socket.typed_config";
+    for (context, field) in [
+        (
+            r#""common_tls_context": {}"#.to_owned(),
+            "common_tls_context.tls_certificates",
+        ),
+        (
+            format!(r#""require_client_certificate": true, "common_tls_context": {{{pair}}}"#),
+            "common_tls_context.validation_context",
+        ),
+        (
+            format!(
+                r#""common_tls_context": {{"tls_certificates": [{{"certificate_chain": {}, "private_key": {}}}]}}"#,
+                inline("none"),
+                inline(&key)
+            ),
+            "common_tls_context.tls_certificates[0].certificate_chain",
+        ),
+        (
+            r#""common_tls_context": {"tls_certificates": [{"certificate_chain": {"filename": "/nowhere"}}]}"#
+                .to_owned(),
+            "common_tls_context.tls_certificates[0].certificate_chain.filename",
+        ),
+    ] {
+        let error = chain("", &context).unwrap_err();
+        assert!(error.starts_with(&format!("{place}.{field}: ")), "{error}");
+    }
+    let (_, other) = certificate();
+    let error = chain(
+        "",
+        &format!(
+            r#""common_tls_context": {{{}}}"#,
+            pair.replace(&inline(&key), &inline(&other))
+        ),
+    );
+    assert!(error.unwrap_err().contains("tls_certificates[0]: "));
+}
+
+#[test]
+fn certificates_of_endpoints() {
+    let (cert, _) = certificate();
+    let spec = |context: &str, http2: bool| {
+        let more = if http2 { r#""http2_protocol_options": {},"# } else { "" };
+        let file = format!(
+            r#"{{"static_resources": {{"clusters": [{{"name": "c", {more} "transport_socket": {{"name": "tls", "typed_config": {{
+              "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext",
+              {context}}}}}}}]}}}}"#
+        );
+        let bootstrap = crate::config::bootstrap::Bootstrap::parse(&file).map_err(|e| e.to_string())?;
+        cluster(&bootstrap.resources[0].body).map_err(|e| e.to_string())
+    };
+    let trust = format!(
+        r#""common_tls_context": {{"validation_context": {{"trusted_ca": {}}}}}"#,
+        inline(&cert)
+    );
+    let tls = |http2| {
+        spec(&format!(r#""sni": "localhost", {trust}"#), http2)
+            .unwrap()
+            .tls
+            .unwrap()
+    };
+    assert_eq!(tls(false).server_name.to_str(), "localhost");
+    assert!(tls(false).config.alpn_protocols.is_empty());
+    assert_eq!(tls(true).config.alpn_protocols, [b"h2".to_vec()]);
+    let place = "transport_socket.typed_config";
+    let error = spec(&trust, false).unwrap_err();
+    assert!(error.starts_with(&format!("{place}.sni: ")), "{error}");
+    let error = spec(r#""sni": "localhost""#, false).unwrap_err();
+    let field = "common_tls_context.validation_context.trusted_ca";
+    assert!(error.starts_with(&format!("{place}.{field}: ")), "{error}");
+}
+
+/// Secrets that a control plane would have to send separately are refused by name.
+#[test]
+fn secrets_by_name_are_refused() {
+    use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3 as tls_pb;
+    let context = tls_pb::UpstreamTlsContext {
+        sni: "localhost".into(),
+        common_tls_context: Some(tls_pb::CommonTlsContext {
+            tls_certificate_sds_secret_configs: vec![tls_pb::SdsSecretConfig::default()],
+            ..Default::default()
+        }),
+        ..Default::default()
+    };
+    let socket = core::TransportSocket {
+        name: "tls".into(),
+        config_type: Some(core::transport_socket::ConfigType::TypedConfig(protobuf::Any {
+            type_url: "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext".into(),
+            value: bytes(context),
+        })),
+    };
+    let message = cluster_pb::Cluster {
+        name: "c".into(),
+        transport_socket: Some(socket),
+        ..Default::default()
+    };
+    assert_eq!(
+        cluster(&bytes(message)).unwrap_err().field,
+        "transport_socket.typed_config.common_tls_context.tls_certificate_sds_secret_configs"
+    );
 }
 
 #[test]

@@ -11,7 +11,8 @@ use serde::Deserialize;
 use serde_json::Value;
 use weir_xds::ResourceType;
 
-use super::{Read, address, boolean, number, resource, timespan};
+use super::tls::{self, TransportSocket};
+use super::{Read, address, boolean, http2, number, resource, timespan};
 use crate::config::bootstrap::{StaticResource, from_value, wrong};
 
 const TYPE_PREFIX: &str = "type.googleapis.com/";
@@ -46,6 +47,7 @@ struct FilterChain {
     _name: String,
     filter_chain_match: Option<ChainMatch>,
     filters: Vec<Filter>,
+    transport_socket: Option<TransportSocket>,
 }
 
 #[derive(Deserialize, Default)]
@@ -77,6 +79,7 @@ struct TcpProxy {
 struct HttpConnectionManager {
     stat_prefix: String,
     codec_type: Option<String>,
+    http2_protocol_options: Option<Value>,
     route_config: Option<RouteConfiguration>,
     rds: Option<Rds>,
     http_filters: Vec<Filter>,
@@ -235,9 +238,14 @@ fn filter_chain(at: &str, file: FilterChain) -> Read<pb::FilterChain> {
         transport_protocol: m.transport_protocol,
         ..Default::default()
     });
+    let transport_socket = file
+        .transport_socket
+        .map(|t| tls::message(&format!("{at}.transport_socket"), t))
+        .transpose()?;
     Ok(pb::FilterChain {
         filter_chain_match,
         filters,
+        transport_socket,
         ..Default::default()
     })
 }
@@ -280,8 +288,18 @@ fn http(at: &str, file: HttpConnectionManager) -> Read<hcm::HttpConnectionManage
     let codec_type = match file.codec_type.as_deref().unwrap_or("AUTO") {
         "AUTO" => CodecType::Auto,
         "HTTP1" => CodecType::Http1,
-        other => return wrong(format!("{at}.codec_type"), format!("{other:?} must be AUTO or HTTP1")),
+        "HTTP2" => CodecType::Http2,
+        other => {
+            return wrong(
+                format!("{at}.codec_type"),
+                format!("{other:?} must be AUTO, HTTP1 or HTTP2"),
+            );
+        }
     };
+    let http2_protocol_options = file
+        .http2_protocol_options
+        .map(|options| http2::options(&format!("{at}.http2_protocol_options"), options))
+        .transpose()?;
     let route_specifier = match (file.rds, file.route_config) {
         (Some(rds), None) => Some(RouteSpecifier::Rds(hcm::Rds {
             route_config_name: rds.route_config_name,
@@ -313,6 +331,7 @@ fn http(at: &str, file: HttpConnectionManager) -> Read<hcm::HttpConnectionManage
     Ok(hcm::HttpConnectionManager {
         stat_prefix: file.stat_prefix,
         codec_type: codec_type.into(),
+        http2_protocol_options,
         route_specifier,
         http_filters,
         generate_request_id: boolean(file.generate_request_id),

@@ -1,5 +1,5 @@
 use super::*;
-use crate::exposition::encode::{push_label, write_header, write_sample};
+use crate::exposition::encode::{push_label, push_micros_as_ms, push_u64, write_header, write_sample};
 use proptest::prelude::*;
 
 fn all(page: &str) -> Result<Vec<Entry<'_>>, ParseError> {
@@ -112,6 +112,16 @@ proptest! {
             prop_assert_eq!(&got, labels);
             prop_assert!(entry.value == *value || (entry.value.is_nan() && value.is_nan()));
         }
+    }
+
+    #[test]
+    fn whole_numbers_and_milliseconds_are_written_as_they_are(value: u64, micros in 0_u64..1 << 53) {
+        let mut out = String::new();
+        push_u64(&mut out, value);
+        prop_assert_eq!(&out, &value.to_string());
+        out.clear();
+        push_micros_as_ms(&mut out, micros);
+        prop_assert_eq!(out.parse::<f64>().ok(), Some(micros as f64 / 1000.0));
     }
 
     #[test]

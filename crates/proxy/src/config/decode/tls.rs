@@ -1,0 +1,222 @@
+//! `envoy.extensions.transport_sockets.tls.v3`: TLS towards clients and towards endpoints.
+//!
+//! Certificates are inline or in files, which are read when the resource comes. What an endpoint shows is always checked:
+//! against `trusted_ca`, and against the name in `sni`.
+
+use std::mem::take;
+use std::sync::Arc;
+
+use envoy_types::pb::envoy::config::core::v3::data_source::Specifier;
+use envoy_types::pb::envoy::config::core::v3::{DataSource, TransportSocket, transport_socket};
+use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3 as pb;
+use rustls::crypto::CryptoProvider;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::server::WebPkiClientVerifier;
+use rustls::{ClientConfig, RootCertStore, ServerConfig};
+
+use super::{Decoded, Within, flag, message_name, nothing_left, reject, unpack};
+use crate::config::{ClientTls, ServerTls};
+
+const PACKAGE: &str = "envoy.extensions.transport_sockets";
+const H2: &[u8] = b"h2";
+
+/// What is common to both sides, loaded.
+#[derive(Default)]
+struct Common {
+    own: Option<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>)>,
+    trusted: Option<RootCertStore>,
+    alpn: Vec<Vec<u8>>,
+}
+
+/// TLS that clients begin; `None`: the socket is said to be plain.
+pub(super) fn downstream(socket: TransportSocket) -> Decoded<Option<Arc<ServerTls>>> {
+    let Some(any) = typed(socket, "DownstreamTlsContext")? else {
+        return Ok(None);
+    };
+    server(unpack(&any)?).within("typed_config").map(Some)
+}
+
+/// TLS that this proxy begins. `http2`: the endpoints speak nothing else.
+pub(super) fn upstream(socket: TransportSocket, http2: bool) -> Decoded<Option<Arc<ClientTls>>> {
+    let Some(any) = typed(socket, "UpstreamTlsContext")? else {
+        return Ok(None);
+    };
+    client(unpack(&any)?, http2).within("typed_config").map(Some)
+}
+
+fn typed(socket: TransportSocket, wanted: &str) -> Decoded<Option<envoy_types::pb::google::protobuf::Any>> {
+    let Some(transport_socket::ConfigType::TypedConfig(any)) = socket.config_type else {
+        return reject("typed_config", "is missing");
+    };
+    let name = message_name(&any.type_url);
+    if name == format!("{PACKAGE}.raw_buffer.v3.RawBuffer") {
+        return Ok(None);
+    }
+    if name == format!("{PACKAGE}.tls.v3.{wanted}") {
+        return Ok(Some(any));
+    }
+    reject(
+        "typed_config",
+        format!("{name} is unknown; known are {wanted} and RawBuffer"),
+    )
+}
+
+fn server(mut rest: pb::DownstreamTlsContext) -> Decoded<Arc<ServerTls>> {
+    let common = common(rest.common_tls_context.take().unwrap_or_default()).within("common_tls_context")?;
+    let required = flag(&rest.require_client_certificate.take(), false);
+    nothing_left(&rest)?;
+    let Some((chain, key)) = common.own else {
+        return reject("common_tls_context.tls_certificates", "is missing");
+    };
+    let place = "common_tls_context.validation_context";
+    let provider = provider();
+    let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
+        .with_safe_default_protocol_versions()
+        .or_else(|e| reject("", e.to_string()))?;
+    let builder = match common.trusted {
+        None if required => return reject(place, "is missing, but require_client_certificate is set"),
+        None => builder.with_no_client_auth(),
+        Some(roots) => {
+            let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
+            let verifier = if required {
+                verifier
+            } else {
+                verifier.allow_unauthenticated()
+            };
+            builder.with_client_cert_verifier(verifier.build().or_else(|e| reject(place, e.to_string()))?)
+        }
+    };
+    let mut config = builder
+        .with_single_cert(chain, key)
+        .or_else(|e| reject("common_tls_context.tls_certificates[0]", e.to_string()))?;
+    config.alpn_protocols = common.alpn;
+    Ok(Arc::new(ServerTls {
+        config: Arc::new(config),
+    }))
+}
+
+fn client(mut rest: pb::UpstreamTlsContext, http2: bool) -> Decoded<Arc<ClientTls>> {
+    let common = common(rest.common_tls_context.take().unwrap_or_default()).within("common_tls_context")?;
+    let sni = take(&mut rest.sni);
+    nothing_left(&rest)?;
+    let Ok(server_name) = ServerName::try_from(sni.clone()) else {
+        let message = format!("{sni:?} is no host name; the endpoint's certificate is checked against it");
+        return reject("sni", message);
+    };
+    let Some(roots) = common.trusted else {
+        return reject(
+            "common_tls_context.validation_context.trusted_ca",
+            "is missing; the endpoint's certificate is checked against it",
+        );
+    };
+    let builder = ClientConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()
+        .or_else(|e| reject("", e.to_string()))?
+        .with_root_certificates(roots);
+    let mut config = match common.own {
+        None => builder.with_no_client_auth(),
+        Some((chain, key)) => builder
+            .with_client_auth_cert(chain, key)
+            .or_else(|e| reject("common_tls_context.tls_certificates[0]", e.to_string()))?,
+    };
+    config.alpn_protocols = common.alpn;
+    // Servers speak HTTP/2 over TLS only to those that ask for it (RFC 9113, section 3.2).
+    if http2 && config.alpn_protocols.is_empty() {
+        config.alpn_protocols.push(H2.to_vec());
+    }
+    Ok(Arc::new(ClientTls {
+        config: Arc::new(config),
+        server_name,
+    }))
+}
+
+fn common(mut rest: pb::CommonTlsContext) -> Decoded<Common> {
+    use pb::common_tls_context::ValidationContextType;
+    let mut found = Common::default();
+    let certificates = take(&mut rest.tls_certificates);
+    if certificates.len() > 1 {
+        return reject(
+            "tls_certificates",
+            format!("must be one at most, not {}", certificates.len()),
+        );
+    }
+    if let Some(one) = certificates.into_iter().next() {
+        found.own = Some(certificate(one).within("tls_certificates[0]")?);
+    }
+    match rest.validation_context_type.take() {
+        None => {}
+        Some(ValidationContextType::ValidationContext(context)) => {
+            found.trusted = trusted(context).within("validation_context")?;
+        }
+        Some(_) => {
+            return reject(
+                "validation_context_type",
+                "is not supported by this proxy; use validation_context",
+            );
+        }
+    }
+    for (i, name) in take(&mut rest.alpn_protocols).into_iter().enumerate() {
+        if name.is_empty() || name.len() > 255 {
+            return reject(format!("alpn_protocols[{i}]"), "must have 1 to 255 bytes");
+        }
+        found.alpn.push(name.into_bytes());
+    }
+    nothing_left(&rest)?;
+    Ok(found)
+}
+
+fn certificate(mut rest: pb::TlsCertificate) -> Decoded<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>)> {
+    let chain = certificates(rest.certificate_chain.take()).within("certificate_chain")?;
+    let pem = content(rest.private_key.take()).within("private_key")?;
+    // The parser's words may quote what it read, and this is a secret.
+    let Ok(key) = PrivateKeyDer::from_pem_slice(&pem) else {
+        return reject("private_key", "holds no private key in PEM");
+    };
+    nothing_left(&rest)?;
+    Ok((chain, key))
+}
+
+fn trusted(mut rest: pb::CertificateValidationContext) -> Decoded<Option<RootCertStore>> {
+    let Some(source) = rest.trusted_ca.take() else {
+        nothing_left(&rest)?;
+        return Ok(None);
+    };
+    let mut roots = RootCertStore::empty();
+    for certificate in certificates(Some(source)).within("trusted_ca")? {
+        roots
+            .add(certificate)
+            .or_else(|e| reject("trusted_ca", e.to_string()))?;
+    }
+    nothing_left(&rest)?;
+    Ok(Some(roots))
+}
+
+fn certificates(source: Option<DataSource>) -> Decoded<Vec<CertificateDer<'static>>> {
+    let pem = content(source)?;
+    let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
+    match found {
+        Ok(found) if !found.is_empty() => Ok(found),
+        Ok(_) => reject("", "holds no certificate in PEM"),
+        Err(e) => reject("", format!("holds no certificate in PEM: {e}")),
+    }
+}
+
+fn content(source: Option<DataSource>) -> Decoded<Vec<u8>> {
+    match source.and_then(|s| s.specifier) {
+        Some(Specifier::InlineString(text)) => Ok(text.into_bytes()),
+        Some(Specifier::InlineBytes(bytes)) => Ok(bytes),
+        Some(Specifier::Filename(path)) => {
+            std::fs::read(&path).or_else(|e| reject("filename", format!("{path:?} cannot be read: {e}")))
+        }
+        Some(Specifier::EnvironmentVariable(_)) => reject(
+            "environment_variable",
+            "is not supported by this proxy; use filename or inline_string",
+        ),
+        None => reject("", "is missing; right would be filename or inline_string"),
+    }
+}
+
+fn provider() -> Arc<CryptoProvider> {
+    Arc::new(rustls::crypto::aws_lc_rs::default_provider())
+}
