@@ -56,6 +56,13 @@ pub struct Pod {
     pub inbound: BTreeMap<u16, InboundPort>,
 }
 
+impl Pod {
+    /// It has an address of IPv6, and so its network has IPv6.
+    pub fn has_ipv6(&self) -> bool {
+        self.ips.iter().any(IpAddr::is_ipv6)
+    }
+}
+
 /// A pod's port that services lead to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct InboundPort {

@@ -3,8 +3,8 @@
 //! One listener an address: a change of one Service touches no connection of another. The two listeners with a socket,
 //! `outbound` and `inbound`, take what is redirected; `outbound` hands each connection on by where it wanted to go.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use envoy_types::pb::envoy::config::accesslog::v3::AccessLog;
 use envoy_types::pb::envoy::config::core::v3::address::Address as AddressKind;
@@ -32,11 +32,11 @@ use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3::tcp_pro
 };
 use envoy_types::pb::envoy::r#type::v3::Int32Range;
 use weir_api::labels::{Engine, Protocol};
-use weir_mesh::{InboundPort, Mesh, Telemetry};
+use weir_mesh::{InboundPort, Mesh, Pod, Telemetry};
 
 use super::{
-    BLOCKED, Bound, INBOUND, INBOUND_PORT, OUTBOUND, OUTBOUND_PORT, any, http2_options, no, number, route, seconds,
-    telemetry, yes,
+    BLOCKED, Bound, Family, INBOUND, INBOUND_PORT, OUTBOUND, OUTBOUND_PORT, any, http2_options, no, number, route,
+    seconds, telemetry, yes,
 };
 
 mod access_log;
@@ -56,9 +56,19 @@ pub(super) fn socket_address(ip: IpAddr, port: u32) -> Address {
     }
 }
 
+/// The address on which redirected connections of a family arrive. Each family has a listener of its own: that of IPv6
+/// comes when the pod turns out to have IPv6, and touches no connection of the other.
+fn every_address(family: Family, port: u32) -> Option<Address> {
+    let ip: IpAddr = match family {
+        Family::Ipv4 => Ipv4Addr::UNSPECIFIED.into(),
+        Family::Ipv6 => Ipv6Addr::UNSPECIFIED.into(),
+    };
+    Some(socket_address(ip, port))
+}
+
 /// Where redirected outbound connections arrive. What no other listener takes is blocked: an HTTP request is answered
 /// 404, anything else is reset.
-pub(super) fn outbound(engine: Engine, uninspected: &BTreeSet<u16>) -> Listener {
+pub(super) fn outbound(engine: Engine, family: Family, uninspected: &BTreeSet<u16>) -> Listener {
     let logs = access_log::http(engine, OUTBOUND);
     let answer = manager(BLOCKED, RouteSpecifier::RouteConfig(route::blocked()), logs);
     let http = FilterChain {
@@ -83,8 +93,8 @@ pub(super) fn outbound(engine: Engine, uninspected: &BTreeSet<u16>) -> Listener 
         None
     };
     Listener {
-        name: OUTBOUND.to_owned(),
-        address: Some(socket_address(IpAddr::from([0, 0, 0, 0]), OUTBOUND_PORT)),
+        name: family.outbound().to_owned(),
+        address: every_address(family, OUTBOUND_PORT),
         use_original_dst: yes(),
         traffic_direction: TrafficDirection::Outbound as i32,
         listener_filters: vec![original_dst(), inspector],
@@ -161,7 +171,7 @@ pub(super) fn address(engine: Engine, name: &str, bound: &Bound<'_>) -> Listener
 
 /// Where redirected inbound connections arrive. Nothing is blocked: ports that Services lead to with a protocol of
 /// requests are read as that, all else is passed on as it is.
-pub(super) fn inbound(engine: Engine, measured: &Telemetry, ports: &BTreeMap<u16, InboundPort>) -> Listener {
+pub(super) fn inbound(engine: Engine, family: Family, measured: &Telemetry, pod: &Pod) -> Listener {
     let chain = |(port, inbound): (&u16, &InboundPort)| {
         let cluster = telemetry::inbound_cluster(measured, inbound);
         let filter = match inbound.protocol.has_requests() {
@@ -179,10 +189,10 @@ pub(super) fn inbound(engine: Engine, measured: &Telemetry, ports: &BTreeMap<u16
             ..Default::default()
         })
     };
-    let filter_chains = ports.iter().filter_map(chain).collect();
+    let filter_chains = pod.inbound.iter().filter_map(chain).collect();
     Listener {
-        name: INBOUND.to_owned(),
-        address: Some(socket_address(IpAddr::from([0, 0, 0, 0]), INBOUND_PORT)),
+        name: family.inbound().to_owned(),
+        address: every_address(family, INBOUND_PORT),
         traffic_direction: TrafficDirection::Inbound as i32,
         listener_filters: vec![original_dst()],
         filter_chains,

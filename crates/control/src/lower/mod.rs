@@ -6,6 +6,7 @@
 //! |---|---|---|
 //! | listener | `outbound` | where captured outbound traffic arrives; hands on by original destination, blocks the rest |
 //! | listener | `<ip>_<port>.outbound` | a Service address with a protocol, or an address of a single pod |
+//! | listener | `outbound_ipv6`, `inbound_ipv6` | the same on `::`, for pods that have IPv6 |
 //! | listener | `inbound` | where captured inbound traffic arrives; one chain a port that Services lead to with requests |
 //! | route | `<port>\|<namespace>\|<service>.outbound` | of a port with requests (http, http2, grpc): virtual host `service`, and `other` for all other hosts |
 //! | cluster, endpoints | the same name | of every port but direct ones |
@@ -17,8 +18,8 @@
 //! Addresses of single pods (endpoints of headless Services, ports that a pod labels itself) have a cluster of their own
 //! with that one endpoint, named `<port>|<namespace>|<ip>.outbound`: the client chose the pod, and metrics still know it.
 //!
-//! All but the listeners is the same for every node, and shared. Listeners differ by engine (Envoy gets access logs) and,
-//! `inbound` alone, by pod. What did not change stays the same allocation from one lowering to the next.
+//! All but the listeners is the same for every node, and shared. Listeners differ by engine (Envoy gets access logs);
+//! `inbound` differs by pod. Pods that have IPv6 get `outbound_ipv6` and `inbound_ipv6` beside these: the same on `::`. What did not change stays the same allocation from one lowering to the next.
 
 mod cluster;
 mod endpoint;
@@ -55,6 +56,10 @@ pub const INBOUND: &str = "inbound";
 pub const INBOUND_HTTP2: &str = "inbound_http2";
 /// Name of the listener where outbound connections arrive.
 pub const OUTBOUND: &str = "outbound";
+/// Listener where outbound connections of IPv6 arrive.
+pub const OUTBOUND_IPV6: &str = "outbound_ipv6";
+/// Listener where inbound connections of IPv6 arrive.
+pub const INBOUND_IPV6: &str = "inbound_ipv6";
 /// Static cluster of Envoy's bootstrap that takes its access logs.
 pub const ACCESS_LOG_CLUSTER: &str = "weir_als";
 /// Route of the hosts of the destination; metrics show such hosts as they are.
@@ -111,6 +116,8 @@ pub struct Lowered {
     peers: Arc<Resources>,
     /// Without `inbound`, by engine.
     listeners: BTreeMap<Engine, Arc<Resources>>,
+    /// `outbound_ipv6`, by engine: for pods that have IPv6.
+    outbound_ipv6: BTreeMap<Engine, Arc<Resource>>,
 }
 
 impl Lowered {
@@ -161,14 +168,23 @@ impl Lowered {
             let empty = Arc::default();
             let old = previous.listeners.get(&engine).unwrap_or(&empty);
             let mut listeners = Collector::new(ResourceType::Listener, old);
-            listeners.add(OUTBOUND, &listener::outbound(engine, &uninspected));
+            listeners.add(OUTBOUND, &listener::outbound(engine, Family::Ipv4, &uninspected));
             for address in &bound {
                 let name = listener_name(address.ip, address.port);
                 listeners.add(&name, &listener::address(engine, &name, address));
             }
             (engine, listeners.finish())
         });
+        let outbound_ipv6 = [Engine::Weir, Engine::Envoy].into_iter().map(|engine| {
+            let body = listener::outbound(engine, Family::Ipv6, &uninspected).encode_to_vec();
+            let old = previous.outbound_ipv6.get(&engine);
+            (
+                engine,
+                Resource::renew(old, ResourceType::Listener, OUTBOUND_IPV6, body),
+            )
+        });
         Self {
+            outbound_ipv6: outbound_ipv6.collect(),
             listeners: listeners.collect(),
             clusters: clusters.finish(),
             endpoints: endpoints.finish(),
@@ -187,11 +203,22 @@ impl Lowered {
     /// The snapshot of one pod's proxy; `None` when the mesh does not know the pod. `previous` is the node's last one.
     pub fn snapshot(&self, mesh: &Mesh, pod: &Key, engine: Engine, previous: Option<&Snapshot>) -> Option<Snapshot> {
         let pod = mesh.pods.get(pod)?;
-        let body = listener::inbound(engine, &mesh.telemetry, &pod.inbound).encode_to_vec();
-        let old = previous.and_then(|s| s.get(ResourceType::Listener, INBOUND));
-        let inbound = Resource::renew(old, ResourceType::Listener, INBOUND, body);
+        let inbound = |family: Family| {
+            let (name, body) = (
+                family.inbound(),
+                listener::inbound(engine, family, &mesh.telemetry, pod),
+            );
+            let old = previous.and_then(|s| s.get(ResourceType::Listener, name));
+            let resource = Resource::renew(old, ResourceType::Listener, name, body.encode_to_vec());
+            (name.to_owned(), resource)
+        };
         let mut listeners = Resources::clone(self.listeners.get(&engine)?);
-        listeners.insert(INBOUND.to_owned(), inbound);
+        listeners.extend([inbound(Family::Ipv4)]);
+        if pod.has_ipv6() {
+            listeners.extend([inbound(Family::Ipv6)]);
+            let outbound = self.outbound_ipv6.get(&engine).map(Arc::clone);
+            listeners.extend(outbound.map(|resource| (OUTBOUND_IPV6.to_owned(), resource)));
+        }
         let listeners = match previous.map(|s| s.resources(ResourceType::Listener)) {
             Some(old) if **old == listeners => Arc::clone(old),
             _ => Arc::new(listeners),
@@ -206,6 +233,29 @@ impl Lowered {
             .with(ResourceType::Route, Arc::clone(&self.routes))
             .with(ResourceType::Peer, Arc::clone(&self.peers))
             .with(ResourceType::Listener, listeners)
+    }
+}
+
+/// A family of addresses, as far as sockets differ by it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Family {
+    Ipv4,
+    Ipv6,
+}
+
+impl Family {
+    fn outbound(self) -> &'static str {
+        match self {
+            Self::Ipv4 => OUTBOUND,
+            Self::Ipv6 => OUTBOUND_IPV6,
+        }
+    }
+
+    fn inbound(self) -> &'static str {
+        match self {
+            Self::Ipv4 => INBOUND,
+            Self::Ipv6 => INBOUND_IPV6,
+        }
     }
 }
 
@@ -270,7 +320,7 @@ fn destinations(mesh: &Mesh) -> Vec<Destination<'_>> {
                 protocol,
                 service: &service.name,
                 domains: service.domains(*number).into_iter().collect(),
-                endpoints: port.endpoints.iter().collect(),
+                endpoints: one_family(&port.endpoints),
                 telemetry: &service.telemetry,
                 single: false,
             });
@@ -290,6 +340,12 @@ fn destinations(mesh: &Mesh) -> Vec<Destination<'_>> {
         }
     }
     found
+}
+
+/// Each pod once: where a Service has endpoints of both families, those of IPv4.
+fn one_family(endpoints: &[weir_mesh::Endpoint]) -> Vec<&weir_mesh::Endpoint> {
+    let ipv4 = endpoints.iter().any(|e| e.ip.is_ipv4());
+    endpoints.iter().filter(|e| e.ip.is_ipv4() == ipv4).collect()
 }
 
 /// Every address with a listener. Two that claim the same address: the stronger protocol has it, http over http2, grpc, tcp and direct.

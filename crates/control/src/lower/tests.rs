@@ -194,6 +194,30 @@ fn nodes_share_all_but_their_listeners() {
     assert!(Arc::ptr_eq(&outbound(&snapshots[0]), &outbound(&snapshots[1])));
 }
 
+/// Only pods that have IPv6 listen there: in a network without it the address cannot be bound. The listeners of IPv4 are
+/// the same either way.
+#[test]
+fn pods_with_ipv6_have_listeners_for_it_beside_the_others() {
+    let (mut mesh, _) = weir_mesh::build(&load(include_str!("../../testdata/ipv6.yaml")));
+    let key = mesh.pods.keys().next().cloned().unwrap();
+    let lower = |mesh: &Mesh| Lowered::new(mesh, &Lowered::default()).snapshot(mesh, &key, Engine::Weir, None);
+    let listeners = |mesh: &Mesh| snapshot_json(&lower(mesh).unwrap())["lds"].clone();
+    let both = listeners(&mesh);
+    for (name, ip, port) in [
+        (OUTBOUND, "0.0.0.0", OUTBOUND_PORT),
+        (INBOUND, "0.0.0.0", INBOUND_PORT),
+        (OUTBOUND_IPV6, "::", OUTBOUND_PORT),
+        (INBOUND_IPV6, "::", INBOUND_PORT),
+    ] {
+        let address = &both[name]["address"]["socket_address"];
+        assert_eq!(*address, json!({"address": ip, "port_value": port}), "{name}");
+    }
+    mesh.pods.get_mut(&key).unwrap().ips.retain(IpAddr::is_ipv4);
+    let one = listeners(&mesh);
+    assert_eq!((&one[OUTBOUND], &one[INBOUND]), (&both[OUTBOUND], &both[INBOUND]));
+    assert_eq!((one.get(OUTBOUND_IPV6), one.get(INBOUND_IPV6)), (None, None));
+}
+
 #[test]
 fn an_unknown_pod_gets_nothing() {
     let lowered = Lowered::new(&Mesh::default(), &Lowered::default());

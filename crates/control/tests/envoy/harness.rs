@@ -79,8 +79,12 @@ pub fn pod_network() {
     for address in ["10.244.1.3/32", "10.244.1.4/32"] {
         run("ip", &["addr", "add", address, "dev", "lo"]);
     }
-    let rules = "table ip weir { chain output { type nat hook output priority -100; meta mark 1337 return;
+    run("ip", &["addr", "add", "fd00:10:244::2/64", "dev", "eth0", "nodad"]);
+    run("ip", &["route", "add", "fd00:10:96::/64", "dev", "eth0"]);
+    run("ip", &["addr", "add", "fd00:10:244::3/128", "dev", "lo", "nodad"]);
+    let rules = "table inet weir { chain output { type nat hook output priority -100; meta mark 1337 return;
         ip daddr 10.244.1.2 meta l4proto tcp redirect to :15006;
+        ip6 daddr fd00:10:244::2 meta l4proto tcp redirect to :15006;
         oifname lo return; meta l4proto tcp redirect to :15001; } ; }";
     run("nft", &[rules]);
 }
@@ -333,6 +337,22 @@ pub async fn get(address: &str, host: &str) -> (u16, String) {
 /// Whether a connection that says this is closed without an answer.
 pub async fn is_reset(address: &str, bytes: &[u8]) -> bool {
     exchange(address, bytes).await.map_or(true, |answer| answer.is_empty())
+}
+
+/// What comes back first on a connection that says this; the connection stays open until then.
+pub async fn first_bytes(address: &str, bytes: &[u8]) -> String {
+    let exchange = async {
+        let mut stream = TcpStream::connect(address).await?;
+        stream.write_all(bytes).await?;
+        let mut buffer = vec![0; 1024];
+        let n = stream.read(&mut buffer).await?;
+        buffer.truncate(n);
+        Ok::<_, std::io::Error>(String::from_utf8_lossy(&buffer).into_owned())
+    };
+    match tokio::time::timeout(PATIENCE, exchange).await {
+        Ok(answer) => answer.unwrap_or_else(|error| error.to_string()),
+        Err(_) => "no answer in time".to_owned(),
+    }
 }
 
 async fn admin(path: &str) -> Value {
