@@ -188,6 +188,16 @@ async fn from_a_label_to_a_cluster_and_back() {
         ),
         (NODE, true, true, "delta")
     );
+    let mut running = pod("client", "10.244.1.2");
+    running["metadata"]["annotations"] = json!({"traffic.envoy.proxy": "weir-1a2b"});
+    running["spec"]["nodeName"] = json!("machine-1");
+    kubernetes.put(PODS, running);
+    until("the id of the proxy is shown", || {
+        let proxies = plane.handle.proxies();
+        let proxy = proxies.first()?;
+        (proxy.id == "weir-1a2b" && proxy.machine == "machine-1").then_some(())
+    })
+    .await;
     let config = plane.handle.config(NODE).unwrap();
     assert_eq!(config["rds"][CLUSTER]["virtual_hosts"][0]["name"], "service");
     assert_eq!(plane.handle.config("nobody.default"), None);

@@ -40,8 +40,12 @@ pub struct Pod {
     pub uid: String,
     /// Addresses; empty before it runs.
     pub ips: Vec<IpAddr>,
+    /// Name of its machine; empty before it has one.
+    pub node: String,
     /// Address of its machine.
     pub host_ip: String,
+    /// Id of the proxy that runs beside it, as the agent says; empty while there is none.
+    pub proxy: String,
     /// It uses its machine's network: its address is not its own and it cannot be captured.
     pub host_network: bool,
     /// It asks for a proxy.
@@ -170,7 +174,9 @@ fn pod(objects: &Objects, key: &Key, object: &KubePod, problems: &mut Problems) 
         },
         uid: meta.uid.clone().unwrap_or_default(),
         ips: ips(object),
+        node: spec.and_then(|s| s.node_name.clone()).unwrap_or_default(),
         host_ip: status.and_then(|s| s.host_ip.clone()).unwrap_or_default(),
+        proxy: labels::value(meta, labels::PROXY).unwrap_or_default().to_owned(),
         host_network,
         enabled: enabled && !host_network,
         engine,
