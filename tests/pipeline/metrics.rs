@@ -121,7 +121,7 @@ fn assert_exact(figures: &Figures) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_was_recorded_is_what_is_shown() {
-    let (client, server) = (Recorder::new(), Recorder::new());
+    let (client, server) = (Recorder::new(1), Recorder::new(1));
     let found = vec![
         proxy("client", client.clone()).await,
         proxy("server", server.clone()).await,

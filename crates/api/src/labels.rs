@@ -64,6 +64,10 @@ pub const REQUEST_MAX_PENDING: &str = "traffic.request.max-pending";
 pub const REQUEST_MAX: &str = "traffic.request.max";
 /// On a Service: connect timeout.
 pub const CONNECTION_TIMEOUT: &str = "traffic.connection.timeout";
+/// On a Service: how finely the figures of its traffic tell the other side apart.
+pub const METRICS_GRANULARITY: &str = "traffic.metrics.granularity";
+/// On a Service: bounds of the latency histograms of its traffic.
+pub const METRICS_BUCKETS: &str = "traffic.metrics.buckets";
 /// On an Ingress: `"false"` serves TLS hosts in clear text too.
 pub const INGRESS_SSL_REDIRECT: &str = "traffic.ingress.ssl-redirect";
 /// Annotation that Weir writes on a pod: id of its running proxy, "" when there is none.
@@ -199,12 +203,16 @@ impl FromStr for Engine {
     }
 }
 
-/// How a port's traffic is handled.
+/// How a port's traffic is handled. Where several speak of one port, the first in this order counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Protocol {
-    /// Requests are seen, routed and measured one by one.
+    /// Requests are seen, routed and measured one by one; the application is spoken to in HTTP/1.1.
     Http,
+    /// The same, and the application is spoken to in HTTP/2 without TLS, whichever version the client speaks.
+    Http2,
+    /// HTTP/2 that carries gRPC.
+    Grpc,
     /// Connections are balanced and measured.
     Tcp,
     /// Passed on untouched to the address the client chose.
@@ -216,9 +224,21 @@ impl Protocol {
     pub fn as_str(self) -> &'static str {
         match self {
             Protocol::Http => "http",
+            Protocol::Http2 => "http2",
+            Protocol::Grpc => "grpc",
             Protocol::Tcp => "tcp",
             Protocol::Direct => "direct",
         }
+    }
+
+    /// Requests are seen one by one.
+    pub fn has_requests(self) -> bool {
+        matches!(self, Protocol::Http | Protocol::Http2 | Protocol::Grpc)
+    }
+
+    /// The application speaks HTTP/2.
+    pub fn is_http2(self) -> bool {
+        matches!(self, Protocol::Http2 | Protocol::Grpc)
     }
 }
 
@@ -234,10 +254,12 @@ impl FromStr for Protocol {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         match text {
             "http" => Ok(Protocol::Http),
+            "http2" => Ok(Protocol::Http2),
+            "grpc" => Ok(Protocol::Grpc),
             "tcp" => Ok(Protocol::Tcp),
             "direct" => Ok(Protocol::Direct),
             other => Err(InvalidValue(format!(
-                "{other:?} is not a protocol; write http, tcp or direct (the port stays blocked until then)"
+                "{other:?} is not a protocol; write http, http2, grpc, tcp or direct (the port stays blocked until then)"
             ))),
         }
     }
@@ -312,7 +334,7 @@ mod tests {
     fn errors_say_what_would_be_right() {
         let text = "htp".parse::<Protocol>().unwrap_err().to_string();
         assert!(
-            text.contains("\"htp\"") && text.contains("http, tcp or direct"),
+            text.contains("\"htp\"") && text.contains("http, http2, grpc, tcp or direct"),
             "{text}"
         );
         assert!(
@@ -323,6 +345,22 @@ mod tests {
                 .contains("weir or envoy")
         );
         assert!(parse_bool("yes").unwrap_err().to_string().contains("\"true\""));
+    }
+
+    #[test]
+    fn protocols_read_back_as_written() {
+        let all = [
+            Protocol::Http,
+            Protocol::Http2,
+            Protocol::Grpc,
+            Protocol::Tcp,
+            Protocol::Direct,
+        ];
+        assert!(all.is_sorted(), "the strongest comes first");
+        for protocol in all {
+            assert_eq!(protocol.as_str().parse(), Ok(protocol));
+            assert_eq!(serde_json::to_value(protocol).unwrap(), protocol.as_str());
+        }
     }
 
     #[test]

@@ -11,4 +11,5 @@ pub mod quantity;
 pub mod split;
 pub mod status;
 pub mod table;
+pub mod telemetry;
 pub mod traffic_metrics;

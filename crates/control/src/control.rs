@@ -212,7 +212,7 @@ impl Publisher {
             }
         };
         let started = std::time::Instant::now();
-        let (mesh, problems) = weir_mesh::build(&objects);
+        let (mesh, problems) = weir_mesh::rebuild(&objects, &self.shared.mesh);
         let lowered = Lowered::new(&mesh, &self.shared.lowered);
         if let Err(inconsistencies) = lowered.check() {
             for inconsistency in inconsistencies {

@@ -66,6 +66,8 @@ impl Events {
 fn reason(problem: &Problem) -> &'static str {
     if problem.field.starts_with("metadata.") {
         "InvalidTrafficLabel"
+    } else if problem.field.starts_with("data[") {
+        "InvalidMeshConfiguration"
     } else if problem.field.starts_with("spec.") {
         "TrafficLabelHasNoEffect"
     } else {

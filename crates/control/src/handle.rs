@@ -35,6 +35,10 @@ pub struct ProxyStatus {
     pub namespace: String,
     /// Name of the pod.
     pub pod: String,
+    /// Id of the proxy that runs; empty while there is none.
+    pub id: String,
+    /// Name of the pod's machine.
+    pub machine: String,
     /// Address of its machine.
     pub host_ip: String,
     /// `weir` or `envoy`: what runs, or what should.
@@ -92,6 +96,8 @@ impl ControlHandle {
                 node: key.node_id(),
                 namespace: key.namespace.clone(),
                 pod: key.name.clone(),
+                id: pod.proxy.clone(),
+                machine: pod.node.clone(),
                 host_ip: pod.host_ip.clone(),
                 engine: pod.engine.to_string(),
                 enabled: true,
@@ -103,6 +109,8 @@ impl ControlHandle {
             let key = Key::from_node_id(&node.node.id).unwrap_or_else(|| Key::new("", &*node.node.id));
             let proxy = proxies.entry(key.clone()).or_insert_with(|| ProxyStatus {
                 node: node.node.id.clone(),
+                id: mesh.pods.get(&key).map(|p| p.proxy.clone()).unwrap_or_default(),
+                machine: mesh.pods.get(&key).map(|p| p.node.clone()).unwrap_or_default(),
                 namespace: key.namespace,
                 pod: key.name,
                 ..Default::default()

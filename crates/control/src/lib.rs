@@ -1,7 +1,7 @@
 //! The control plane: watches Kubernetes objects, builds the mesh, lowers it to xDS and publishes it to the proxies.
 //!
 //! ```text
-//!  watch ──▶ weir_mesh::build ──▶ lower ──▶ publish (weir_xds::server::Cache) ──▶ proxies
+//!  watch ──▶ weir_mesh::rebuild ──▶ lower ──▶ publish (weir_xds::server::Cache) ──▶ proxies
 //!                 │ problems                      ▲ who is connected, what was rejected
 //!                 └──────────▶ events ◀───────────┘
 //! ```

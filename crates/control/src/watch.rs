@@ -19,6 +19,8 @@ use kube::{Api, Client, Resource};
 use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
+use weir_api::labels::SYSTEM_NAMESPACE;
+use weir_api::telemetry::MESH_CONFIG;
 use weir_mesh::{Key, Objects};
 
 /// The same trouble of one watch is logged at most this often.
@@ -55,7 +57,7 @@ impl Backoff for Patience {
 }
 
 /// The kinds that are watched.
-const KINDS: [&str; 9] = [
+const KINDS: [&str; 10] = [
     "Pod",
     "Service",
     "EndpointSlice",
@@ -65,6 +67,7 @@ const KINDS: [&str; 9] = [
     "StatefulSet",
     "DaemonSet",
     "Job",
+    "ConfigMap",
 ];
 
 #[derive(Debug)]
@@ -121,7 +124,12 @@ impl Watched {
             ($kind:literal, $field:ident) => {{
                 let watched = self.clone();
                 let api = Api::all(client.clone());
-                tasks.spawn(async move { watched.follow(api, $kind, |objects| &mut objects.$field).await });
+                let every = watcher::Config::default();
+                tasks.spawn(async move {
+                    watched
+                        .follow(api, every, $kind, |objects| &mut objects.$field)
+                        .await
+                });
             }};
         }
         watch!("Pod", pods);
@@ -133,17 +141,29 @@ impl Watched {
         watch!("StatefulSet", stateful_sets);
         watch!("DaemonSet", daemon_sets);
         watch!("Job", jobs);
+        // The one with the mesh-wide settings; others may hold what is none of our business.
+        let watched = self.clone();
+        let api = Api::namespaced(client.clone(), SYSTEM_NAMESPACE);
+        let own = watcher::Config::default().fields(&format!("metadata.name={MESH_CONFIG}"));
+        tasks.spawn(async move {
+            watched
+                .follow(api, own, "ConfigMap", |objects| &mut objects.config_maps)
+                .await
+        });
         tasks
     }
 
     /// Follows one kind for ever.
-    async fn follow<K>(&self, api: Api<K>, kind: &'static str, map: fn(&mut Objects) -> &mut BTreeMap<Key, Arc<K>>)
-    where
+    async fn follow<K>(
+        &self,
+        api: Api<K>,
+        which: watcher::Config,
+        kind: &'static str,
+        map: fn(&mut Objects) -> &mut BTreeMap<Key, Arc<K>>,
+    ) where
         K: Resource + Metadata<Ty = ObjectMeta> + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
     {
-        let mut stream = start_watch(api, watcher::Config::default())
-            .backoff(Patience::default())
-            .boxed();
+        let mut stream = start_watch(api, which).backoff(Patience::default()).boxed();
         let mut list: Option<BTreeMap<Key, Arc<K>>> = None;
         let mut complained: Option<tokio::time::Instant> = None;
         while let Some(event) = stream.next().await {

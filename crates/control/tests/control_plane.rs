@@ -173,7 +173,7 @@ async fn from_a_label_to_a_cluster_and_back() {
     let plane = Plane::start(&kubernetes);
     let mut client = plane.connect(NODE, Some("good:default:client")).await.unwrap();
     let (added, _) = client.next().await.unwrap();
-    assert_eq!(added, [CLUSTER, "blocked", "direct", "inbound"]);
+    assert_eq!(added, [CLUSTER, "blocked", "direct", "inbound", "inbound_http2"]);
     until("the proxy is in step", || {
         plane.handle.proxies().first().filter(|p| p.synced).map(drop)
     })
@@ -188,6 +188,16 @@ async fn from_a_label_to_a_cluster_and_back() {
         ),
         (NODE, true, true, "delta")
     );
+    let mut running = pod("client", "10.244.1.2");
+    running["metadata"]["annotations"] = json!({"traffic.envoy.proxy": "weir-1a2b"});
+    running["spec"]["nodeName"] = json!("machine-1");
+    kubernetes.put(PODS, running);
+    until("the id of the proxy is shown", || {
+        let proxies = plane.handle.proxies();
+        let proxy = proxies.first()?;
+        (proxy.id == "weir-1a2b" && proxy.machine == "machine-1").then_some(())
+    })
+    .await;
     let config = plane.handle.config(NODE).unwrap();
     assert_eq!(config["rds"][CLUSTER]["virtual_hosts"][0]["name"], "service");
     assert_eq!(plane.handle.config("nobody.default"), None);
@@ -209,7 +219,10 @@ async fn from_a_label_to_a_cluster_and_back() {
         (&json!("Warning"), &json!("web"))
     );
     assert!(
-        event["message"].as_str().unwrap().contains("http, tcp or direct"),
+        event["message"]
+            .as_str()
+            .unwrap()
+            .contains("http, http2, grpc, tcp or direct"),
         "{event}"
     );
     kubernetes.put(SERVICES, service("http"));
@@ -224,6 +237,55 @@ async fn from_a_label_to_a_cluster_and_back() {
     plane.stop().await;
 }
 
+/// What is measured changes with the ConfigMap, while everything runs; a bad value is told and changes nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn mesh_wide_settings_are_read_again_when_they_change() {
+    const CONFIG_MAPS: &str = "/api/v1/namespaces/weir-system/configmaps";
+    let config = |text: &str| {
+        json!({"apiVersion": "v1", "kind": "ConfigMap", "data": {"config.yaml": text},
+               "metadata": {"namespace": "weir-system", "name": "weir-mesh", "uid": "c"}})
+    };
+    let kubernetes = Kubernetes::default();
+    kubernetes.put(PODS, pod("client", "10.244.1.2"));
+    kubernetes.put(SERVICES, service("http"));
+    let plane = Plane::start(&kubernetes);
+    let mut client = plane.connect(NODE, Some("good:default:client")).await.unwrap();
+    let every = client.next().await.unwrap().0;
+    let measured = || plane.handle.config(NODE).unwrap()["cds"][CLUSTER]["metadata"]["filter_metadata"].clone();
+    assert_eq!(measured(), serde_json::Value::Null);
+    kubernetes.put(
+        CONFIG_MAPS,
+        config("metrics: {granularity: workload, buckets: [10, 100]}"),
+    );
+    let changed: Vec<String> = every.into_iter().filter(|name| name != "blocked").collect();
+    assert_eq!(client.next().await.unwrap().0, changed);
+    let good = json!({"weir.telemetry": {"granularity": "workload", "buckets_ms": [10.0, 100.0]}});
+    assert_eq!(measured(), good);
+
+    kubernetes.put(
+        CONFIG_MAPS,
+        config("metrics: {granularity: replica, buckets: [10, 100]}"),
+    );
+    let events = "/api/v1/namespaces/weir-system/events";
+    let event = until("the Event is written", || kubernetes.objects(events).into_iter().next()).await;
+    assert_eq!(
+        (&event["involvedObject"]["name"], &event["reason"]),
+        (&json!("weir-mesh"), &json!("InvalidMeshConfiguration"))
+    );
+    assert_eq!(plane.handle.problems().len(), 1);
+    assert!(
+        client.is_silent().await && measured() == good,
+        "the last good value stays"
+    );
+    kubernetes.put(CONFIG_MAPS, config(""));
+    assert_eq!(client.next().await.unwrap().0, changed);
+    assert_eq!(
+        (measured(), plane.handle.problems().len()),
+        (serde_json::Value::Null, 0)
+    );
+    plane.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_is_published_before_everything_was_listed() {
     let kubernetes = Kubernetes::default();
@@ -234,7 +296,7 @@ async fn nothing_is_published_before_everything_was_listed() {
     assert!(client.is_silent().await, "a proxy would lose its services");
     assert!(!plane.handle.ready());
     kubernetes.withhold(SERVICES, false);
-    assert_eq!(client.next().await.unwrap().0.len(), 3);
+    assert_eq!(client.next().await.unwrap().0.len(), 4);
     assert!(plane.handle.ready());
     plane.stop().await;
 }
@@ -268,7 +330,7 @@ async fn a_lost_api_server_and_a_second_replica() {
     kubernetes.put(SERVICES, service("http"));
     let plane = Plane::start(&kubernetes);
     let mut client = plane.connect(NODE, Some("good:default:client")).await.unwrap();
-    assert_eq!(client.next().await.unwrap().0.len(), 4);
+    assert_eq!(client.next().await.unwrap().0.len(), 5);
     kubernetes.away(true);
     assert!(client.is_silent().await);
     kubernetes.put(SERVICES, service("tcp"));
@@ -278,7 +340,7 @@ async fn a_lost_api_server_and_a_second_replica() {
 
     let second = Plane::start(&kubernetes);
     let mut other = second.connect(NODE, Some("good:default:client")).await.unwrap();
-    assert_eq!(other.next().await.unwrap().0.len(), 4);
+    assert_eq!(other.next().await.unwrap().0.len(), 5);
     assert_eq!(kubernetes.objects("/api/v1/namespaces/weir-system/secrets"), secret);
     plane.stop().await;
     second.stop().await;

@@ -6,11 +6,13 @@
 #[path = "envoy/harness.rs"]
 mod harness;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use harness::{Envoy, Protocol, in_own_namespace, wait_until};
 use weir_api::labels::Engine;
 use weir_control::lower::Lowered;
+use weir_mesh::Key;
 use weir_xds::{ResourceType, Snapshot};
 
 const NODE: &str = "productpage-5df889bcff-aaaaa.default";
@@ -134,11 +136,7 @@ fn a_rejected_resource_is_named_and_the_last_good_one_stays() {
         let name = "10.96.0.20_9080.outbound";
         let mut listeners = (**good.resources(ResourceType::Listener)).clone();
         listeners.insert(name.to_owned(), harness::listener_with_unknown_filter(name));
-        envoy.publish(
-            &good
-                .clone()
-                .with(ResourceType::Listener, std::sync::Arc::new(listeners)),
-        );
+        envoy.publish(&good.clone().with(ResourceType::Listener, Arc::new(listeners)));
         wait_until("the rejection", Duration::from_secs(10), async || {
             (!envoy.rejections().is_empty()).then_some(())
         })
@@ -156,6 +154,98 @@ fn a_rejected_resource_is_named_and_the_last_good_one_stays() {
             envoy.rejections().is_empty().then_some(())
         })
         .await;
+        envoy.stop().await;
+    });
+}
+
+/// Clients of HTTP/1.1 and of HTTP/2 both reach an application of HTTP/2, outbound and inbound, and one of HTTP/1.1.
+#[test]
+fn either_http_is_translated_to_what_the_application_speaks() {
+    in_own_namespace("either_http_is_translated_to_what_the_application_speaks", || async {
+        harness::pod_network();
+        for address in ["10.244.1.2", "10.244.1.3"] {
+            harness::serve_http2(&format!("{address}:9080"), "http2").await;
+            harness::serve_http2(&format!("{address}:9090"), "grpc").await;
+        }
+        harness::serve_http("10.244.1.2:8080", "http1").await;
+        let envoy = Envoy::start(NODE, Protocol::Delta).await;
+        let snapshot = snapshot(&harness::golden_mesh("http2"), &mut Lowered::default());
+        envoy.publish(&snapshot);
+        envoy.has(&snapshot, "http2").await;
+        for (address, text) in [
+            ("10.96.0.20:9080", "http2"),
+            ("10.96.0.20:9090", "grpc"),
+            ("10.244.1.2:9080", "http2"),
+            ("10.244.1.2:9090", "grpc"),
+            ("10.96.0.21:80", "http1"),
+            ("10.244.1.2:8080", "http1"),
+        ] {
+            let of_http1 = harness::get(address, "reviews").await;
+            assert_eq!(of_http1, (200, text.to_owned()), "HTTP/1.1 to {address}");
+            // Where Services disagree, the application gets what the client speaks: here that would be HTTP/2.
+            if address != "10.244.1.2:8080" {
+                let of_http2 = harness::get_http2(address, "reviews").await;
+                assert_eq!(of_http2, (200, text.to_owned()), "HTTP/2 to {address}");
+            }
+        }
+        let (status, _) = harness::get_http2("10.96.0.77:9080", "nobody").await;
+        assert_eq!(status, 404, "a blocked request of HTTP/2 is told so too");
+        assert_eq!(envoy.rejections(), Vec::<String>::new());
+        envoy.stop().await;
+    });
+}
+
+/// What is redirected of either family finds its listener, and its way on. IPv6 comes later, and costs IPv4 nothing.
+#[test]
+fn ipv6_and_ipv4_go_the_same_way() {
+    in_own_namespace("ipv6_and_ipv4_go_the_same_way", || async {
+        harness::pod_network();
+        harness::serve_http("10.244.1.3:9080", "reviews").await;
+        for port in [8080, 8081, 8082] {
+            harness::serve_http(&format!("[fd00:10:244::2]:{port}"), "six").await;
+        }
+        let envoy = Envoy::start(NODE, Protocol::Delta).await;
+        let mut objects = harness::golden_mesh("ipv6");
+        // The one endpoint that answers here.
+        let slice = objects.endpoint_slices.get_mut(&Key::new("default", "reviews-abcde"));
+        let slice = Arc::make_mut(slice.expect("the slice"));
+        slice.endpoints.get_or_insert_default().truncate(1);
+        // A pod's addresses are not known before it runs; its proxy is there earlier.
+        let mut early = objects.clone();
+        for pod in early.pods.values_mut() {
+            let status = Arc::make_mut(pod).status.get_or_insert_default();
+            status.pod_ips = None;
+        }
+        let mut lowered = Lowered::default();
+        let first = snapshot(&early, &mut lowered);
+        envoy.publish(&first);
+        envoy.has(&first, "IPv4").await;
+        assert_eq!(harness::get("10.96.0.20:9080", "x").await.0, 200);
+        let load = tokio::spawn(harness::load("10.96.0.20:9080", "reviews:9080"));
+        let snapshot = snapshot(&objects, &mut lowered);
+        envoy.publish(&snapshot);
+        envoy.has(&snapshot, "both families").await;
+        for (address, text) in [
+            ("10.96.0.20:9080", "reviews"),
+            ("[fd00:10:96::20]:9080", "reviews"),
+            ("[fd00:10:96::21]:80", "six"),
+            // Inbound.
+            ("[fd00:10:244::2]:8080", "six"),
+        ] {
+            assert_eq!(harness::get(address, "x").await, (200, text.to_owned()), "{address}");
+        }
+        for stream in ["[fd00:10:96::21]:81", "[fd00:10:244::2]:8081"] {
+            let answer = harness::first_bytes(stream, b"GET / HTTP/1.1\r\n\r\n").await;
+            assert!(answer.starts_with("HTTP/1.1 200 OK"), "{stream}: {answer}");
+        }
+        harness::stop_load();
+        let (good, bad) = load.await.expect("load");
+        assert!(good > 0 && bad.is_empty(), "{good} requests; {bad:?}");
+        for blocked in ["10.96.0.77:80", "[fd00:10:96::77]:80"] {
+            let (status, body) = harness::get(blocked, "x").await;
+            assert!(status == 404 && body.contains(blocked), "{blocked}: {status} {body}");
+        }
+        assert_eq!(envoy.rejections(), Vec::<String>::new());
         envoy.stop().await;
     });
 }

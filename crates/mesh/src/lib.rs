@@ -16,10 +16,12 @@ mod objects;
 mod pods;
 mod problems;
 mod services;
+mod telemetry;
 
 pub use objects::{Key, Objects};
 pub use pods::{Identity, InboundPort, Pod};
 pub use services::{Address, Endpoint, Service, ServicePort};
+pub use telemetry::Telemetry;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -43,14 +45,22 @@ pub struct Mesh {
     pub addresses: BTreeMap<(IpAddr, u16), Address>,
     /// Who has an address. Addresses that several pods share (the host's) are not here.
     pub identities: BTreeMap<IpAddr, Identity>,
+    /// How much is measured where a Service says nothing.
+    pub telemetry: Telemetry,
 }
 
 /// Builds the model. Problems are sorted and free of duplicates.
 pub fn build(objects: &Objects) -> (Mesh, Vec<Problem>) {
+    rebuild(objects, &Mesh::default())
+}
+
+/// Builds the model anew. Where the mesh-wide settings are bad now, those of `previous` stay.
+pub fn rebuild(objects: &Objects, previous: &Mesh) -> (Mesh, Vec<Problem>) {
     let mut problems = problems::Problems::default();
     let (mut pods, identities) = pods::build(objects, &mut problems);
     let services = services::build(objects, &pods, &mut problems);
     let addresses = services::addresses(objects, &services, &pods, &mut problems);
+    let telemetry = telemetry::of_mesh(objects, &previous.telemetry, &mut problems);
     pods::add_inbound_ports(&mut pods, &services, &addresses);
     (
         Mesh {
@@ -58,6 +68,7 @@ pub fn build(objects: &Objects) -> (Mesh, Vec<Problem>) {
             pods,
             addresses,
             identities,
+            telemetry,
         },
         problems.into_sorted(),
     )

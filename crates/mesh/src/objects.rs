@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, ReplicaSet, StatefulSet};
 use k8s_openapi::api::batch::v1::Job;
-use k8s_openapi::api::core::v1::{Namespace, Pod, Service};
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::Serialize;
@@ -77,6 +77,8 @@ pub struct Objects {
     pub daemon_sets: BTreeMap<Key, Arc<DaemonSet>>,
     /// Jobs.
     pub jobs: BTreeMap<Key, Arc<Job>>,
+    /// ConfigMaps, of which one counts: the mesh's own.
+    pub config_maps: BTreeMap<Key, Arc<ConfigMap>>,
 }
 
 /// A workload's metadata together with what names it in a problem.
@@ -107,6 +109,7 @@ impl Objects {
             Some("StatefulSet") => add(&mut self.stateful_sets, object),
             Some("DaemonSet") => add(&mut self.daemon_sets, object),
             Some("Job") => add(&mut self.jobs, object),
+            Some("ConfigMap") => add(&mut self.config_maps, object),
             _ => Ok(false),
         }
     }

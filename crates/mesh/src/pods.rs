@@ -11,6 +11,7 @@ use weir_api::labels::{self, Engine, Protocol};
 use crate::objects::{Key, Objects, object_ref};
 use crate::problems::{Problems, field};
 use crate::services::{Address, Service};
+use crate::telemetry::Telemetry;
 
 /// Weight of an endpoint that says nothing.
 pub(crate) const WEIGHT_DEFAULT: u32 = 100;
@@ -39,8 +40,12 @@ pub struct Pod {
     pub uid: String,
     /// Addresses; empty before it runs.
     pub ips: Vec<IpAddr>,
+    /// Name of its machine; empty before it has one.
+    pub node: String,
     /// Address of its machine.
     pub host_ip: String,
+    /// Id of the proxy that runs beside it, as the agent says; empty while there is none.
+    pub proxy: String,
     /// It uses its machine's network: its address is not its own and it cannot be captured.
     pub host_network: bool,
     /// It asks for a proxy.
@@ -55,13 +60,22 @@ pub struct Pod {
     pub inbound: BTreeMap<u16, InboundPort>,
 }
 
+impl Pod {
+    /// It has an address of IPv6, and so its network has IPv6.
+    pub fn has_ipv6(&self) -> bool {
+        self.ips.iter().any(IpAddr::is_ipv6)
+    }
+}
+
 /// A pod's port that services lead to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct InboundPort {
-    /// The strongest protocol of the services that lead here: http over tcp over direct.
+    /// The strongest protocol of the services that lead here: http over http2, grpc, tcp and direct.
     pub protocol: Protocol,
     /// Host names under which clients know the port.
     pub domains: BTreeSet<String>,
+    /// What these services say about how much is measured, the first by name first.
+    pub telemetry: Telemetry,
 }
 
 pub(crate) fn build(objects: &Objects, problems: &mut Problems) -> (BTreeMap<Key, Pod>, BTreeMap<IpAddr, Identity>) {
@@ -160,7 +174,9 @@ fn pod(objects: &Objects, key: &Key, object: &KubePod, problems: &mut Problems) 
         },
         uid: meta.uid.clone().unwrap_or_default(),
         ips: ips(object),
+        node: spec.and_then(|s| s.node_name.clone()).unwrap_or_default(),
         host_ip: status.and_then(|s| s.host_ip.clone()).unwrap_or_default(),
+        proxy: labels::value(meta, labels::PROXY).unwrap_or_default().to_owned(),
         host_network,
         enabled: enabled && !host_network,
         engine,
@@ -212,31 +228,34 @@ pub(crate) fn add_inbound_ports(
     services: &BTreeMap<Key, Service>,
     addresses: &BTreeMap<(IpAddr, u16), Address>,
 ) {
-    let mut add = |identity: &Identity, port: u16, protocol: Protocol, domains: &BTreeSet<String>| {
-        let Some(pod) = pods.get_mut(&Key::new(&*identity.namespace, &*identity.pod)) else {
-            return;
+    let mut add =
+        |identity: &Identity, port: u16, protocol: Protocol, domains: &BTreeSet<String>, telemetry: &Telemetry| {
+            let Some(pod) = pods.get_mut(&Key::new(&*identity.namespace, &*identity.pod)) else {
+                return;
+            };
+            let inbound = pod.inbound.entry(port).or_insert_with(|| InboundPort {
+                protocol,
+                domains: BTreeSet::new(),
+                telemetry: Telemetry::default(),
+            });
+            inbound.telemetry = inbound.telemetry.or(telemetry);
+            inbound.protocol = inbound.protocol.min(protocol);
+            inbound.domains.extend(domains.iter().cloned());
         };
-        let inbound = pod.inbound.entry(port).or_insert_with(|| InboundPort {
-            protocol,
-            domains: BTreeSet::new(),
-        });
-        inbound.protocol = inbound.protocol.min(protocol);
-        inbound.domains.extend(domains.iter().cloned());
-    };
     for service in services.values() {
         for (number, port) in &service.ports {
             let Some(protocol) = port.protocol else { continue };
             let domains = service.domains(*number);
             for endpoint in &port.endpoints {
                 if let Some(identity) = &endpoint.identity {
-                    add(identity, endpoint.port, protocol, &domains);
+                    add(identity, endpoint.port, protocol, &domains, &service.telemetry);
                 }
             }
         }
     }
     for ((_, port), address) in addresses {
         if let Some(identity) = &address.endpoint.identity {
-            add(identity, *port, address.protocol, &address.domains);
+            add(identity, *port, address.protocol, &address.domains, &address.telemetry);
         }
     }
 }

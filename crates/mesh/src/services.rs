@@ -13,6 +13,7 @@ use crate::CLUSTER_DOMAIN;
 use crate::objects::{Key, Objects, object_ref};
 use crate::pods::{self, Identity, Pod, WEIGHT_DEFAULT};
 use crate::problems::{Problems, field};
+use crate::telemetry::{self, Telemetry};
 
 /// The label that ties an EndpointSlice to its Service.
 const SERVICE_NAME: &str = "kubernetes.io/service-name";
@@ -33,6 +34,8 @@ pub struct Service {
     pub cluster_ips: Vec<IpAddr>,
     /// It has no address of its own: clients use those of its pods.
     pub headless: bool,
+    /// How much is measured about its traffic, as far as it says so itself.
+    pub telemetry: Telemetry,
     /// TCP ports by number.
     pub ports: BTreeMap<u16, ServicePort>,
 }
@@ -68,7 +71,7 @@ pub struct Endpoint {
 /// An address of a single pod that clients use directly.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Address {
-    /// The strongest protocol asked for: http over tcp over direct.
+    /// The strongest protocol asked for: http over http2, grpc, tcp and direct.
     pub protocol: Protocol,
     /// The address itself. Whether it is ready does not matter: the client chose it.
     pub endpoint: Endpoint,
@@ -78,6 +81,8 @@ pub struct Address {
     pub service: String,
     /// Host names under which clients know it.
     pub domains: BTreeSet<String>,
+    /// What its services say about how much is measured, the first by name first.
+    pub telemetry: Telemetry,
 }
 
 impl Service {
@@ -191,6 +196,7 @@ fn service(
         name: key.name.clone(),
         uid: object.metadata.uid.clone().unwrap_or_default(),
         headless: cluster_ips.is_empty() && !external,
+        telemetry: telemetry::of_service(object, problems),
         cluster_ips,
         ports,
     }
@@ -291,7 +297,9 @@ pub(crate) fn addresses(
                     namespace: service.namespace.clone(),
                     service: service.name.clone(),
                     domains: own_domains(endpoint.ip, endpoint.port),
+                    telemetry: Telemetry::default(),
                 });
+                address.telemetry = address.telemetry.or(&service.telemetry);
                 address.protocol = address.protocol.min(protocol);
                 address.domains.extend(service.domains(*number));
                 // A headless service's clients use the target's port: the service's own number leads nowhere.
@@ -321,6 +329,7 @@ pub(crate) fn addresses(
                     namespace: key.namespace.clone(),
                     service: String::new(),
                     domains: own_domains(*ip, port),
+                    telemetry: Telemetry::default(),
                 });
                 address.protocol = protocol;
             }

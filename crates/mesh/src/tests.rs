@@ -131,7 +131,7 @@ fn bad_port_labels_are_problems_and_the_port_stays_blocked() {
         texts(&problems),
         [
             "Service default/web: metadata.labels[traffic.port.8080]: the Service has no TCP port 8080; its TCP ports: 80 (label the Service's port, not the container's)",
-            "Service default/web: metadata.labels[traffic.port.80]: \"htpp\" is not a protocol; write http, tcp or direct (the port stays blocked until then)",
+            "Service default/web: metadata.labels[traffic.port.80]: \"htpp\" is not a protocol; write http, http2, grpc, tcp or direct (the port stays blocked until then)",
             "Service default/web: metadata.labels[traffic.port.x]: \"x\" is not a port; write traffic.port.N with N from 1 to 65535",
         ]
     );
@@ -384,4 +384,104 @@ fn node_ids() {
     assert_eq!(key.node_id(), "reviews-v3-5df889bcff-f2hgh.default");
     assert_eq!(Key::from_node_id("a.b.default").unwrap().name, "a.b");
     assert_eq!(Key::from_node_id("traffic-ingress"), None);
+}
+
+fn mesh_config(text: &str) -> Value {
+    json!({"kind": "ConfigMap", "metadata": {"namespace": "weir-system", "name": "weir-mesh", "uid": "c"}, "data": {"config.yaml": text}})
+}
+
+#[test]
+fn what_is_measured_is_said_by_the_mesh_and_by_service() {
+    let (mesh, problems) = build(&objects([
+        mesh_config("metrics:\n  granularity: workload\n  buckets: [5, 50, 500]\n"),
+        json!({"kind": "ConfigMap", "metadata": {"namespace": "default", "name": "weir-mesh"}, "data": {"config.yaml": "metrics: {granularity: service}"}}),
+        web(json!({"traffic.port.80": "http", "traffic.metrics.buckets": "coarse"})),
+        slice("web", json!({"port": 8080}), &[("10.244.0.7", "p", true)]),
+        pod("p", "10.244.0.7", json!({}), None),
+    ]));
+    assert_eq!(problems, []);
+    let shown = |telemetry: &Telemetry| serde_json::to_value(telemetry).unwrap();
+    assert_eq!(
+        shown(&mesh.telemetry),
+        json!({"granularity": "workload", "buckets": "5,50,500"})
+    );
+    let of_service = &mesh.services[&key("web")].telemetry;
+    assert_eq!(shown(of_service), json!({"buckets": "coarse"}));
+    assert_eq!(&mesh.pods[&key("p")].inbound[&8080].telemetry, of_service);
+    assert_eq!(
+        shown(&of_service.or(&mesh.telemetry)),
+        json!({"granularity": "workload", "buckets": "coarse"})
+    );
+}
+
+#[test]
+fn bad_settings_are_problems_and_the_last_good_ones_stay() {
+    let good = "metrics: {granularity: service, buckets: fine}";
+    let (first, problems) = build(&objects([mesh_config(good)]));
+    assert_eq!(problems, []);
+    for (text, field, kept) in [
+        (
+            "metrics: {granularity: pods, buckets: coarse}",
+            ".metrics.granularity",
+            json!({"granularity": "service", "buckets": "coarse"}),
+        ),
+        (
+            "metrics: {buckets: [5, 1]}",
+            ".metrics.buckets",
+            json!({"buckets": "fine"}),
+        ),
+        (
+            "metrics: {buckets: [5, a]}",
+            ".metrics.buckets",
+            json!({"buckets": "fine"}),
+        ),
+        (
+            "metrics: {buckets: 7.5}",
+            ".metrics.buckets",
+            json!({"buckets": "fine"}),
+        ),
+        (
+            "metrics: pod",
+            ".metrics",
+            json!({"granularity": "service", "buckets": "fine"}),
+        ),
+        ("- a", "", json!({"granularity": "service", "buckets": "fine"})),
+        ("metrics: {", "", json!({"granularity": "service", "buckets": "fine"})),
+        ("metrics: {granularty: pod}", ".metrics.granularty", json!({})),
+    ] {
+        let (mesh, problems) = rebuild(&objects([mesh_config(text)]), &first);
+        assert_eq!(texts(&problems).len(), 1, "{text}: {problems:?}");
+        assert_eq!(
+            (problems[0].object.kind.as_str(), problems[0].object.uid.as_str()),
+            ("ConfigMap", "c")
+        );
+        assert_eq!(problems[0].field, format!("data[config.yaml]{field}"), "{text}");
+        assert_eq!(serde_json::to_value(&mesh.telemetry).unwrap(), kept, "{text}");
+    }
+    let (without, problems) = rebuild(&objects([]), &first);
+    assert_eq!(
+        (without.telemetry, problems),
+        (Telemetry::default(), vec![]),
+        "a ConfigMap that goes says nothing any more"
+    );
+    let (empty, problems) = rebuild(&objects([mesh_config("# nothing yet\n")]), &first);
+    assert_eq!((empty.telemetry, problems), (Telemetry::default(), vec![]));
+}
+
+#[test]
+fn a_service_with_wrong_words_is_measured_as_the_mesh_is() {
+    let (mesh, problems) = build(&objects([
+        web(
+            json!({"traffic.port.80": "http", "traffic.metrics.granularity": "replica", "traffic.metrics.buckets": "5-10"}),
+        ),
+        slice("web", json!({"port": 8080}), &[]),
+    ]));
+    assert_eq!(mesh.services[&key("web")].telemetry, Telemetry::default());
+    let texts = texts(&problems);
+    assert_eq!(texts.len(), 2, "{texts:?}");
+    assert!(
+        texts[0].starts_with("Service default/web: metadata.labels[traffic.metrics.buckets]: \"5-10\""),
+        "{texts:?}"
+    );
+    assert!(texts[1].contains("pod, workload or service"), "{texts:?}");
 }

@@ -141,8 +141,9 @@ impl End {
             None => format!("{prefix}{}!=\"\"", kind.label()),
         });
         // An aggregate is what its pods did: a reply that a proxy made for lack of a destination reached none of them.
+        // That is not told by the pod's name, which proxies that measure by workload or service leave out.
         if kind != Kind::Pod {
-            matchers.push(format!("{prefix}{}!=\"\"", names::POD));
+            matchers.push(format!("{}!={}", names::ORIGIN, quote(names::ORIGIN_PROXY)));
         }
         matchers
     }

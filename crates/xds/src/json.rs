@@ -41,6 +41,8 @@ pub(crate) enum Kind {
     Struct,
     /// `google.protobuf.Value`.
     StructValue,
+    /// `google.protobuf.ListValue`.
+    StructList,
     /// A map with string keys.
     MapOf(&'static Kind),
     /// A message that is there or not, such as `ads: {}`.
@@ -225,12 +227,20 @@ fn value(kind: Kind, wire: &Wire<'_>, depth: usize) -> Value {
                 other => other,
             }
         }
+        (Kind::StructList, Wire::Bytes(bytes)) => {
+            let fields = [many(1, "values", Kind::StructValue)];
+            match message(&fields, bytes, depth) {
+                Value::Object(mut out) => out.remove("values").unwrap_or_else(|| Value::Array(Vec::new())),
+                other => other,
+            }
+        }
         (Kind::StructValue, Wire::Bytes(bytes)) => match Reader(bytes).field() {
             Some((1, _)) | None => Value::Null,
             Some((2, inner)) => value(Kind::Double, &inner, depth),
             Some((3, inner)) => value(Kind::Str, &inner, depth),
             Some((4, inner)) => value(Kind::Bool, &inner, depth),
             Some((5, inner)) => value(Kind::Struct, &inner, depth),
+            Some((6, inner)) => value(Kind::StructList, &inner, depth),
             Some((_, inner)) => unknown(&inner),
         },
         (Kind::Empty, Wire::Bytes([])) => Value::Object(Map::new()),

@@ -14,8 +14,10 @@ use envoy_types::pb::envoy::config::core::v3::address::Address as Kind;
 use envoy_types::pb::envoy::data::accesslog::v3::{
     AccessLogCommon, AccessLogType, HttpAccessLogEntry, ResponseFlags, TcpAccessLogEntry,
 };
-use weir_series::canonical::{Classification, Direction, Peer, Recorder, Response, Target, classify};
+use weir_series::canonical::{Classification, Direction, Peer, Response, Slot, classify};
 use weir_series::names;
+
+use super::destinations::Measured;
 
 /// Name of routes to a configured host; requests by any other route count as `other`.
 const SERVICE_ROUTE: &str = "service";
@@ -26,23 +28,23 @@ const CONNECTIONS_MAX: usize = 16384;
 
 /// Takes entries.
 pub struct Entries {
-    recorder: Arc<Recorder>,
+    measured: Arc<Measured>,
     host_ip: Option<IpAddr>,
     /// Connections that have begun and not ended, by Envoy's name of the stream.
     open: Mutex<HashMap<String, Open>>,
 }
 
 struct Open {
-    target: Arc<Target>,
+    target: Slot,
     read: u64,
     written: u64,
 }
 
 impl Entries {
-    /// Records into a recorder; requests of the kubelet at `host_ip` are left out.
-    pub fn new(recorder: Arc<Recorder>, host_ip: Option<IpAddr>) -> Self {
+    /// Records what is measured; requests of the kubelet at `host_ip` are left out.
+    pub fn new(measured: Arc<Measured>, host_ip: Option<IpAddr>) -> Self {
         Self {
-            recorder,
+            measured,
             host_ip,
             open: Mutex::default(),
         }
@@ -68,7 +70,9 @@ impl Entries {
             Direction::Outbound if tried => tagged(&common),
             Direction::Outbound => Peer::default(),
         };
-        let target = self.recorder.target(direction, &authority, &peer);
+        let target = self
+            .measured
+            .slot(direction, &authority, peer, &common.upstream_cluster);
         target.request();
         if tried {
             let attempts = common.upstream_request_attempt_count.max(1);
@@ -143,7 +147,7 @@ impl Entries {
                 Direction::Inbound => source(),
                 Direction::Outbound => tagged(&common),
             };
-            let target = self.recorder.target(direction, "", &peer);
+            let target = self.measured.slot(direction, "", peer, &common.upstream_cluster);
             target.tcp_open();
             Open {
                 target,

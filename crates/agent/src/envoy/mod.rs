@@ -7,11 +7,13 @@
 //! ```
 //!
 //! Enters: the bootstrap that would start Weir's proxy. Leaves: a running Envoy, configured by the same control plane,
-//! and the canonical series from its access logs. It understands nothing of what the configuration says.
+//! and the canonical series from its access logs. Of what the configuration says it understands only which series follow
+//! from it.
 
 mod bootstrap;
 mod cache;
 mod child;
+mod destinations;
 mod entries;
 mod logs;
 mod page;
@@ -19,7 +21,6 @@ mod relay;
 mod sources;
 mod upstream;
 
-use std::collections::{HashMap, HashSet};
 use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -27,20 +28,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use envoy_types::pb::envoy::config::core::v3::Node;
-use envoy_types::pb::envoy::config::endpoint::v3::ClusterLoadAssignment;
 use envoy_types::pb::envoy::service::accesslog::v3::access_log_service_server::AccessLogServiceServer;
 use envoy_types::pb::envoy::service::discovery::v3::aggregated_discovery_service_server::AggregatedDiscoveryServiceServer;
-use envoy_types::pb::google::protobuf::value::Kind;
-use prost::Message as _;
 use tokio::net::{TcpListener, UnixListener};
-use tokio::time::Instant;
 use tokio_stream::wrappers::UnixListenerStream;
 use tokio_util::sync::CancellationToken;
-use weir_series::canonical::{Direction, Recorder};
+use weir_series::canonical::Recorder;
 
 use bootstrap::{Admin, Bootstrap};
 use cache::Cache;
 use child::Child;
+use destinations::Measured;
 use entries::Entries;
 use logs::Logs;
 use page::Pages;
@@ -49,12 +47,6 @@ use sources::Sources;
 
 /// Longest message of the control plane or of Envoy, bytes.
 const MESSAGE_BYTES_MAX: usize = 64 << 20;
-/// How long the series of a removed destination stay, so that scrapes see its last counts.
-const LINGER: Duration = Duration::from_secs(15);
-/// How often removed destinations are looked for.
-const SWEEP: Duration = Duration::from_secs(5);
-/// Key of the metadata by which the control plane describes an endpoint.
-const METADATA: &str = "weir";
 
 /// How the supervisor runs.
 #[derive(Clone, Debug)]
@@ -99,11 +91,12 @@ pub async fn run(config: EnvoyConfig, shutdown: CancellationToken) -> Result<(),
     crate::supervise::write(&envoy_bootstrap, text.as_bytes()).map_err(io(&envoy_bootstrap))?;
 
     let recorder = Recorder::new(1);
-    let entries = Arc::new(Entries::new(recorder.clone(), bootstrap.host_ip));
+    let measured = Measured::new(recorder.clone());
+    let entries = Arc::new(Entries::new(measured.clone(), bootstrap.host_ip));
     let relay = Relay::new(bootstrap.control.clone(), Cache::open(state("xds.pb")));
     let sources = Sources::new(bootstrap.control.clone(), node(&bootstrap));
     let pages = Arc::new(Pages {
-        recorder: recorder.clone(),
+        recorder,
         relay: relay.clone(),
         envoy_admin: envoy_admin.clone(),
     });
@@ -150,8 +143,15 @@ pub async fn run(config: EnvoyConfig, shutdown: CancellationToken) -> Result<(),
         let relay = relay.clone();
         async move { relay.keep().await }
     });
+    beside.spawn({
+        let (measured, relay) = (measured.clone(), relay.clone());
+        async move { measured.follow(&relay).await }
+    });
+    beside.spawn({
+        let sources = sources.clone();
+        async move { measured.sweep(&sources).await }
+    });
     beside.spawn(async move { sources.run().await });
-    beside.spawn(sweep(relay.clone(), recorder));
 
     let child = Child {
         envoy: config.envoy,
@@ -181,48 +181,6 @@ fn node(bootstrap: &Bootstrap) -> Node {
         id: bootstrap.node_id().to_owned(),
         ..Default::default()
     }
-}
-
-/// Drops the series of destinations that Envoy has not had for a while. Never ends.
-async fn sweep(relay: Arc<Relay>, recorder: Arc<Recorder>) {
-    let mut unknown: HashMap<(String, String), Instant> = HashMap::new();
-    loop {
-        tokio::time::sleep(SWEEP).await;
-        let known = pods(&relay);
-        let now = Instant::now();
-        let mut seen = HashSet::new();
-        recorder.retain(|direction, _, peer| {
-            let key = (peer.namespace.clone(), peer.pod.clone());
-            if direction == Direction::Inbound || peer.pod.is_empty() || known.contains(&key) {
-                return true;
-            }
-            seen.insert(key.clone());
-            *unknown.entry(key).or_insert(now) + LINGER > now
-        });
-        unknown.retain(|key, _| seen.contains(key));
-    }
-}
-
-/// Namespace and name of every pod that is an endpoint.
-fn pods(relay: &Relay) -> HashSet<(String, String)> {
-    let mut pods = HashSet::new();
-    for resource in relay.endpoints() {
-        let Some(body) = &resource.resource else { continue };
-        let Ok(assignment) = ClusterLoadAssignment::decode(body.value.as_slice()) else {
-            continue;
-        };
-        for endpoint in assignment.endpoints.iter().flat_map(|l| &l.lb_endpoints) {
-            let described = endpoint.metadata.as_ref().and_then(|m| m.filter_metadata.get(METADATA));
-            let text = |key: &str| match described?.fields.get(key)?.kind.as_ref()? {
-                Kind::StringValue(text) => Some(text.clone()),
-                _ => None,
-            };
-            if let (Some(namespace), Some(pod)) = (text("namespace"), text("pod")) {
-                pods.insert((namespace, pod));
-            }
-        }
-    }
-    pods
 }
 
 #[cfg(test)]

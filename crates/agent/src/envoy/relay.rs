@@ -14,7 +14,7 @@ use envoy_types::pb::envoy::service::discovery::v3::{
     DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse, Resource,
 };
 use futures::stream::BoxStream;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
@@ -31,9 +31,14 @@ const RETRY: Duration = Duration::from_millis(500);
 /// Changes within this time are written to disk together.
 const WRITE_DELAY: Duration = Duration::from_millis(200);
 
-const LISTENER: &str = "type.googleapis.com/envoy.config.listener.v3.Listener";
-const CLUSTER: &str = "type.googleapis.com/envoy.config.cluster.v3.Cluster";
-const ENDPOINTS: &str = "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment";
+/// Type of listeners.
+pub(super) const LISTENER: &str = "type.googleapis.com/envoy.config.listener.v3.Listener";
+/// Type of clusters.
+pub(super) const CLUSTER: &str = "type.googleapis.com/envoy.config.cluster.v3.Cluster";
+/// Type of endpoints.
+pub(super) const ENDPOINTS: &str = "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment";
+/// Type of routes.
+pub(super) const ROUTES: &str = "type.googleapis.com/envoy.config.route.v3.RouteConfiguration";
 
 /// Between Envoy and the control plane.
 pub struct Relay {
@@ -41,7 +46,7 @@ pub struct Relay {
     cache: Mutex<Cache>,
     /// Envoy has accepted its listeners since it was started.
     configured: AtomicBool,
-    accepted: Notify,
+    changes: watch::Sender<u64>,
 }
 
 impl Relay {
@@ -52,7 +57,7 @@ impl Relay {
             control,
             cache: Mutex::new(cache),
             configured,
-            accepted: Notify::new(),
+            changes: watch::channel(0).0,
         })
     }
 
@@ -66,15 +71,26 @@ impl Relay {
         self.configured.store(self.control.is_none(), Ordering::Relaxed);
     }
 
-    /// The endpoints that Envoy has, as the control plane described them.
-    pub fn endpoints(&self) -> Vec<Resource> {
-        self.cache().of(ENDPOINTS).cloned().collect()
+    /// Wakes when Envoy has accepted something, or given something up.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
+    }
+
+    /// The resources of a type that Envoy has: name and encoded body.
+    pub fn accepted(&self, type_url: &str) -> Vec<(String, Vec<u8>)> {
+        let body = |r: &Resource| Some((r.name.clone(), r.resource.as_ref()?.value.clone()));
+        self.cache().of(type_url).filter_map(body).collect()
+    }
+
+    fn changed(&self) {
+        self.changes.send_modify(|n| *n = n.wrapping_add(1));
     }
 
     /// Writes what was accepted to disk, a little after it changed. Never ends.
     pub async fn keep(&self) {
-        loop {
-            self.accepted.notified().await;
+        let mut changes = self.changes();
+        // The relay itself holds the sender.
+        while changes.changed().await.is_ok() {
             tokio::time::sleep(WRITE_DELAY).await;
             let write = self.cache().unwritten();
             if let Some((path, bytes)) = write
@@ -155,7 +171,7 @@ impl Relay {
         if !request.resource_names_unsubscribe.is_empty() {
             self.cache()
                 .forget(&request.type_url, &request.resource_names_unsubscribe);
-            self.accepted.notify_one();
+            self.changed();
         }
         let Some(response) = pending.remove(&request.response_nonce) else {
             return;
@@ -164,7 +180,7 @@ impl Relay {
             Some(error) => tracing::warn!(type_url = request.type_url, "Envoy rejects: {}", error.message),
             None => {
                 self.cache().apply(&response);
-                self.accepted.notify_one();
+                self.changed();
                 if response.type_url == LISTENER {
                     self.configured.store(true, Ordering::Relaxed);
                 }

@@ -87,6 +87,11 @@ impl Sources {
         tokio::time::timeout(ANSWER_TIMEOUT, wait).await.unwrap_or_default()
     }
 
+    /// Everybody who is known to be there.
+    pub fn peers(&self) -> Vec<Peer> {
+        self.table().values().flatten().cloned().collect()
+    }
+
     /// Asks and listens. Never ends.
     pub async fn run(&self) {
         let Some(control) = &self.control else {

@@ -9,8 +9,12 @@ use envoy_types::pb::envoy::config::accesslog::v3::{AccessLog, access_log};
 use envoy_types::pb::envoy::config::cluster::v3::{Cluster, cluster};
 use envoy_types::pb::envoy::config::core::v3::grpc_service::{EnvoyGrpc, TargetSpecifier};
 use envoy_types::pb::envoy::config::core::v3::socket_address::PortSpecifier;
-use envoy_types::pb::envoy::config::core::v3::{Address, ApiVersion, GrpcService, Metadata, SocketAddress, address};
-use envoy_types::pb::envoy::config::endpoint::v3::{Endpoint, LbEndpoint, LocalityLbEndpoints, lb_endpoint};
+use envoy_types::pb::envoy::config::core::v3::{
+    Address, ApiVersion, GrpcService, Http2ProtocolOptions, Metadata, SocketAddress, address,
+};
+use envoy_types::pb::envoy::config::endpoint::v3::{
+    ClusterLoadAssignment, Endpoint, LbEndpoint, LocalityLbEndpoints, lb_endpoint,
+};
 use envoy_types::pb::envoy::config::listener::v3::{Filter, FilterChain, Listener, filter};
 use envoy_types::pb::envoy::config::route::v3::{
     Route, RouteAction, RouteConfiguration, RouteMatch, VirtualHost, route, route_action, route_match,
@@ -23,6 +27,11 @@ use envoy_types::pb::envoy::extensions::filters::network::http_connection_manage
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::{
     HttpConnectionManager, HttpFilter, http_filter,
 };
+use envoy_types::pb::envoy::extensions::upstreams::http::v3::HttpProtocolOptions;
+use envoy_types::pb::envoy::extensions::upstreams::http::v3::http_protocol_options::explicit_http_config::ProtocolConfig;
+use envoy_types::pb::envoy::extensions::upstreams::http::v3::http_protocol_options::{
+    ExplicitHttpConfig, UpstreamProtocolOptions,
+};
 use envoy_types::pb::envoy::service::discovery::v3::aggregated_discovery_service_server::AggregatedDiscoveryService;
 use envoy_types::pb::envoy::service::discovery::v3::{
     DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse, Resource,
@@ -31,17 +40,22 @@ use envoy_types::pb::envoy::r#type::metadata::v3::metadata_key::{PathSegment, pa
 use envoy_types::pb::envoy::r#type::metadata::v3::metadata_kind::{Host, Kind as MetadataFrom};
 use envoy_types::pb::envoy::r#type::metadata::v3::{MetadataKey, MetadataKind};
 use envoy_types::pb::envoy::r#type::tracing::v3::{CustomTag, custom_tag};
-use envoy_types::pb::google::protobuf::{Any, Duration as Span, Struct, Value};
+use envoy_types::pb::google::protobuf::value::Kind;
+use envoy_types::pb::google::protobuf::{Any, Duration as Span, ListValue, Struct, Value};
 use futures::stream::BoxStream;
 use http_body_util::{BodyExt as _, Empty, Full};
-use hyper_util::rt::TokioIo;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
 use tonic::{Request, Response, Status, Streaming};
 
 use super::*;
 use crate::http_unix;
+
+/// Key of the metadata by which the control plane describes an endpoint.
+const METADATA: &str = "weir";
 
 fn any<T: prost::Name>(message: &T) -> Any {
     Any {
@@ -83,8 +97,36 @@ fn cluster(backend: SocketAddr) -> Cluster {
         }),
         ..Default::default()
     };
+    let http2 = HttpProtocolOptions {
+        upstream_protocol_options: Some(UpstreamProtocolOptions::ExplicitHttpConfig(ExplicitHttpConfig {
+            protocol_config: Some(ProtocolConfig::Http2ProtocolOptions(Http2ProtocolOptions::default())),
+        })),
+        ..Default::default()
+    };
+    let bound = |ms: f64| Value {
+        kind: Some(Kind::NumberValue(ms)),
+    };
+    let bounds = Kind::ListValue(ListValue {
+        values: vec![bound(20.0), bound(10_000.0)],
+    });
+    let measured = [("buckets_ms".to_owned(), Value { kind: Some(bounds) })];
     Cluster {
         name: "b".into(),
+        metadata: Some(Metadata {
+            filter_metadata: [(
+                "weir.telemetry".to_owned(),
+                Struct {
+                    fields: measured.into(),
+                },
+            )]
+            .into(),
+            ..Default::default()
+        }),
+        typed_extension_protocol_options: [(
+            "envoy.extensions.upstreams.http.v3.HttpProtocolOptions".to_owned(),
+            any(&http2),
+        )]
+        .into(),
         connect_timeout: Some(Span { seconds: 1, nanos: 0 }),
         cluster_discovery_type: Some(cluster::ClusterDiscoveryType::Type(
             cluster::DiscoveryType::Static as i32,
@@ -142,7 +184,9 @@ fn listener(address: SocketAddr) -> Listener {
             custom_tags: vec![tag("namespace"), tag("pod")],
             ..Default::default()
         }),
-        ..Default::default()
+        additional_request_headers_to_log: vec!["content-type".into()],
+        additional_response_headers_to_log: vec!["grpc-status".into()],
+        additional_response_trailers_to_log: vec!["grpc-status".into()],
     };
     let route = Route {
         name: "service".into(),
@@ -158,7 +202,7 @@ fn listener(address: SocketAddr) -> Listener {
     };
     let host = VirtualHost {
         name: "b".into(),
-        domains: vec!["*".into()],
+        domains: vec!["b:9080".into(), "b".into()],
         routes: vec![route],
         ..Default::default()
     };
@@ -256,7 +300,7 @@ impl AggregatedDiscoveryService for ControlPlane {
     }
 }
 
-/// Answers `/fail` with 500, everything else with 200.
+/// Answers `/fail` with 500, everything else with 200; `/grpc` with a gRPC status, and that in the trailers. In HTTP/2.
 async fn backend() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -264,14 +308,16 @@ async fn backend() -> SocketAddr {
         while let Ok((stream, _)) = listener.accept().await {
             let service = hyper::service::service_fn(|request: http::Request<hyper::body::Incoming>| async move {
                 let status = if request.uri().path() == "/fail" { 500 } else { 200 };
-                Ok::<_, std::convert::Infallible>(
-                    http::Response::builder()
-                        .status(status)
-                        .body(Full::new(Bytes::from("hello")))
-                        .unwrap(),
-                )
+                let mut trailers = http::HeaderMap::new();
+                if request.uri().path() == "/grpc" {
+                    trailers.insert("grpc-status", "14".parse().unwrap());
+                }
+                let body = Full::new(Bytes::from("hello")).with_trailers(async move { Some(Ok(trailers)) });
+                let response = http::Response::builder().status(status).body(body);
+                Ok::<_, std::convert::Infallible>(response.unwrap())
             });
-            tokio::spawn(hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service));
+            let served = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+            tokio::spawn(served.serve_connection(TokioIo::new(stream), service));
         }
     });
     address
@@ -283,8 +329,14 @@ async fn get(address: SocketAddr, path: &str) -> std::io::Result<(u16, String)> 
         .await
         .map_err(std::io::Error::other)?;
     tokio::spawn(connection);
+    let kind = if path == "/grpc" {
+        "application/grpc"
+    } else {
+        "text/plain"
+    };
     let request = http::Request::get(path)
         .header("host", "b:9080")
+        .header("content-type", kind)
         .body(Empty::<Bytes>::new())
         .unwrap();
     let response = sender.send_request(request).await.map_err(std::io::Error::other)?;
@@ -386,6 +438,13 @@ async fn envoy_is_configured_measured_restarted_and_drained() {
     assert_eq!(get(metrics, "/ready").await.unwrap().0, 200);
     assert!(tokens.lock().unwrap().iter().all(|t| t == "Bearer secret"));
 
+    let zero = "authority=\"b\",dst_namespace=\"default\",dst_pod=\"b-1\"} 0";
+    let page = get(metrics, "/metrics").await.unwrap().1;
+    assert!(
+        page.contains(&format!("request_total{{direction=\"outbound\",{zero}")),
+        "series exist before the first request: {page}"
+    );
+
     let failures = AtomicU32::new(0);
     for number in 0..200u32 {
         let path = if number.is_multiple_of(4) { "/fail" } else { "/" };
@@ -410,6 +469,19 @@ async fn envoy_is_configured_measured_restarted_and_drained() {
     assert_eq!(count(&page, "response_total", "classification=\"success\""), 150);
     assert_eq!(count(&page, "response_total", "classification=\"failure\""), 50);
     assert_eq!(count(&page, "response_latency_ms_count", ""), 200);
+    let bounds = page
+        .lines()
+        .filter(|l| l.starts_with("response_latency_ms_bucket{") && l.contains(labels));
+    let bounds: Vec<&str> = bounds
+        .filter_map(|l| l.split("le=\"").nth(1)?.split('"').next())
+        .collect();
+    assert_eq!(bounds, ["20", "10000", "+Inf"], "as the cluster asks for");
+    assert_eq!(get(inlet, "/grpc").await.unwrap().0, 200);
+    let grpc = "status_code=\"200\",classification=\"failure\",grpc_status=\"14\"";
+    until("the gRPC status counted", 10, || async {
+        count(&get(metrics, "/metrics").await.unwrap().1, "response_total", grpc) == 1
+    })
+    .await;
     assert!(
         get(metrics, "/stats/prometheus")
             .await

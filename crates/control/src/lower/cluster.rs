@@ -8,17 +8,17 @@ use envoy_types::pb::envoy::config::cluster::v3::{CircuitBreakers, Cluster};
 use envoy_types::pb::envoy::config::core::v3::config_source::ConfigSourceSpecifier;
 use envoy_types::pb::envoy::config::core::v3::socket_option::Value;
 use envoy_types::pb::envoy::config::core::v3::{
-    AggregatedConfigSource, ApiVersion, BindConfig, ConfigSource, Http1ProtocolOptions, Http2ProtocolOptions,
-    SocketOption,
+    AggregatedConfigSource, ApiVersion, BindConfig, ConfigSource, Http1ProtocolOptions, SocketOption,
 };
 use envoy_types::pb::envoy::config::endpoint::v3::ClusterLoadAssignment;
 use envoy_types::pb::envoy::extensions::upstreams::http::v3::HttpProtocolOptions;
+use envoy_types::pb::envoy::extensions::upstreams::http::v3::http_protocol_options::explicit_http_config::ProtocolConfig;
 use envoy_types::pb::envoy::extensions::upstreams::http::v3::http_protocol_options::{
-    UpstreamProtocolOptions, UseDownstreamHttpConfig,
+    ExplicitHttpConfig, UpstreamProtocolOptions, UseDownstreamHttpConfig,
 };
 use weir_api::labels::Protocol;
 
-use super::{BLOCKED, Destination, SOCKET_MARK, any, number, seconds};
+use super::{BLOCKED, Destination, SOCKET_MARK, Upstream, any, http2_options, number, seconds};
 
 /// Default of `traffic.connection.timeout`, seconds.
 const CONNECT_TIMEOUT_S: i64 = 60;
@@ -69,16 +69,24 @@ fn unlimited() -> CircuitBreakers {
     }
 }
 
-/// Speak upstream what is spoken downstream: a request is passed on as it came.
-fn same_protocol(mut cluster: Cluster) -> Cluster {
+/// Says which HTTP the upstream is spoken to in.
+fn speaking(mut cluster: Cluster, upstream: Upstream) -> Cluster {
+    let http1 = Http1ProtocolOptions::default;
+    let explicitly = |config| {
+        UpstreamProtocolOptions::ExplicitHttpConfig(ExplicitHttpConfig {
+            protocol_config: Some(config),
+        })
+    };
     let options = HttpProtocolOptions {
-        upstream_protocol_options: Some(UpstreamProtocolOptions::UseDownstreamProtocolConfig(
-            UseDownstreamHttpConfig {
-                http_protocol_options: Some(Http1ProtocolOptions::default()),
-                http2_protocol_options: Some(Http2ProtocolOptions::default()),
+        upstream_protocol_options: Some(match upstream {
+            Upstream::AsDownstream => UpstreamProtocolOptions::UseDownstreamProtocolConfig(UseDownstreamHttpConfig {
+                http_protocol_options: Some(http1()),
+                http2_protocol_options: Some(http2_options()),
                 ..Default::default()
-            },
-        )),
+            }),
+            Upstream::Http1 => explicitly(ProtocolConfig::HttpProtocolOptions(http1())),
+            Upstream::Http2 => explicitly(ProtocolConfig::Http2ProtocolOptions(http2_options())),
+        }),
         ..Default::default()
     };
     cluster.typed_extension_protocol_options.insert(
@@ -98,19 +106,20 @@ pub(super) fn eds(destination: &Destination<'_>) -> Cluster {
         }),
         ..base(&destination.name, DiscoveryType::Eds)
     };
-    if destination.protocol == Protocol::Http {
-        same_protocol(cluster)
-    } else {
-        cluster
+    match destination.protocol {
+        Protocol::Http => speaking(cluster, Upstream::Http1),
+        Protocol::Http2 | Protocol::Grpc => speaking(cluster, Upstream::Http2),
+        Protocol::Tcp | Protocol::Direct => cluster,
     }
 }
 
 /// To where the client wanted to go.
-pub(super) fn original_dst(name: &str) -> Cluster {
-    same_protocol(Cluster {
+pub(super) fn original_dst(name: &str, upstream: Upstream) -> Cluster {
+    let cluster = Cluster {
         lb_policy: LbPolicy::ClusterProvided as i32,
         ..base(name, DiscoveryType::OriginalDst)
-    })
+    };
+    speaking(cluster, upstream)
 }
 
 /// To nowhere: connections are reset.

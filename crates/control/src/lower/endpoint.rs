@@ -49,6 +49,15 @@ pub struct Metadata {
     filter_metadata: BTreeMap<String, Struct>,
 }
 
+impl Metadata {
+    /// What one reader is told.
+    pub(super) fn of(reader: &str, fields: BTreeMap<String, Value>) -> Self {
+        Self {
+            filter_metadata: BTreeMap::from([(reader.to_owned(), Struct { fields })]),
+        }
+    }
+}
+
 /// `google.protobuf.Struct`
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct Struct {
@@ -108,7 +117,5 @@ fn metadata(endpoint: &weir_mesh::Endpoint, service: &str) -> Metadata {
             )
         })
         .collect();
-    Metadata {
-        filter_metadata: BTreeMap::from([(METADATA.to_owned(), Struct { fields })]),
-    }
+    Metadata::of(METADATA, fields)
 }

@@ -3,8 +3,8 @@
 //! One listener an address: a change of one Service touches no connection of another. The two listeners with a socket,
 //! `outbound` and `inbound`, take what is redirected; `outbound` hands each connection on by where it wanted to go.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use envoy_types::pb::envoy::config::accesslog::v3::AccessLog;
 use envoy_types::pb::envoy::config::core::v3::address::Address as AddressKind;
@@ -32,9 +32,12 @@ use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3::tcp_pro
 };
 use envoy_types::pb::envoy::r#type::v3::Int32Range;
 use weir_api::labels::{Engine, Protocol};
-use weir_mesh::{InboundPort, Mesh};
+use weir_mesh::{InboundPort, Mesh, Pod, Telemetry};
 
-use super::{BLOCKED, Bound, INBOUND, INBOUND_PORT, OUTBOUND, OUTBOUND_PORT, any, no, number, route, seconds, yes};
+use super::{
+    BLOCKED, Bound, Family, INBOUND, INBOUND_PORT, OUTBOUND, OUTBOUND_PORT, any, http2_options, no, number, route,
+    seconds, telemetry, yes,
+};
 
 mod access_log;
 
@@ -53,12 +56,21 @@ pub(super) fn socket_address(ip: IpAddr, port: u32) -> Address {
     }
 }
 
+/// The address on which redirected connections of a family arrive. Each family has a listener of its own: that of IPv6
+/// comes when the pod turns out to have IPv6, and touches no connection of the other.
+fn every_address(family: Family, port: u32) -> Option<Address> {
+    let ip: IpAddr = match family {
+        Family::Ipv4 => Ipv4Addr::UNSPECIFIED.into(),
+        Family::Ipv6 => Ipv6Addr::UNSPECIFIED.into(),
+    };
+    Some(socket_address(ip, port))
+}
+
 /// Where redirected outbound connections arrive. What no other listener takes is blocked: an HTTP request is answered
 /// 404, anything else is reset.
-pub(super) fn outbound(engine: Engine, uninspected: &BTreeSet<u16>) -> Listener {
+pub(super) fn outbound(engine: Engine, family: Family, uninspected: &BTreeSet<u16>) -> Listener {
     let logs = access_log::http(engine, OUTBOUND);
-    let mut answer = manager(BLOCKED, RouteSpecifier::RouteConfig(route::blocked()), logs);
-    answer.upgrade_configs.clear();
+    let answer = manager(BLOCKED, RouteSpecifier::RouteConfig(route::blocked()), logs);
     let http = FilterChain {
         filter_chain_match: Some(FilterChainMatch {
             application_protocols: ["http/1.0", "http/1.1", "h2c"].map(str::to_owned).to_vec(),
@@ -81,8 +93,8 @@ pub(super) fn outbound(engine: Engine, uninspected: &BTreeSet<u16>) -> Listener 
         None
     };
     Listener {
-        name: OUTBOUND.to_owned(),
-        address: Some(socket_address(IpAddr::from([0, 0, 0, 0]), OUTBOUND_PORT)),
+        name: family.outbound().to_owned(),
+        address: every_address(family, OUTBOUND_PORT),
         use_original_dst: yes(),
         traffic_direction: TrafficDirection::Outbound as i32,
         listener_filters: vec![original_dst(), inspector],
@@ -108,7 +120,7 @@ pub(super) fn uninspected_ports(mesh: &Mesh) -> BTreeSet<u16> {
     for (port, protocol) in of_services.chain(of_addresses) {
         match protocol {
             Some(Protocol::Tcp | Protocol::Direct) => silent.insert(port),
-            Some(Protocol::Http) | None => inspected.insert(port),
+            Some(Protocol::Http | Protocol::Http2 | Protocol::Grpc) | None => inspected.insert(port),
         };
     }
     &silent - &inspected
@@ -133,16 +145,14 @@ fn ports(ports: &BTreeSet<u16>) -> Option<ListenerFilterChainMatchPredicate> {
 
 /// The listener of one address: no socket, connections are handed to it.
 pub(super) fn address(engine: Engine, name: &str, bound: &Bound<'_>) -> Listener {
-    let filter = if bound.protocol == Protocol::Http {
+    let filter = if bound.protocol.has_requests() {
         let rds = Rds {
             config_source: Some(super::cluster::ads()),
             route_config_name: bound.cluster.to_owned(),
         };
-        http_filter(&manager(
-            bound.cluster,
-            RouteSpecifier::Rds(rds),
-            access_log::http(engine, OUTBOUND),
-        ))
+        let logs = access_log::http(engine, OUTBOUND);
+        let manager = manager(bound.cluster, RouteSpecifier::Rds(rds), logs);
+        http_filter(&with_upgrades(manager, bound.protocol))
     } else {
         tcp_filter(engine, OUTBOUND, bound.cluster)
     };
@@ -159,29 +169,30 @@ pub(super) fn address(engine: Engine, name: &str, bound: &Bound<'_>) -> Listener
     }
 }
 
-/// Where redirected inbound connections arrive. Nothing is blocked: ports that Services lead to with http are read as
-/// that, all else is passed on as it is.
-pub(super) fn inbound(engine: Engine, ports: &BTreeMap<u16, InboundPort>) -> Listener {
-    let http = ports.iter().filter(|(_, inbound)| inbound.protocol == Protocol::Http);
-    let filter_chains = http
-        .map(|(port, inbound)| {
-            let routes: RouteConfiguration = route::inbound(*port, inbound.domains.iter().cloned().collect());
-            let logs = access_log::http(engine, INBOUND);
-            let manager = manager(&routes.name.clone(), RouteSpecifier::RouteConfig(routes), logs);
-            FilterChain {
-                filter_chain_match: Some(FilterChainMatch {
-                    destination_port: number(u32::from(*port)),
-                    ..Default::default()
-                }),
-                filters: vec![http_filter(&manager)],
-                name: format!("{INBOUND}_{port}"),
+/// Where redirected inbound connections arrive. Nothing is blocked: ports that Services lead to with a protocol of
+/// requests are read as that, all else is passed on as it is.
+pub(super) fn inbound(engine: Engine, family: Family, measured: &Telemetry, pod: &Pod) -> Listener {
+    let chain = |(port, inbound): (&u16, &InboundPort)| {
+        let cluster = telemetry::inbound_cluster(measured, inbound);
+        let filter = match inbound.protocol.has_requests() {
+            true => inbound_http(engine, *port, inbound, &cluster),
+            false if cluster == INBOUND => return None,
+            false => tcp_filter(engine, INBOUND, &cluster),
+        };
+        Some(FilterChain {
+            filter_chain_match: Some(FilterChainMatch {
+                destination_port: number(u32::from(*port)),
                 ..Default::default()
-            }
+            }),
+            filters: vec![filter],
+            name: format!("{INBOUND}_{port}"),
+            ..Default::default()
         })
-        .collect();
+    };
+    let filter_chains = pod.inbound.iter().filter_map(chain).collect();
     Listener {
-        name: INBOUND.to_owned(),
-        address: Some(socket_address(IpAddr::from([0, 0, 0, 0]), INBOUND_PORT)),
+        name: family.inbound().to_owned(),
+        address: every_address(family, INBOUND_PORT),
         traffic_direction: TrafficDirection::Inbound as i32,
         listener_filters: vec![original_dst()],
         filter_chains,
@@ -194,7 +205,25 @@ pub(super) fn inbound(engine: Engine, ports: &BTreeMap<u16, InboundPort>) -> Lis
     }
 }
 
-/// Reads requests and passes them on as they came.
+fn inbound_http(engine: Engine, port: u16, inbound: &InboundPort, cluster: &str) -> Filter {
+    let routes: RouteConfiguration = route::inbound(port, inbound.domains.iter().cloned().collect(), cluster);
+    let logs = access_log::http(engine, INBOUND);
+    let manager = manager(&routes.name.clone(), RouteSpecifier::RouteConfig(routes), logs);
+    http_filter(&with_upgrades(manager, inbound.protocol))
+}
+
+/// WebSocket leads to applications of HTTP/1.1 only: those of HTTP/2 hardly ever know how to take one.
+fn with_upgrades(mut manager: HttpConnectionManager, protocol: Protocol) -> HttpConnectionManager {
+    if !protocol.is_http2() {
+        manager.upgrade_configs = vec![UpgradeConfig {
+            upgrade_type: "websocket".to_owned(),
+            ..Default::default()
+        }];
+    }
+    manager
+}
+
+/// Reads requests, in HTTP/1 or HTTP/2 as the client begins, and passes them on.
 fn manager(stat_prefix: &str, routes: RouteSpecifier, access_log: Vec<AccessLog>) -> HttpConnectionManager {
     let router = Router {
         suppress_envoy_headers: true,
@@ -219,10 +248,7 @@ fn manager(stat_prefix: &str, routes: RouteSpecifier, access_log: Vec<AccessLog>
         generate_request_id: no(),
         // Long silences are the application's business.
         stream_idle_timeout: seconds(0),
-        upgrade_configs: vec![UpgradeConfig {
-            upgrade_type: "websocket".to_owned(),
-            ..Default::default()
-        }],
+        http2_protocol_options: Some(http2_options()),
         access_log,
         ..Default::default()
     }

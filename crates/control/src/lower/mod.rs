@@ -6,28 +6,32 @@
 //! |---|---|---|
 //! | listener | `outbound` | where captured outbound traffic arrives; hands on by original destination, blocks the rest |
 //! | listener | `<ip>_<port>.outbound` | a Service address with a protocol, or an address of a single pod |
-//! | listener | `inbound` | where captured inbound traffic arrives; one chain a port that Services lead to with http |
-//! | route | `<port>\|<namespace>\|<service>.outbound` | of an http port: virtual host `service`, and `other` for all other hosts |
-//! | cluster, endpoints | the same name | of an http or tcp port |
-//! | cluster | `direct`, `inbound` | to where the client wanted to go |
+//! | listener | `outbound_ipv6`, `inbound_ipv6` | the same on `::`, for pods that have IPv6 |
+//! | listener | `inbound` | where captured inbound traffic arrives; one chain a port that Services lead to with requests |
+//! | route | `<port>\|<namespace>\|<service>.outbound` | of a port with requests (http, http2, grpc): virtual host `service`, and `other` for all other hosts |
+//! | cluster, endpoints | the same name | of every port but direct ones |
+//! | cluster | `direct`, `inbound`, `inbound_http2` | to where the client wanted to go |
+//! | cluster | `inbound_<granularity>_<buckets>` and with `http2` | the same, for ports whose Services choose what is measured |
 //! | cluster | `blocked` | nowhere |
 //! | peer | an address | who has it (on demand) |
 //!
 //! Addresses of single pods (endpoints of headless Services, ports that a pod labels itself) have a cluster of their own
 //! with that one endpoint, named `<port>|<namespace>|<ip>.outbound`: the client chose the pod, and metrics still know it.
 //!
-//! All but the listeners is the same for every node, and shared. Listeners differ by engine (Envoy gets access logs) and,
-//! `inbound` alone, by pod. What did not change stays the same allocation from one lowering to the next.
+//! All but the listeners is the same for every node, and shared. Listeners differ by engine (Envoy gets access logs);
+//! `inbound` differs by pod. Pods that have IPv6 get `outbound_ipv6` and `inbound_ipv6` beside these: the same on `::`. What did not change stays the same allocation from one lowering to the next.
 
 mod cluster;
 mod endpoint;
 mod listener;
 mod route;
+mod telemetry;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use envoy_types::pb::envoy::config::core::v3::Http2ProtocolOptions;
 use envoy_types::pb::google::protobuf::{Any, BoolValue, Duration, UInt32Value};
 use prost::Message;
 use weir_api::labels::{Engine, Protocol};
@@ -48,14 +52,27 @@ pub const DIRECT: &str = "direct";
 pub const BLOCKED: &str = "blocked";
 /// Cluster to the original destination of an inbound connection; also the name of the inbound listener.
 pub const INBOUND: &str = "inbound";
+/// The same for applications that speak HTTP/2.
+pub const INBOUND_HTTP2: &str = "inbound_http2";
 /// Name of the listener where outbound connections arrive.
 pub const OUTBOUND: &str = "outbound";
+/// Listener where outbound connections of IPv6 arrive.
+pub const OUTBOUND_IPV6: &str = "outbound_ipv6";
+/// Listener where inbound connections of IPv6 arrive.
+pub const INBOUND_IPV6: &str = "inbound_ipv6";
 /// Static cluster of Envoy's bootstrap that takes its access logs.
 pub const ACCESS_LOG_CLUSTER: &str = "weir_als";
 /// Route of the hosts of the destination; metrics show such hosts as they are.
 pub const ROUTE_SERVICE: &str = "service";
 /// Route of all other hosts; metrics show them as `other`.
 pub const ROUTE_OTHER: &str = "other";
+
+/// Streams of one HTTP/2 connection at a time.
+const HTTP2_STREAMS_MAX: u32 = 1000;
+/// What may be on its way of one HTTP/2 stream.
+const HTTP2_STREAM_WINDOW_BYTES: u32 = 1 << 20;
+/// What may be on its way of all streams of one HTTP/2 connection.
+const HTTP2_CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
 
 /// The name of the cluster, endpoints and routes of a Service port (or of a single address in place of the service).
 pub fn cluster_name(port: u16, namespace: &str, service: &str) -> String {
@@ -75,6 +92,8 @@ struct Destination<'a> {
     /// Hosts under which clients know it.
     domains: Vec<String>,
     endpoints: Vec<&'a weir_mesh::Endpoint>,
+    /// How much is measured, as far as somebody says so.
+    telemetry: &'a weir_mesh::Telemetry,
     /// The client chose this very address: it stays in whether it is ready or not.
     single: bool,
 }
@@ -97,6 +116,8 @@ pub struct Lowered {
     peers: Arc<Resources>,
     /// Without `inbound`, by engine.
     listeners: BTreeMap<Engine, Arc<Resources>>,
+    /// `outbound_ipv6`, by engine: for pods that have IPv6.
+    outbound_ipv6: BTreeMap<Engine, Arc<Resource>>,
 }
 
 impl Lowered {
@@ -106,13 +127,28 @@ impl Lowered {
         let mut clusters = Collector::new(ResourceType::Cluster, &previous.clusters);
         let mut endpoints = Collector::new(ResourceType::Endpoint, &previous.endpoints);
         let mut routes = Collector::new(ResourceType::Route, &previous.routes);
-        clusters.add(DIRECT, &cluster::original_dst(DIRECT));
-        clusters.add(INBOUND, &cluster::original_dst(INBOUND));
+        let usual = telemetry::metadata(&mesh.telemetry);
+        clusters.add_with(DIRECT, &cluster::original_dst(DIRECT, Upstream::AsDownstream), &usual);
+        clusters.add_with(INBOUND, &cluster::original_dst(INBOUND, Upstream::AsDownstream), &usual);
+        clusters.add_with(
+            INBOUND_HTTP2,
+            &cluster::original_dst(INBOUND_HTTP2, Upstream::Http2),
+            &usual,
+        );
+        for (name, (http2, own)) in telemetry::inbound_clusters(mesh) {
+            let upstream = if http2 { Upstream::Http2 } else { Upstream::AsDownstream };
+            clusters.add_with(
+                &name,
+                &cluster::original_dst(&name, upstream),
+                &telemetry::metadata(&own),
+            );
+        }
         clusters.add(BLOCKED, &cluster::blocked());
         for destination in &destinations {
-            clusters.add(&destination.name, &cluster::eds(destination));
+            let measured = telemetry::metadata(&destination.telemetry.or(&mesh.telemetry));
+            clusters.add_with(&destination.name, &cluster::eds(destination), &measured);
             endpoints.add(&destination.name, &endpoint::assignment(destination));
-            if destination.protocol == Protocol::Http {
+            if destination.protocol.has_requests() {
                 routes.add(&destination.name, &route::outbound(destination));
             }
         }
@@ -132,14 +168,23 @@ impl Lowered {
             let empty = Arc::default();
             let old = previous.listeners.get(&engine).unwrap_or(&empty);
             let mut listeners = Collector::new(ResourceType::Listener, old);
-            listeners.add(OUTBOUND, &listener::outbound(engine, &uninspected));
+            listeners.add(OUTBOUND, &listener::outbound(engine, Family::Ipv4, &uninspected));
             for address in &bound {
                 let name = listener_name(address.ip, address.port);
                 listeners.add(&name, &listener::address(engine, &name, address));
             }
             (engine, listeners.finish())
         });
+        let outbound_ipv6 = [Engine::Weir, Engine::Envoy].into_iter().map(|engine| {
+            let body = listener::outbound(engine, Family::Ipv6, &uninspected).encode_to_vec();
+            let old = previous.outbound_ipv6.get(&engine);
+            (
+                engine,
+                Resource::renew(old, ResourceType::Listener, OUTBOUND_IPV6, body),
+            )
+        });
         Self {
+            outbound_ipv6: outbound_ipv6.collect(),
             listeners: listeners.collect(),
             clusters: clusters.finish(),
             endpoints: endpoints.finish(),
@@ -158,11 +203,22 @@ impl Lowered {
     /// The snapshot of one pod's proxy; `None` when the mesh does not know the pod. `previous` is the node's last one.
     pub fn snapshot(&self, mesh: &Mesh, pod: &Key, engine: Engine, previous: Option<&Snapshot>) -> Option<Snapshot> {
         let pod = mesh.pods.get(pod)?;
-        let body = listener::inbound(engine, &pod.inbound).encode_to_vec();
-        let old = previous.and_then(|s| s.get(ResourceType::Listener, INBOUND));
-        let inbound = Resource::renew(old, ResourceType::Listener, INBOUND, body);
+        let inbound = |family: Family| {
+            let (name, body) = (
+                family.inbound(),
+                listener::inbound(engine, family, &mesh.telemetry, pod),
+            );
+            let old = previous.and_then(|s| s.get(ResourceType::Listener, name));
+            let resource = Resource::renew(old, ResourceType::Listener, name, body.encode_to_vec());
+            (name.to_owned(), resource)
+        };
         let mut listeners = Resources::clone(self.listeners.get(&engine)?);
-        listeners.insert(INBOUND.to_owned(), inbound);
+        listeners.extend([inbound(Family::Ipv4)]);
+        if pod.has_ipv6() {
+            listeners.extend([inbound(Family::Ipv6)]);
+            let outbound = self.outbound_ipv6.get(&engine).map(Arc::clone);
+            listeners.extend(outbound.map(|resource| (OUTBOUND_IPV6.to_owned(), resource)));
+        }
         let listeners = match previous.map(|s| s.resources(ResourceType::Listener)) {
             Some(old) if **old == listeners => Arc::clone(old),
             _ => Arc::new(listeners),
@@ -178,6 +234,40 @@ impl Lowered {
             .with(ResourceType::Peer, Arc::clone(&self.peers))
             .with(ResourceType::Listener, listeners)
     }
+}
+
+/// A family of addresses, as far as sockets differ by it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Family {
+    Ipv4,
+    Ipv6,
+}
+
+impl Family {
+    fn outbound(self) -> &'static str {
+        match self {
+            Self::Ipv4 => OUTBOUND,
+            Self::Ipv6 => OUTBOUND_IPV6,
+        }
+    }
+
+    fn inbound(self) -> &'static str {
+        match self {
+            Self::Ipv4 => INBOUND,
+            Self::Ipv6 => INBOUND_IPV6,
+        }
+    }
+}
+
+/// Which HTTP an upstream is spoken to in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Upstream {
+    /// As the client spoke: a request is passed on as it came.
+    AsDownstream,
+    /// HTTP/1.1.
+    Http1,
+    /// HTTP/2 without TLS and without asking first.
+    Http2,
 }
 
 /// Collects the resources of one type; equal ones are taken from the lowering before.
@@ -197,7 +287,14 @@ impl<'a> Collector<'a> {
     }
 
     fn add(&mut self, name: &str, message: &impl Message) {
-        let resource = Resource::renew(self.previous.get(name), self.ty, name, message.encode_to_vec());
+        self.add_with(name, message, &());
+    }
+
+    /// Adds a message with a part that is encoded apart.
+    fn add_with(&mut self, name: &str, message: &impl Message, part: &impl Message) {
+        let mut body = message.encode_to_vec();
+        body.extend(part.encode_to_vec());
+        let resource = Resource::renew(self.previous.get(name), self.ty, name, body);
         self.resources.insert(name.to_owned(), resource);
     }
 
@@ -210,12 +307,12 @@ impl<'a> Collector<'a> {
     }
 }
 
-/// Every Service port and single address that is balanced (http and tcp).
+/// Every Service port and single address that is balanced (all but direct).
 fn destinations(mesh: &Mesh) -> Vec<Destination<'_>> {
     let mut found = Vec::new();
     for service in mesh.services.values().filter(|s| !s.cluster_ips.is_empty()) {
         for (number, port) in &service.ports {
-            let Some(protocol @ (Protocol::Http | Protocol::Tcp)) = port.protocol else {
+            let Some(protocol) = port.protocol.filter(|p| *p != Protocol::Direct) else {
                 continue;
             };
             found.push(Destination {
@@ -223,7 +320,8 @@ fn destinations(mesh: &Mesh) -> Vec<Destination<'_>> {
                 protocol,
                 service: &service.name,
                 domains: service.domains(*number).into_iter().collect(),
-                endpoints: port.endpoints.iter().collect(),
+                endpoints: one_family(&port.endpoints),
+                telemetry: &service.telemetry,
                 single: false,
             });
         }
@@ -236,6 +334,7 @@ fn destinations(mesh: &Mesh) -> Vec<Destination<'_>> {
                 service: &address.service,
                 domains: address.domains.iter().cloned().collect(),
                 endpoints: vec![&address.endpoint],
+                telemetry: &address.telemetry,
                 single: true,
             });
         }
@@ -243,7 +342,13 @@ fn destinations(mesh: &Mesh) -> Vec<Destination<'_>> {
     found
 }
 
-/// Every address with a listener. Two that claim the same address: the stronger protocol has it, http over tcp over direct.
+/// Each pod once: where a Service has endpoints of both families, those of IPv4.
+fn one_family(endpoints: &[weir_mesh::Endpoint]) -> Vec<&weir_mesh::Endpoint> {
+    let ipv4 = endpoints.iter().any(|e| e.ip.is_ipv4());
+    endpoints.iter().filter(|e| e.ip.is_ipv4() == ipv4).collect()
+}
+
+/// Every address with a listener. Two that claim the same address: the stronger protocol has it, http over http2, grpc, tcp and direct.
 fn bound<'a>(mesh: &'a Mesh, destinations: &'a [Destination<'a>]) -> Vec<Bound<'a>> {
     let named: BTreeMap<&str, &Destination<'_>> = destinations.iter().map(|d| (d.name.as_str(), d)).collect();
     let cluster = |name: String| named.get(name.as_str()).map_or(DIRECT, |d| d.name.as_str());
@@ -296,6 +401,16 @@ fn no() -> Option<BoolValue> {
 
 fn number(value: u32) -> Option<UInt32Value> {
     Some(UInt32Value { value })
+}
+
+/// HTTP/2 between proxies, clients and applications: windows that keep a fast path full, streams that stay bounded.
+fn http2_options() -> Http2ProtocolOptions {
+    Http2ProtocolOptions {
+        max_concurrent_streams: number(HTTP2_STREAMS_MAX),
+        initial_stream_window_size: number(HTTP2_STREAM_WINDOW_BYTES),
+        initial_connection_window_size: number(HTTP2_CONNECTION_WINDOW_BYTES),
+        ..Default::default()
+    }
 }
 
 fn any<T: prost::Name>(message: &T) -> Any {

@@ -32,8 +32,8 @@ pub(super) fn outbound(destination: &Destination<'_>) -> RouteConfiguration {
 }
 
 /// The routes of an inbound port: to the application, whatever the host.
-pub(super) fn inbound(port: u16, domains: Vec<String>) -> RouteConfiguration {
-    configuration(&format!("{INBOUND}_{port}"), domains, INBOUND, None)
+pub(super) fn inbound(port: u16, domains: Vec<String>, cluster: &str) -> RouteConfiguration {
+    configuration(&format!("{INBOUND}_{port}"), domains, cluster, None)
 }
 
 fn configuration(name: &str, domains: Vec<String>, cluster: &str, retry: Option<&RetryPolicy>) -> RouteConfiguration {
@@ -84,12 +84,12 @@ pub(super) fn blocked() -> RouteConfiguration {
     let answer = DirectResponseAction {
         status: 404,
         body: Some(inline(
-            "weir: this address is blocked: label its Service traffic.port.N (http, tcp or direct) to open its port N\n",
+            "weir: this address is blocked: label its Service traffic.port.N (http, http2, grpc, tcp or direct) to open its port N\n",
         )),
         body_format: Some(SubstitutionFormatString {
             content_type: "text/plain".to_owned(),
             format: Some(Format::TextFormatSource(inline(
-                "weir: %DOWNSTREAM_LOCAL_ADDRESS% is blocked: label its Service traffic.port.%DOWNSTREAM_LOCAL_PORT% (http, tcp or direct) to open it\n",
+                "weir: %DOWNSTREAM_LOCAL_ADDRESS% is blocked: label its Service traffic.port.%DOWNSTREAM_LOCAL_PORT% (http, http2, grpc, tcp or direct) to open it\n",
             ))),
             ..Default::default()
         }),

@@ -68,6 +68,8 @@ fn any_objects() -> impl Strategy<Value = Objects> {
     let protocol = prop_oneof![
         Just(None),
         Just(Some("http")),
+        Just(Some("http2")),
+        Just(Some("grpc")),
         Just(Some("tcp")),
         Just(Some("direct")),
         Just(Some("x"))
@@ -93,6 +95,10 @@ fn any_objects() -> impl Strategy<Value = Objects> {
                 let port = 80 + port;
                 if let Some(protocol) = protocol {
                     labels.insert(format!("traffic.port.{port}"), json!(protocol));
+                    if target % 2 == 1 {
+                        labels.insert("traffic.metrics.buckets".to_owned(), json!("coarse"));
+                        labels.insert("traffic.metrics.granularity".to_owned(), json!("service"));
+                    }
                 }
                 specs.insert(port, json!({"name": format!("p{port}"), "port": port, "targetPort": 8080 + target}));
             }
@@ -186,6 +192,30 @@ fn nodes_share_all_but_their_listeners() {
     }
     let outbound = |s: &Snapshot| Arc::clone(s.get(ResourceType::Listener, OUTBOUND).unwrap());
     assert!(Arc::ptr_eq(&outbound(&snapshots[0]), &outbound(&snapshots[1])));
+}
+
+/// Only pods that have IPv6 listen there: in a network without it the address cannot be bound. The listeners of IPv4 are
+/// the same either way.
+#[test]
+fn pods_with_ipv6_have_listeners_for_it_beside_the_others() {
+    let (mut mesh, _) = weir_mesh::build(&load(include_str!("../../testdata/ipv6.yaml")));
+    let key = mesh.pods.keys().next().cloned().unwrap();
+    let lower = |mesh: &Mesh| Lowered::new(mesh, &Lowered::default()).snapshot(mesh, &key, Engine::Weir, None);
+    let listeners = |mesh: &Mesh| snapshot_json(&lower(mesh).unwrap())["lds"].clone();
+    let both = listeners(&mesh);
+    for (name, ip, port) in [
+        (OUTBOUND, "0.0.0.0", OUTBOUND_PORT),
+        (INBOUND, "0.0.0.0", INBOUND_PORT),
+        (OUTBOUND_IPV6, "::", OUTBOUND_PORT),
+        (INBOUND_IPV6, "::", INBOUND_PORT),
+    ] {
+        let address = &both[name]["address"]["socket_address"];
+        assert_eq!(*address, json!({"address": ip, "port_value": port}), "{name}");
+    }
+    mesh.pods.get_mut(&key).unwrap().ips.retain(IpAddr::is_ipv4);
+    let one = listeners(&mesh);
+    assert_eq!((&one[OUTBOUND], &one[INBOUND]), (&both[OUTBOUND], &both[INBOUND]));
+    assert_eq!((one.get(OUTBOUND_IPV6), one.get(INBOUND_IPV6)), (None, None));
 }
 
 #[test]

@@ -9,8 +9,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use envoy_types::pb::envoy::config::listener::v3::filter::ConfigType;
 use envoy_types::pb::envoy::config::listener::v3::{Filter, Listener};
+use http_body_util::{BodyExt, Full};
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use prost::Message;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -65,7 +68,8 @@ fn run(program: &str, arguments: &[&str]) {
     assert!(output.status.success(), "{program} {arguments:?}: {text}");
 }
 
-/// Addresses, routes and redirection as a pod with the address 10.244.1.2 has them.
+/// Addresses, routes and redirection as a pod with the address 10.244.1.2 has them. What is sent to that address from
+/// within counts as inbound, for want of another machine.
 pub fn pod_network() {
     run("ip", &["link", "add", "eth0", "type", "veth", "peer", "name", "node0"]);
     run("ip", &["link", "set", "node0", "up"]);
@@ -75,8 +79,13 @@ pub fn pod_network() {
     for address in ["10.244.1.3/32", "10.244.1.4/32"] {
         run("ip", &["addr", "add", address, "dev", "lo"]);
     }
-    let rules = "table ip weir { chain output { type nat hook output priority -100;
-        meta mark 1337 return; oifname lo return; meta l4proto tcp redirect to :15001; } ; }";
+    run("ip", &["addr", "add", "fd00:10:244::2/64", "dev", "eth0", "nodad"]);
+    run("ip", &["route", "add", "fd00:10:96::/64", "dev", "eth0"]);
+    run("ip", &["addr", "add", "fd00:10:244::3/128", "dev", "lo", "nodad"]);
+    let rules = "table inet weir { chain output { type nat hook output priority -100; meta mark 1337 return;
+        ip daddr 10.244.1.2 meta l4proto tcp redirect to :15006;
+        ip6 daddr fd00:10:244::2 meta l4proto tcp redirect to :15006;
+        oifname lo return; meta l4proto tcp redirect to :15001; } ; }";
     run("nft", &[rules]);
 }
 
@@ -330,6 +339,22 @@ pub async fn is_reset(address: &str, bytes: &[u8]) -> bool {
     exchange(address, bytes).await.map_or(true, |answer| answer.is_empty())
 }
 
+/// What comes back first on a connection that says this; the connection stays open until then.
+pub async fn first_bytes(address: &str, bytes: &[u8]) -> String {
+    let exchange = async {
+        let mut stream = TcpStream::connect(address).await?;
+        stream.write_all(bytes).await?;
+        let mut buffer = vec![0; 1024];
+        let n = stream.read(&mut buffer).await?;
+        buffer.truncate(n);
+        Ok::<_, std::io::Error>(String::from_utf8_lossy(&buffer).into_owned())
+    };
+    match tokio::time::timeout(PATIENCE, exchange).await {
+        Ok(answer) => answer.unwrap_or_else(|error| error.to_string()),
+        Err(_) => "no answer in time".to_owned(),
+    }
+}
+
 async fn admin(path: &str) -> Value {
     let request = format!("GET {path} HTTP/1.1\r\nhost: admin\r\nconnection: close\r\n\r\n");
     let Ok(response) = exchange(ADMIN, request.as_bytes()).await else {
@@ -371,6 +396,41 @@ pub async fn serve_http(address: &str, text: &'static str) {
             });
         }
     });
+}
+
+/// An HTTP server that speaks HTTP/2 without TLS and nothing else, and answers every request with a text.
+pub async fn serve_http2(address: &str, text: &'static str) {
+    let listener = TcpListener::bind(address).await.expect("bound");
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let answer = hyper::service::service_fn(move |_| async move {
+                Ok::<_, std::convert::Infallible>(http::Response::new(Full::new(Bytes::from(text))))
+            });
+            let served = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+            tokio::spawn(served.serve_connection(TokioIo::new(stream), answer));
+        }
+    });
+}
+
+/// Status and body of one request in HTTP/2 without TLS.
+pub async fn get_http2(address: &str, host: &str) -> (u16, String) {
+    let exchange = async {
+        let stream = TcpStream::connect(address).await.map_err(|e| e.to_string())?;
+        let connecting = hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream));
+        let (mut requests, connection) = connecting.await.map_err(|e| e.to_string())?;
+        tokio::spawn(connection);
+        let request = http::Request::get(format!("http://{host}/")).body(Full::<Bytes>::default());
+        let response = requests.send_request(request.expect("a request")).await;
+        let response = response.map_err(|e| e.to_string())?;
+        let status = response.status().as_u16();
+        let body = response.into_body().collect().await.map_err(|e| e.to_string())?;
+        Ok::<_, String>((status, String::from_utf8_lossy(&body.to_bytes()).into_owned()))
+    };
+    match tokio::time::timeout(PATIENCE, exchange).await {
+        Ok(Ok(answer)) => answer,
+        Ok(Err(error)) => (0, error),
+        Err(_) => (0, "no answer in time".to_owned()),
+    }
 }
 
 static LOADING: AtomicBool = AtomicBool::new(true);

@@ -283,7 +283,9 @@ async fn edges_are_the_pairs_that_talked_in_both_directions() {
     memory.responses(&outbound(REVIEWS_1, PRODUCTPAGE), "success", 3.0);
     // Configured, but nobody used it; and replies of the proxy itself, which have no destination.
     memory.responses(&outbound(REVIEWS_2, PRODUCTPAGE), "success", 0.0);
-    memory.responses(&outbound(PRODUCTPAGE, ("", "")), "failure", 99.0);
+    let mut own = outbound(PRODUCTPAGE, ("", ""));
+    own.push(("origin", "proxy"));
+    memory.responses(&own, "failure", 99.0);
     let smi = smi(memory);
 
     let edges_of = |list: &TrafficMetricsList| -> Vec<(EdgeDirection, String, u64, u64)> {
@@ -330,6 +332,35 @@ async fn edges_are_the_pairs_that_talked_in_both_directions() {
     );
     let everybody = list(&smi, edges("deployments", None, "*")).await;
     assert_eq!(everybody.items.len(), 4);
+}
+
+/// Proxies that measure by workload do not name the other side's pods: aggregates and their edges stay whole, edges
+/// between pods are empty.
+#[tokio::test]
+async fn without_names_of_pods_aggregates_stay_whole() {
+    let mut memory = Memory::default();
+    memory.responses(&outbound(PRODUCTPAGE, ("", "reviews")), "success", 10.0);
+    memory.responses(&outbound(REVIEWS_1, ("", "")), "success", 5.0);
+    let smi = smi(memory);
+    let seen = |list: &TrafficMetricsList| -> Vec<(String, u64)> {
+        let items = list.items.iter();
+        items
+            .map(|i| (i.edge.resource.name.clone(), i.figures().success))
+            .collect()
+    };
+    for (kind, name, expected) in [
+        ("deployments", "productpage", vec![("reviews".to_owned(), 10)]),
+        ("deployments", "reviews", vec![("productpage".to_owned(), 10)]),
+        ("namespaces", NS, vec![(NS.to_owned(), 15), (NS.to_owned(), 15)]),
+        ("pods", "productpage-1", vec![]),
+        ("pods", "reviews-1", vec![]),
+    ] {
+        let found = list(&smi, edges(kind, Some(NS), name)).await;
+        assert_eq!(seen(&found), expected, "{kind} {name}");
+    }
+    let deployments = list(&smi, request("deployments", Some(NS), None)).await;
+    let reviews = deployments.items.iter().find(|i| i.resource.name == "reviews");
+    assert_eq!(reviews.map(counts), Some((10, 0)), "as the senders saw it");
 }
 
 #[tokio::test]

@@ -129,11 +129,11 @@ fn proxy(status: ProxyStatus) -> Proxy {
         status: ProxyState {
             node_id: status.node,
             engine: status.engine,
-            node: status.host_ip,
+            id: status.id,
+            node: status.machine,
             connected: status.connected,
             synced,
             last_rejection: rejected,
-            ..ProxyState::default()
         },
         ..Proxy::default()
     }

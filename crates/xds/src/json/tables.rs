@@ -41,6 +41,7 @@ const ADDRESS: &[Field] = &[one(
         one(1, "protocol", Enum(&["TCP", "UDP"])),
         one(2, "address", Str),
         one(3, "port_value", Int),
+        one(6, "ipv4_compat", Bool),
     ]),
 )];
 const BIND: &[Field] = &[many(
@@ -118,6 +119,11 @@ const THRESHOLDS: &[Field] = &[
     one(4, "max_requests", U32),
     one(5, "max_retries", U32),
 ];
+const HTTP2: &[Field] = &[
+    one(2, "max_concurrent_streams", U32),
+    one(3, "initial_stream_window_size", U32),
+    one(4, "initial_connection_window_size", U32),
+];
 const HTTP_OPTIONS: &[Field] = &[
     one(
         1,
@@ -127,14 +133,17 @@ const HTTP_OPTIONS: &[Field] = &[
     one(
         3,
         "explicit_http_config",
-        Msg(&[one(1, "http_protocol_options", Empty)]),
+        Msg(&[
+            one(1, "http_protocol_options", Empty),
+            one(2, "http2_protocol_options", Msg(HTTP2)),
+        ]),
     ),
     one(
         4,
         "use_downstream_protocol_config",
         Msg(&[
             one(1, "http_protocol_options", Empty),
-            one(2, "http2_protocol_options", Empty),
+            one(2, "http2_protocol_options", Msg(HTTP2)),
         ]),
     ),
 ];
@@ -235,6 +244,7 @@ const MANAGER: &[Field] = &[
         Msg(&[one(1, "name", Str), one(4, "typed_config", Any)]),
     ),
     one(8, "http_protocol_options", Msg(&[one(2, "accept_http_10", Bool)])),
+    one(9, "http2_protocol_options", Msg(HTTP2)),
     one(12, "drain_timeout", Duration),
     many(13, "access_log", Msg(ACCESS_LOG)),
     one(14, "use_remote_address", BOOL),

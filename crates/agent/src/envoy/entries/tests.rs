@@ -4,6 +4,8 @@ use envoy_types::pb::envoy::data::accesslog::v3::{
 };
 use envoy_types::pb::google::protobuf::{Duration as Span, UInt32Value};
 
+use weir_series::canonical::Recorder;
+
 use super::*;
 
 fn address(ip: &str) -> Option<Address> {
@@ -62,7 +64,7 @@ fn with_status(mut entry: HttpAccessLogEntry, status: u32) -> HttpAccessLogEntry
 /// The series that are not zero, without histogram buckets and HELP lines.
 fn recorded(direction: Direction, record: impl FnOnce(&Entries)) -> Vec<String> {
     let recorder = Recorder::new(1);
-    let entries = Entries::new(recorder.clone(), "10.244.0.1".parse().ok());
+    let entries = Entries::new(Measured::new(recorder.clone()), "10.244.0.1".parse().ok());
     record(&entries);
     let mut page = String::new();
     recorder.render(&mut page);
