@@ -170,6 +170,7 @@ class Play:
         may_cut = any(tail[0].verb == "cut" for tail in self.exchange.alternatives)
 
         def first() -> tuple[str, Head | None] | None:
+            self.settle()
             for link in self.upstreams:
                 head = peek_head(link, response=False)
                 if head and (not may_cut or whole_request(link)):
@@ -313,7 +314,14 @@ class Play:
 
     # What is seen by the upstream.
 
+    def settle(self) -> None:
+        """Content that is still coming belongs to its request: it is no request of its own."""
+        for link in self.upstreams:
+            if link.body is not None and not link.body.done:
+                link.body.feed(link.buffer, link.eof)
+
     def next_request(self) -> tuple[Link, Head] | None:
+        self.settle()
         for link in self.upstreams:
             if link.body is None or link.body.done:
                 head = take_head(link.buffer, response=False)
@@ -526,6 +534,7 @@ class Play:
 
     def nothing_left(self) -> None:
         """No request has reached the upstream that the exchange does not name."""
+        self.settle()
         for link in self.upstreams:
             if link.buffer:
                 raise Mismatch(f"upstream got more: {show(link.buffer)}")

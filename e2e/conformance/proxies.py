@@ -135,7 +135,7 @@ def haproxy_configuration(profile: str, pairs: list[Pair], http2: bool = False) 
         "  retries 0",
         "  timeout connect 1s",
         f"  timeout client {client}",
-        "  timeout server 60s",
+        f"  timeout server {client}",
         "  timeout tunnel 60s",
         f"  timeout http-request {head}",
         f"  timeout http-keep-alive {client}",
