@@ -65,7 +65,7 @@ def manager(kind: str, profile: str, cluster: str, codec: str) -> dict:
     }
     if profile == "slow":
         config["request_headers_timeout"] = "1s"
-        config["stream_idle_timeout"] = "2s"
+        config["stream_idle_timeout"] = "3s"
     if kind == ENVOY:
         # What ours does without being told: HTTP/1.0, trailers, the case of names.
         config["http_protocol_options"] = {
@@ -104,7 +104,7 @@ def bootstrap(kind: str, profile: str, pairs: list[Pair], codec: str = "HTTP1") 
             "connect_timeout": "1s",
             "load_assignment": {"cluster_name": name, "endpoints": [{"lb_endpoints": [endpoint]}]},
         }
-        if kind == ENVOY and codec == "HTTP1":
+        if kind == ENVOY:
             http1 = {
                 "enable_trailers": True,
                 "header_key_format": {
@@ -126,7 +126,7 @@ def bootstrap(kind: str, profile: str, pairs: list[Pair], codec: str = "HTTP1") 
 
 def haproxy_configuration(profile: str, pairs: list[Pair], http2: bool = False) -> str:
     """One frontend and one backend a pair. No retries: an exchange sees each request once."""
-    head, client = ("1s", "2s") if profile == "slow" else ("60s", "60s")
+    head, client = ("1s", "3s") if profile == "slow" else ("60s", "60s")
     lines = [
         "global",
         "  nbthread 1",
