@@ -7,7 +7,7 @@ export WEIR_TOOLS := $(TOOLS)
 # Seconds the demo runs before it ends by itself; 0 = until Ctrl-C.
 DEMO_SECONDS ?= 0
 
-.PHONY: help demo test unit e2e e2e-rootless tools tools-demo build lint fmt tidy bench-up clean
+.PHONY: help demo test unit e2e e2e-rootless conformance tools tools-demo build lint fmt tidy bench-up clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -22,6 +22,9 @@ unit: ## unit, golden and property tests
 
 e2e: tools build ## end-to-end tests: real kubectl, Envoy and Prometheus
 	.tools/venv/bin/python -m pytest -p no:cacheprovider e2e $(E2E_ARGS)
+
+conformance: tools build ## what our proxy, Envoy and HAProxy do with each raw HTTP/1 exchange (CONFORMANCE_ARGS="--only chunk")
+	.tools/venv/bin/python e2e/conformance/table.py $(CONFORMANCE_ARGS)
 
 tools-demo: ## only what the demo needs: nftables and kubectl
 	@./hack/tools demo

@@ -143,6 +143,10 @@ class Client:
             found = probe()
             if found:
                 return found
+            if self.closed:
+                found = probe()
+                if found:
+                    return found
             left = deadline - time.monotonic()
             assert not self.closed, f"closed while waiting for {what}; {self.told()}"
             assert left > 0, f"waited {seconds:.0f} s for {what}; {self.told()}"

@@ -162,7 +162,7 @@ def accepts(port: int) -> bool:
 class Proxy:
     """A proxy process with a configuration; the context ends it."""
 
-    def __init__(self, kind: str, profile: str, pairs: list[Pair], codec: str = "HTTP1"):
+    def __init__(self, kind: str, profile: str, pairs: list[Pair], codec: str = "HTTP1", drain_seconds: int = 1):
         self.kind, self.pairs = kind, pairs
         self.folder = tempfile.TemporaryDirectory(prefix="conformance-")
         folder = Path(self.folder.name)
@@ -179,7 +179,8 @@ class Proxy:
             else:
                 [metrics] = free_ports(1 + len(pairs))[-1:]
                 program = os.environ.get("WEIR_CONFORMANCE_PROGRAM", str(WEIR))
-                command = [program, "proxy", "-c", str(file), "--metrics-address", f"127.0.0.1:{metrics}", "--drain-seconds", "1"]
+                command = [program, "proxy", "-c", str(file), "--metrics-address", f"127.0.0.1:{metrics}"]
+                command += ["--drain-seconds", str(drain_seconds)]
         self.command = command
 
     def __enter__(self) -> Proxy:

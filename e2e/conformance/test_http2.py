@@ -4,19 +4,27 @@
 """
 
 import os
+import select
 import struct
+import time
 from pathlib import Path
 
+import hpack
 import pytest
 
-from frames import *  # noqa: F403
-from frames import Client, block, frame, literal, request, setting
-from proxies import OURS, Proxy, free_ports
+from frames import (
+    ACK, CONTINUATION, DATA, ENABLE_PUSH, END_HEADERS, END_STREAM, ERRORS, GOAWAY, HEADER_TABLE_SIZE, HEADERS,
+    INITIAL_WINDOW_SIZE, MAX_CONCURRENT_STREAMS, MAX_FRAME_SIZE, PADDED, PING, PRIORITIZED, PRIORITY, PUSH_PROMISE,
+    RST_STREAM, SETTINGS, WINDOW_UPDATE, Client, block, frame, literal, request, setting,
+)
+from proxies import ENVOY, OURS, Proxy, free_ports
 from upstream import LARGE, Upstream
 
 KIND = os.environ.get("WEIR_CONFORMANCE_PROXY", OURS)
 # A flood may cost the proxy this much memory, and no more.
 FLOOD_BYTES = 32 << 20
+# What may be on its way to an upstream that does not read: windows, and the buffers of the kernel.
+HELD_BYTES = 128 << 20
 
 PROTOCOL = {"goaway:PROTOCOL_ERROR"}
 SIZE = {"goaway:FRAME_SIZE_ERROR"}
@@ -61,7 +69,7 @@ def client(port):
 
 
 def code(error):
-    return struct.pack(">I", ERRORS.index(error))  # noqa: F405
+    return struct.pack(">I", ERRORS.index(error))
 
 
 def changed(**fields):
@@ -81,12 +89,12 @@ def opened(c, path=b"/wait"):
 
 def posting(c, more=None):
     """A request whose content is still to come."""
-    c.headers(1, request(b"/echo", b"POST", more), END_HEADERS)  # noqa: F405
+    c.headers(1, request(b"/echo", b"POST", more), END_HEADERS)
 
 
 def with_length(c, length, data):
     posting(c, [(b"content-length", length)])
-    c.frame(DATA, END_STREAM, 1, data)  # noqa: F405
+    c.frame(DATA, END_STREAM, 1, data)
 
 
 def finished(c):
@@ -96,7 +104,7 @@ def finished(c):
 
 def was_reset(c):
     opened(c)
-    c.frame(RST_STREAM, 0, 1, code("CANCEL"))  # noqa: F405
+    c.frame(RST_STREAM, 0, 1, code("CANCEL"))
 
 
 def both(*actions):
@@ -111,7 +119,7 @@ def sends(kind, flags=0, stream=0, payload=b""):
     return lambda c: c.frame(kind, flags, stream, payload)
 
 
-def asks(fields, flags=END_HEADERS | END_STREAM):  # noqa: F405
+def asks(fields, flags=END_HEADERS | END_STREAM):
     return lambda c: c.headers(1, fields, flags)
 
 
@@ -119,59 +127,58 @@ def extra(*fields):
     return asks(request(more=list(fields)))
 
 
-F = globals()
 HALF = block(request())[:10], block(request())[10:]
 # name, RFC 9113 section and reason, what is sent, what may come of it, the stream that is asked about
 ERROR_CASES = [
-    ("settings-with-stream", "6.5: on stream 0 only", sends(SETTINGS, 0, 1), PROTOCOL),  # noqa: F405
-    ("settings-odd-length", "6.5: a multiple of six octets", sends(SETTINGS, 0, 0, b"12345"), SIZE),  # noqa: F405
-    ("settings-ack-with-payload", "6.5: an ACK is empty", sends(SETTINGS, ACK, 0, setting(1, 1)), SIZE),  # noqa: F405
-    ("settings-push-2", "6.5.2: 0 or 1", sends(SETTINGS, 0, 0, setting(ENABLE_PUSH, 2)), PROTOCOL),  # noqa: F405
-    ("settings-window-large", "6.5.2: at most 2^31-1", sends(SETTINGS, 0, 0, setting(INITIAL_WINDOW_SIZE, 1 << 31)), {"goaway:FLOW_CONTROL_ERROR"}),  # noqa: F405
-    ("settings-frame-size-small", "6.5.2: at least 2^14", sends(SETTINGS, 0, 0, setting(MAX_FRAME_SIZE, 100)), PROTOCOL),  # noqa: F405
-    ("settings-frame-size-large", "6.5.2: at most 2^24-1", sends(SETTINGS, 0, 0, setting(MAX_FRAME_SIZE, 1 << 24)), PROTOCOL),  # noqa: F405
-    ("settings-window-overflow", "6.9.2: a change that makes a window too large", both(opened, sends(WINDOW_UPDATE, 0, 1, struct.pack(">I", 0x7FFF0000)), sends(SETTINGS, 0, 0, setting(INITIAL_WINDOW_SIZE, 0x7FFFFFFF))), {"goaway:FLOW_CONTROL_ERROR"}),  # noqa: F405
-    ("ping-with-stream", "6.7: on stream 0 only", sends(PING, 0, 1, b"12345678"), PROTOCOL),  # noqa: F405
-    ("ping-short", "6.7: eight octets", sends(PING, 0, 0, b"1234567"), SIZE),  # noqa: F405
-    ("ping-long", "6.7: eight octets", sends(PING, 0, 0, b"123456789"), SIZE),  # noqa: F405
-    ("goaway-with-stream", "6.8: on stream 0 only", sends(GOAWAY, 0, 1, bytes(8)), PROTOCOL),  # noqa: F405
-    ("window-update-0", "6.9: an increment of 0 on the connection", sends(WINDOW_UPDATE, 0, 0, bytes(4)), PROTOCOL),  # noqa: F405
-    ("window-update-0-stream", "6.9: an increment of 0 on a stream", both(opened, sends(WINDOW_UPDATE, 0, 1, bytes(4))), {"rst:PROTOCOL_ERROR", *PROTOCOL}),  # noqa: F405
-    ("window-update-short", "6.9: four octets", sends(WINDOW_UPDATE, 0, 0, bytes(3)), SIZE),  # noqa: F405
-    ("window-update-overflow", "6.9.1: the connection's window above 2^31-1", both(sends(WINDOW_UPDATE, 0, 0, b"\x7f\xff\xff\xff"), sends(WINDOW_UPDATE, 0, 0, b"\x7f\xff\xff\xff")), {"goaway:FLOW_CONTROL_ERROR"}),  # noqa: F405
-    ("window-update-overflow-stream", "6.9.1: a stream's window above 2^31-1", both(opened, sends(WINDOW_UPDATE, 0, 1, b"\x7f\xff\xff\xff")), {"rst:FLOW_CONTROL_ERROR", "goaway:FLOW_CONTROL_ERROR"}),  # noqa: F405
-    ("window-update-idle", "5.1: a stream that never was", sends(WINDOW_UPDATE, 0, 1, struct.pack(">I", 1)), PROTOCOL),  # noqa: F405
-    ("frame-too-large-data", "4.2: above SETTINGS_MAX_FRAME_SIZE", both(posting, lambda c: c.frame(DATA, 0, 1, bytes(c.settings.get(MAX_FRAME_SIZE, 1 << 14) + 1))), {"rst:FRAME_SIZE_ERROR", *SIZE}),  # noqa: F405
-    ("frame-too-large-headers", "4.2: a header block's frame is always an error of the connection", lambda c: c.frame(HEADERS, 0, 1, bytes(c.settings.get(MAX_FRAME_SIZE, 1 << 14) + 1)), SIZE),  # noqa: F405
+    ("settings-with-stream", "6.5: on stream 0 only", sends(SETTINGS, 0, 1), PROTOCOL),
+    ("settings-odd-length", "6.5: a multiple of six octets", sends(SETTINGS, 0, 0, b"12345"), SIZE),
+    ("settings-ack-with-payload", "6.5: an ACK is empty", sends(SETTINGS, ACK, 0, setting(1, 1)), SIZE),
+    ("settings-push-2", "6.5.2: 0 or 1", sends(SETTINGS, 0, 0, setting(ENABLE_PUSH, 2)), PROTOCOL),
+    ("settings-window-large", "6.5.2: at most 2^31-1", sends(SETTINGS, 0, 0, setting(INITIAL_WINDOW_SIZE, 1 << 31)), {"goaway:FLOW_CONTROL_ERROR"}),
+    ("settings-frame-size-small", "6.5.2: at least 2^14", sends(SETTINGS, 0, 0, setting(MAX_FRAME_SIZE, 100)), PROTOCOL),
+    ("settings-frame-size-large", "6.5.2: at most 2^24-1", sends(SETTINGS, 0, 0, setting(MAX_FRAME_SIZE, 1 << 24)), PROTOCOL),
+    ("settings-window-overflow", "6.9.2: a change that makes a window too large", both(opened, sends(WINDOW_UPDATE, 0, 1, struct.pack(">I", 0x7FFF0000)), sends(SETTINGS, 0, 0, setting(INITIAL_WINDOW_SIZE, 0x7FFFFFFF))), {"goaway:FLOW_CONTROL_ERROR", "rst:FLOW_CONTROL_ERROR"}),
+    ("ping-with-stream", "6.7: on stream 0 only", sends(PING, 0, 1, b"12345678"), PROTOCOL),
+    ("ping-short", "6.7: eight octets", sends(PING, 0, 0, b"1234567"), SIZE),
+    ("ping-long", "6.7: eight octets", sends(PING, 0, 0, b"123456789"), SIZE),
+    ("goaway-with-stream", "6.8: on stream 0 only", sends(GOAWAY, 0, 1, bytes(8)), PROTOCOL),
+    ("window-update-0", "6.9: an increment of 0 on the connection", sends(WINDOW_UPDATE, 0, 0, bytes(4)), PROTOCOL),
+    ("window-update-0-stream", "6.9: an increment of 0 on a stream", both(opened, sends(WINDOW_UPDATE, 0, 1, bytes(4))), {"rst:PROTOCOL_ERROR", *PROTOCOL}),
+    ("window-update-short", "6.9: four octets", sends(WINDOW_UPDATE, 0, 0, bytes(3)), SIZE),
+    ("window-update-overflow", "6.9.1: the connection's window above 2^31-1", both(sends(WINDOW_UPDATE, 0, 0, b"\x7f\xff\xff\xff"), sends(WINDOW_UPDATE, 0, 0, b"\x7f\xff\xff\xff")), {"goaway:FLOW_CONTROL_ERROR"}),
+    ("window-update-overflow-stream", "6.9.1: a stream's window above 2^31-1", both(opened, sends(WINDOW_UPDATE, 0, 1, b"\x7f\xff\xff\xff")), {"rst:FLOW_CONTROL_ERROR", "goaway:FLOW_CONTROL_ERROR"}),
+    ("window-update-idle", "5.1: a stream that never was", sends(WINDOW_UPDATE, 0, 1, struct.pack(">I", 1)), PROTOCOL),
+    ("frame-too-large-data", "4.2: above SETTINGS_MAX_FRAME_SIZE", both(posting, lambda c: c.frame(DATA, 0, 1, bytes(c.settings.get(MAX_FRAME_SIZE, 1 << 14) + 1))), {"rst:FRAME_SIZE_ERROR", *SIZE}),
+    ("frame-too-large-headers", "4.2: a header block's frame is always an error of the connection", lambda c: c.frame(HEADERS, 0, 1, bytes(c.settings.get(MAX_FRAME_SIZE, 1 << 14) + 1)), SIZE),
     ("frame-length-maximal", "4.2: sixteen megabytes announced", lambda c: c.send(b"\xff\xff\xff\0\0\0\0\0\1"), SIZE | PROTOCOL),
-    ("data-stream-0", "6.1: never on stream 0", sends(DATA, 0, 0, b"x"), PROTOCOL),  # noqa: F405
-    ("data-idle", "5.1: a stream that never was", sends(DATA, 0, 1, b"x"), PROTOCOL),  # noqa: F405
-    ("data-half-closed", "5.1: after END_STREAM", both(opened, sends(DATA, 0, 1, b"x")), {"rst:STREAM_CLOSED", "goaway:STREAM_CLOSED"}),  # noqa: F405
-    ("data-padding-too-long", "6.1: padding longer than the frame", both(posting, sends(DATA, PADDED, 1, b"\x05abc")), PROTOCOL),  # noqa: F405
-    ("data-padded-empty", "6.1: no room for the pad length", both(posting, sends(DATA, PADDED, 1)), SIZE | PROTOCOL),  # noqa: F405
-    ("headers-stream-0", "6.2: never on stream 0", sends(HEADERS, END_HEADERS, 0, block(request())), PROTOCOL),  # noqa: F405
-    ("headers-even-stream", "5.1.1: a client's streams are odd", sends(HEADERS, END_HEADERS | END_STREAM, 2, block(request())), PROTOCOL),  # noqa: F405
+    ("data-stream-0", "6.1: never on stream 0", sends(DATA, 0, 0, b"x"), PROTOCOL),
+    ("data-idle", "5.1: a stream that never was", sends(DATA, 0, 1, b"x"), PROTOCOL),
+    ("data-half-closed", "5.1: after END_STREAM", both(opened, sends(DATA, 0, 1, b"x")), {"rst:STREAM_CLOSED", "goaway:STREAM_CLOSED"}),
+    ("data-padding-too-long", "6.1: padding longer than the frame", both(posting, sends(DATA, PADDED, 1, b"\x05abc")), PROTOCOL),
+    ("data-padded-empty", "6.1: no room for the pad length", both(posting, sends(DATA, PADDED, 1)), SIZE | PROTOCOL),
+    ("headers-stream-0", "6.2: never on stream 0", sends(HEADERS, END_HEADERS, 0, block(request())), PROTOCOL),
+    ("headers-even-stream", "5.1.1: a client's streams are odd", sends(HEADERS, END_HEADERS | END_STREAM, 2, block(request())), PROTOCOL),
     ("headers-lower-stream", "5.1.1: stream numbers grow", both(lambda c: c.get(5), asks(request())), {"goaway:PROTOCOL_ERROR", "goaway:STREAM_CLOSED"}),
     ("headers-half-closed", "5.1: after END_STREAM", both(opened, asks(request())), {"rst:STREAM_CLOSED", "goaway:STREAM_CLOSED", *PROTOCOL, "rst:PROTOCOL_ERROR"}),
-    ("headers-padding-too-long", "6.2: padding longer than the frame", sends(HEADERS, END_HEADERS | END_STREAM | PADDED, 1, b"\xff" + block(request())[:20]), PROTOCOL),  # noqa: F405
-    ("headers-priority-short", "6.2: the flag wants five octets", sends(HEADERS, END_HEADERS | END_STREAM | PRIORITIZED, 1, b"\0\0"), SIZE | PROTOCOL),  # noqa: F405
-    ("hpack-index-0", "RFC 7541 6.1: index 0", sends(HEADERS, END_HEADERS | END_STREAM, 1, b"\x80"), {"goaway:COMPRESSION_ERROR"}),  # noqa: F405
-    ("hpack-index-beyond", "RFC 7541 2.3.3: beyond both tables", sends(HEADERS, END_HEADERS | END_STREAM, 1, b"\xff\xff\x7f"), {"goaway:COMPRESSION_ERROR"}),  # noqa: F405
-    ("hpack-integer-endless", "RFC 7541 5.1: an integer too large", sends(HEADERS, END_HEADERS | END_STREAM, 1, b"\xff" + b"\xff" * 20 + b"\x7f"), {"goaway:COMPRESSION_ERROR"}),  # noqa: F405
-    ("hpack-string-cut", "RFC 7541 5.2: a string longer than the block", sends(HEADERS, END_HEADERS | END_STREAM, 1, b"\0\x7fabc"), {"goaway:COMPRESSION_ERROR"}),  # noqa: F405
-    ("hpack-huffman-eos", "RFC 7541 5.2: the EOS symbol in a string", sends(HEADERS, END_HEADERS | END_STREAM, 1, b"\0\x84\xff\xff\xff\xff\x01a"), {"goaway:COMPRESSION_ERROR"}),  # noqa: F405
-    ("hpack-huffman-padding", "RFC 7541 5.2: padding above seven bits", sends(HEADERS, END_HEADERS | END_STREAM, 1, b"\0\x82\x1f\xff\x01a"), {"goaway:COMPRESSION_ERROR"}),  # noqa: F405
-    ("hpack-table-too-large", "RFC 7541 6.3: above SETTINGS_HEADER_TABLE_SIZE", sends(HEADERS, END_HEADERS | END_STREAM, 1, b"\x3f\xff\xff\xff\x07" + block(request())), {"goaway:COMPRESSION_ERROR"}),  # noqa: F405
-    ("continuation-alone", "6.10: no header block is open", sends(CONTINUATION, END_HEADERS, 1, block(request())), PROTOCOL),  # noqa: F405
-    ("continuation-interrupted", "6.10: a PING within a header block", both(sends(HEADERS, END_STREAM, 1, HALF[0]), sends(PING, 0, 0, b"12345678")), PROTOCOL),  # noqa: F405
-    ("continuation-other-stream", "6.10: another stream's", both(sends(HEADERS, END_STREAM, 1, HALF[0]), sends(CONTINUATION, END_HEADERS, 3, HALF[1])), PROTOCOL),  # noqa: F405
-    ("continuation-unknown-frame", "5.5: not even an unknown frame", both(sends(HEADERS, END_STREAM, 1, HALF[0]), sends(0x42, 0, 1, b"x")), PROTOCOL),  # noqa: F405
-    ("push-promise", "8.4: a client cannot push", sends(PUSH_PROMISE, END_HEADERS, 1, struct.pack(">I", 2) + block(request())), PROTOCOL),  # noqa: F405
-    ("rst-stream-0", "6.4: never on stream 0", sends(RST_STREAM, 0, 0, bytes(4)), PROTOCOL),  # noqa: F405
-    ("rst-idle", "6.4: a stream that never was", sends(RST_STREAM, 0, 1, bytes(4)), PROTOCOL),  # noqa: F405
-    ("rst-short", "6.4: four octets", both(opened, sends(RST_STREAM, 0, 1, bytes(3))), SIZE),  # noqa: F405
-    ("priority-short", "6.3: five octets", both(opened, sends(PRIORITY, 0, 1, bytes(4))), {"rst:FRAME_SIZE_ERROR", *SIZE}),  # noqa: F405
-    ("priority-stream-0", "6.3: never on stream 0", sends(PRIORITY, 0, 0, bytes(5)), PROTOCOL),  # noqa: F405
+    ("headers-padding-too-long", "6.2: padding longer than the frame", sends(HEADERS, END_HEADERS | END_STREAM | PADDED, 1, b"\xff" + block(request())[:20]), PROTOCOL),
+    ("headers-priority-short", "6.2: the flag wants five octets", sends(HEADERS, END_HEADERS | END_STREAM | PRIORITIZED, 1, b"\0\0"), SIZE | PROTOCOL),
+    ("hpack-index-0", "RFC 7541 6.1: index 0", sends(HEADERS, END_HEADERS | END_STREAM, 1, b"\x80"), {"goaway:COMPRESSION_ERROR"}),
+    ("hpack-index-beyond", "RFC 7541 2.3.3: beyond both tables", sends(HEADERS, END_HEADERS | END_STREAM, 1, b"\xff\xff\x7f"), {"goaway:COMPRESSION_ERROR"}),
+    ("hpack-integer-endless", "RFC 7541 5.1: an integer too large", sends(HEADERS, END_HEADERS | END_STREAM, 1, b"\xff" + b"\xff" * 20 + b"\x7f"), {"goaway:COMPRESSION_ERROR"}),
+    ("hpack-string-cut", "RFC 7541 5.2: a string longer than the block", sends(HEADERS, END_HEADERS | END_STREAM, 1, b"\0\x7fabc"), {"goaway:COMPRESSION_ERROR"}),
+    ("hpack-huffman-eos", "RFC 7541 5.2: the EOS symbol in a string", sends(HEADERS, END_HEADERS | END_STREAM, 1, b"\0\x84\xff\xff\xff\xff\x01a"), {"goaway:COMPRESSION_ERROR"}),
+    ("hpack-huffman-padding", "RFC 7541 5.2: padding above seven bits", sends(HEADERS, END_HEADERS | END_STREAM, 1, b"\0\x82\x1f\xff\x01a"), {"goaway:COMPRESSION_ERROR"}),
+    ("hpack-table-too-large", "RFC 7541 6.3: above SETTINGS_HEADER_TABLE_SIZE", sends(HEADERS, END_HEADERS | END_STREAM, 1, b"\x3f\xff\xff\xff\x07" + block(request())), {"goaway:COMPRESSION_ERROR"}),
+    ("continuation-alone", "6.10: no header block is open", sends(CONTINUATION, END_HEADERS, 1, block(request())), PROTOCOL),
+    ("continuation-interrupted", "6.10: a PING within a header block", both(sends(HEADERS, END_STREAM, 1, HALF[0]), sends(PING, 0, 0, b"12345678")), PROTOCOL),
+    ("continuation-other-stream", "6.10: another stream's", both(sends(HEADERS, END_STREAM, 1, HALF[0]), sends(CONTINUATION, END_HEADERS, 3, HALF[1])), PROTOCOL),
+    ("continuation-unknown-frame", "5.5: not even an unknown frame", both(sends(HEADERS, END_STREAM, 1, HALF[0]), sends(0x42, 0, 1, b"x")), PROTOCOL),
+    ("push-promise", "8.4: a client cannot push", sends(PUSH_PROMISE, END_HEADERS, 1, struct.pack(">I", 2) + block(request())), PROTOCOL),
+    ("rst-stream-0", "6.4: never on stream 0", sends(RST_STREAM, 0, 0, bytes(4)), PROTOCOL),
+    ("rst-idle", "6.4: a stream that never was", sends(RST_STREAM, 0, 1, bytes(4)), PROTOCOL),
+    ("rst-short", "6.4: four octets", both(opened, sends(RST_STREAM, 0, 1, bytes(3))), SIZE),
+    ("priority-short", "6.3: five octets", both(opened, sends(PRIORITY, 0, 1, bytes(4))), {"rst:FRAME_SIZE_ERROR", *SIZE}),
+    ("priority-stream-0", "6.3: never on stream 0", sends(PRIORITY, 0, 0, bytes(5)), PROTOCOL),
     ("name-upper-case", "8.2.1: names are lower case", extra((b"X-One", b"y")), MALFORMED),
     ("name-empty", "8.2.1: a name is a token", extra((b"", b"y")), MALFORMED),
     ("name-with-space", "8.2.1: a name is a token", extra((b"x y", b"y")), MALFORMED),
@@ -205,8 +212,8 @@ ERROR_CASES = [
     ("length-without-content", "8.1.1: the header ends the stream", extra((b"content-length", b"3")), MALFORMED),
     ("length-twice", "8.1.1: two different ones", both(lambda c: with_length(c, b"3", b"")), MALFORMED),
     ("length-no-number", "8.1.1: digits", lambda c: with_length(c, b"+3", b"abc"), MALFORMED),
-    ("trailers-with-pseudo", "8.1: no pseudo-fields in trailers", both(posting, sends(HEADERS, END_HEADERS | END_STREAM, 1, literal(b":path", b"/"))), MALFORMED),  # noqa: F405
-    ("trailers-without-end", "8.1: trailers end the stream", both(posting, sends(HEADERS, END_HEADERS, 1, literal(b"x", b"y"))), MALFORMED),  # noqa: F405
+    ("trailers-with-pseudo", "8.1: no pseudo-fields in trailers", both(posting, sends(HEADERS, END_HEADERS | END_STREAM, 1, literal(b":path", b"/"))), MALFORMED),
+    ("trailers-without-end", "8.1: trailers end the stream", both(posting, sends(HEADERS, END_HEADERS, 1, literal(b"x", b"y"))), MALFORMED),
 ]
 
 
@@ -215,9 +222,12 @@ def test_error(client, upstream, case):
     _, why, action, allowed = case
     action(client)
     outcome = client.outcome()
+    if KIND == ENVOY and any(each.startswith("goaway") for each in allowed):
+        # 5.4.1 has GOAWAY as a "should": Envoy closes without a word.
+        allowed = allowed | {"close"}
     assert outcome in allowed, f"RFC 9113 {why}; {client.told()}"
-    if outcome.startswith("goaway"):
-        client.until("the end of the connection", lambda: client.closed or client.read(1.0), 5.0)
+    if outcome == "close" or outcome.startswith("goaway"):
+        client.until("the end of the connection", lambda: client.closed or client.read(1.0))
     else:
         assert client.get(101).status == 200, "a stream error must leave the connection usable"
     whole = [each for each in upstream.seen if not each.cut and each.head.start.split(b" ")[1] not in (b"/ok", b"/wait", b"/echo")]
@@ -228,13 +238,13 @@ def test_error(client, upstream, case):
 
 
 def test_preface_wrong(port):
-    with Client(port, preface=b"PRI * HTTP/2.0\r\n\r\nXX\r\n\r\n" + frame(SETTINGS)) as c:  # noqa: F405
+    with Client(port, preface=b"PRI * HTTP/2.0\r\n\r\nXX\r\n\r\n" + frame(SETTINGS)) as c:
         assert c.outcome() in {"goaway:PROTOCOL_ERROR", "close"}
 
 
 def test_preface_without_settings(port):
     """3.4: the client's first frame is SETTINGS."""
-    with Client(port, preface=b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + frame(PING, 0, 0, b"12345678")) as c:  # noqa: F405
+    with Client(port, preface=b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + frame(PING, 0, 0, b"12345678")) as c:
         assert c.outcome() in {"goaway:PROTOCOL_ERROR", "close"}
 
 
@@ -251,15 +261,15 @@ def test_http1_request_is_refused(port):
 
 def test_settings_are_acknowledged(client):
     client.until("an ACK", lambda: client.acks == 1)
-    client.frame(SETTINGS, 0, 0, setting(0xABCD, 7) + setting(HEADER_TABLE_SIZE, 0))  # noqa: F405
+    client.frame(SETTINGS, 0, 0, setting(0xABCD, 7) + setting(HEADER_TABLE_SIZE, 0))
     client.until("a second ACK", lambda: client.acks == 2)
     assert client.get(1).status == 200
 
 
 def test_ping(client):
-    client.frame(PING, 0, 0, b"weirping")  # noqa: F405
+    client.frame(PING, 0, 0, b"weirping")
     client.until("the ping's ACK", lambda: client.pings == [b"weirping"])
-    client.frame(PING, ACK, 0, b"whatever")  # noqa: F405
+    client.frame(PING, ACK, 0, b"whatever")
     assert client.get(1).status == 200
     assert client.pings == [b"weirping"], "an ACK must not be answered"
 
@@ -268,9 +278,9 @@ def test_unknown_frames_flags_and_bits_are_ignored(client):
     """4.1, 5.5: types, flags and the reserved bit that nobody knows mean nothing."""
     client.frame(0x42, 0xFF, 0, b"odd")
     client.frame(0x43, 0, 7, b"odd")
-    client.frame(PING, 0xFE, 0, b"12345678")  # noqa: F405
-    client.frame(WINDOW_UPDATE, 0, 1 << 31, struct.pack(">I", 1 << 31 | 5))  # noqa: F405
-    client.frame(HEADERS, END_HEADERS | END_STREAM | 0xC2, 1, block(request()))  # noqa: F405
+    client.frame(PING, 0xFE, 0, b"12345678")
+    client.frame(WINDOW_UPDATE, 0, 1 << 31, struct.pack(">I", 1 << 31 | 5))
+    client.frame(HEADERS, END_HEADERS | END_STREAM | 0xC2, 1, block(request()))
     client.until("an answer", lambda: client.answer(1).ended)
     assert client.answer(1).status == 200
 
@@ -299,10 +309,10 @@ def test_authority_missing_host_given(client, upstream):
 @pytest.mark.parametrize("length", [True, False], ids=["with-length", "without-length"])
 def test_post(client, upstream, length):
     posting(client, [(b"content-length", b"6")] if length else [])
-    client.frame(DATA, 0, 1, b"abc")  # noqa: F405
-    client.frame(DATA, PADDED, 1, b"\x04de" + bytes(4))  # noqa: F405
-    client.frame(DATA, 0, 1)  # noqa: F405
-    client.frame(DATA, END_STREAM | PADDED, 1, b"\0f")  # noqa: F405
+    client.frame(DATA, 0, 1, b"abc")
+    client.frame(DATA, PADDED, 1, b"\x04de" + bytes(4))
+    client.frame(DATA, 0, 1)
+    client.frame(DATA, END_STREAM | PADDED, 1, b"\0f")
     client.until("an answer", lambda: client.answer(1).ended)
     assert bytes(client.answer(1).body) == b"abcdef"
     assert upstream.seen[0].body.framing == ("length" if length else "chunked")
@@ -311,22 +321,20 @@ def test_post(client, upstream, length):
 def test_header_block_in_pieces(client, upstream):
     """6.10: a block may be cut anywhere, also into empty frames."""
     whole = block(request(b"/pieces", more=[(b"x", b"y" * 100)]))
-    client.frame(HEADERS, END_STREAM, 1)  # noqa: F405
+    client.frame(HEADERS, END_STREAM, 1)
     for at in range(0, len(whole), 7):
-        client.frame(CONTINUATION, 0, 1, whole[at : at + 7])  # noqa: F405
-    client.frame(CONTINUATION, END_HEADERS, 1)  # noqa: F405
+        client.frame(CONTINUATION, 0, 1, whole[at : at + 7])
+    client.frame(CONTINUATION, END_HEADERS, 1)
     client.until("an answer", lambda: client.answer(1).ended)
     assert upstream.paths() == [b"/pieces"]
 
 
 def test_header_table_is_shared(client, upstream):
     """RFC 7541 2.3: what one request puts into the table the next may use."""
-    import hpack
-
     encoder = hpack.Encoder()
     for stream in (1, 3, 5):
         fields = request(b"/ok", more=[(b"x-one", b"value"), (b"x-n", b"%d" % stream)])
-        client.frame(HEADERS, END_HEADERS | END_STREAM, stream, encoder.encode(fields))  # noqa: F405
+        client.frame(HEADERS, END_HEADERS | END_STREAM, stream, encoder.encode(fields))
         client.until("an answer", lambda stream=stream: client.answer(stream).ended)
     assert [seen.head.values("x-n") for seen in upstream.seen] == [[b"1"], [b"3"], [b"5"]]
     assert all(seen.head.values("x-one") == [b"value"] for seen in upstream.seen)
@@ -334,17 +342,15 @@ def test_header_table_is_shared(client, upstream):
 
 def test_rejected_request_keeps_the_table(client, upstream):
     """4.3: a block that is refused still changes the table; otherwise all later ones are read wrongly."""
-    import hpack
-
     encoder = hpack.Encoder()
     bad = request(b"/ok", more=[(b"connection", b"close"), (b"x-one", b"value")])
-    client.frame(HEADERS, END_HEADERS | END_STREAM, 1, encoder.encode(bad))  # noqa: F405
+    client.frame(HEADERS, END_HEADERS | END_STREAM, 1, encoder.encode(bad))
     outcome = client.outcome()
     assert outcome in MALFORMED
     if outcome.startswith("goaway"):
         return
     good = request(b"/ok", more=[(b"x-one", b"value")])
-    client.frame(HEADERS, END_HEADERS | END_STREAM, 3, encoder.encode(good))  # noqa: F405
+    client.frame(HEADERS, END_HEADERS | END_STREAM, 3, encoder.encode(good))
     client.until("an answer", lambda: client.answer(3).ended)
     assert upstream.seen[-1].head.values("x-one") == [b"value"]
 
@@ -361,8 +367,8 @@ def test_trailers_of_an_answer(client):
 
 def test_trailers_of_a_request(client, upstream):
     posting(client)
-    client.frame(DATA, 0, 1, b"abc")  # noqa: F405
-    client.frame(HEADERS, END_HEADERS | END_STREAM, 1, literal(b"x-sum", b"1"))  # noqa: F405
+    client.frame(DATA, 0, 1, b"abc")
+    client.frame(HEADERS, END_HEADERS | END_STREAM, 1, literal(b"x-sum", b"1"))
     client.until("an answer", lambda: client.answer(1).ended)
     assert [(name.lower(), value) for name, value in upstream.seen[0].body.trailers] == [(b"x-sum", b"1")]
 
@@ -406,41 +412,41 @@ def test_answer_that_is_cut(client):
 
 def test_early_answer(client):
     """8.1: an answer before the request is complete; RST_STREAM with NO_ERROR may ask to stop sending."""
-    client.headers(1, request(b"/early", b"POST"), END_HEADERS)  # noqa: F405
+    client.headers(1, request(b"/early", b"POST"), END_HEADERS)
     client.until("an answer", lambda: client.answer(1).ended or client.answer(1).reset)
     assert client.answer(1).status == 403
     assert client.answer(1).reset in ("", "NO_ERROR")
-    client.frame(DATA, END_STREAM, 1, b"late")  # noqa: F405
+    client.frame(DATA, END_STREAM, 1, b"late")
     assert client.get(3).status == 200, "5.1: frames that cross a close are ignored"
 
 
 def test_frames_after_reset_are_ignored(client):
     """5.1: what crosses our own RST_STREAM is the other side's; what we send after ours is an error of the stream at most."""
     opened(client)
-    client.frame(RST_STREAM, 0, 1, code("CANCEL"))  # noqa: F405
-    client.frame(WINDOW_UPDATE, 0, 1, struct.pack(">I", 10))  # noqa: F405
-    client.frame(PRIORITY, 0, 1, struct.pack(">IB", 0, 15))  # noqa: F405
+    client.frame(RST_STREAM, 0, 1, code("CANCEL"))
+    client.frame(WINDOW_UPDATE, 0, 1, struct.pack(">I", 10))
+    client.frame(PRIORITY, 0, 1, struct.pack(">IB", 0, 15))
     assert client.get(3).status == 200
 
 
 def test_priority_of_any_stream_is_ignored(client):
     """5.3.2, 6.3: priorities mean nothing any more, on streams of any state, itself named or not."""
-    client.frame(PRIORITY, 0, 9, struct.pack(">IB", 3, 15))  # noqa: F405
-    client.frame(HEADERS, END_HEADERS | END_STREAM | PRIORITIZED, 11, struct.pack(">IB", 1 << 31, 255) + block(request()))  # noqa: F405
+    client.frame(PRIORITY, 0, 9, struct.pack(">IB", 3, 15))
+    client.frame(HEADERS, END_HEADERS | END_STREAM | PRIORITIZED, 11, struct.pack(">IB", 1 << 31, 255) + block(request()))
     client.until("an answer", lambda: client.answer(11).ended)
     assert client.answer(11).status == 200
 
 
 def test_priority_on_itself(client):
     """RFC 7540 5.3.1 made it a stream error; RFC 9113 5.3.2 drops priorities: ignored or an error, never more."""
-    client.frame(HEADERS, END_HEADERS | END_STREAM | PRIORITIZED, 1, struct.pack(">IB", 1, 15) + block(request()))  # noqa: F405
+    client.frame(HEADERS, END_HEADERS | END_STREAM | PRIORITIZED, 1, struct.pack(">IB", 1, 15) + block(request()))
     assert client.outcome() in {"200", "rst:PROTOCOL_ERROR", "goaway:PROTOCOL_ERROR"}
 
 
 def test_reset_cancels_the_upstream(client, upstream):
     opened(client)
     client.until("the request at the upstream", lambda: upstream.seen or client.read(0.05))
-    client.frame(RST_STREAM, 0, 1, code("CANCEL"))  # noqa: F405
+    client.frame(RST_STREAM, 0, 1, code("CANCEL"))
     client.until("the end of the upstream's request", lambda: upstream.seen[0].cut or client.read(0.05))
     assert client.get(3).status == 200
 
@@ -457,40 +463,40 @@ def test_streams_run_side_by_side(client, upstream):
 
 
 def test_small_window_is_respected(port):
-    with Client(port, settings=setting(INITIAL_WINDOW_SIZE, 10), credit=False) as c:  # noqa: F405
+    with Client(port, settings=setting(INITIAL_WINDOW_SIZE, 10), credit=False) as c:
         c.headers(1, request(b"/large"))
         c.until("ten octets", lambda: len(c.answer(1).body) >= 10)
-        c.frame(PING, 0, 0, b"12345678")  # noqa: F405
+        c.frame(PING, 0, 0, b"12345678")
         c.until("the ping's ACK", lambda: c.pings)
         assert len(c.answer(1).body) == 10
-        c.frame(WINDOW_UPDATE, 0, 1, struct.pack(">I", 5))  # noqa: F405
+        c.frame(WINDOW_UPDATE, 0, 1, struct.pack(">I", 5))
         c.until("five more", lambda: len(c.answer(1).body) >= 15)
-        c.frame(PING, 0, 0, b"87654321")  # noqa: F405
+        c.frame(PING, 0, 0, b"87654321")
         c.until("the ping's ACK", lambda: len(c.pings) == 2)
         assert len(c.answer(1).body) == 15
 
 
 def test_window_of_the_connection_is_respected(port):
-    with Client(port, settings=setting(INITIAL_WINDOW_SIZE, 1 << 20), credit=False) as c:  # noqa: F405
+    with Client(port, settings=setting(INITIAL_WINDOW_SIZE, 1 << 20), credit=False) as c:
         c.headers(1, request(b"/large"))
         c.until("the whole window", lambda: len(c.answer(1).body) >= 65535)
-        c.frame(PING, 0, 0, b"12345678")  # noqa: F405
+        c.frame(PING, 0, 0, b"12345678")
         c.until("the ping's ACK", lambda: c.pings)
         assert len(c.answer(1).body) == 65535
 
 
 def test_window_that_becomes_negative(port):
     """6.9.2: a smaller initial window applies to open streams, which may then owe."""
-    with Client(port, settings=setting(INITIAL_WINDOW_SIZE, 100), credit=False) as c:  # noqa: F405
+    with Client(port, settings=setting(INITIAL_WINDOW_SIZE, 100), credit=False) as c:
         c.headers(1, request(b"/large"))
         c.until("the window", lambda: len(c.answer(1).body) >= 100)
-        c.frame(SETTINGS, 0, 0, setting(INITIAL_WINDOW_SIZE, 0))  # noqa: F405
+        c.frame(SETTINGS, 0, 0, setting(INITIAL_WINDOW_SIZE, 0))
         c.until("both ACKs", lambda: c.acks == 2)
-        c.frame(WINDOW_UPDATE, 0, 1, struct.pack(">I", 90))  # noqa: F405
-        c.frame(PING, 0, 0, b"12345678")  # noqa: F405
+        c.frame(WINDOW_UPDATE, 0, 1, struct.pack(">I", 90))
+        c.frame(PING, 0, 0, b"12345678")
         c.until("the ping's ACK", lambda: c.pings)
         assert len(c.answer(1).body) == 100, "the window was -100 + 90"
-        c.frame(WINDOW_UPDATE, 0, 1, struct.pack(">I", 11))  # noqa: F405
+        c.frame(WINDOW_UPDATE, 0, 1, struct.pack(">I", 11))
         c.until("one more", lambda: len(c.answer(1).body) >= 101)
 
 
@@ -500,24 +506,28 @@ def test_large_answer(client):
 
 
 def test_stalled_stream_holds_nobody_up(port):
-    with Client(port, settings=setting(INITIAL_WINDOW_SIZE, 0), credit=False) as c:  # noqa: F405
+    with Client(port, settings=setting(INITIAL_WINDOW_SIZE, 0), credit=False) as c:
         c.headers(1, request(b"/large"))
         c.headers(3, request(b"/204"))
         c.until("the other stream's answer", lambda: c.answer(3).ended)
         assert c.answer(3).status == 204
 
 
-def test_client_cannot_exceed_the_window(client, upstream):
-    """6.9.1: data above the window that the proxy gave is a flow-control error."""
-    client.headers(1, request(b"/early-never", b"POST"), END_HEADERS)  # noqa: F405
-    client.credit = False
-    size = client.settings.get(INITIAL_WINDOW_SIZE, 65535)  # noqa: F405
-    piece = frame(DATA, 0, 1, bytes(1 << 14))  # noqa: F405
-    # More than both windows and all that can be on its way: what the proxy gives back meanwhile is counted.
-    for _ in range((size + (32 << 20)) // (1 << 14)):
-        if client.windows or client.closed or client.error:
-            pytest.skip("the proxy gives credit as fast as we send: its windows cannot be exceeded from one thread")
-        client.send(piece)
+def test_client_is_held_back_and_cannot_exceed_the_window(client, upstream):
+    """5.2, 6.9.1: an upstream that does not read stops the credit; data beyond it is a flow-control error."""
+    client.headers(1, request(b"/hold", b"POST"), END_HEADERS)
+    sent, quiet = 0, time.monotonic()
+    window = client.settings.get(INITIAL_WINDOW_SIZE, 65535)
+    while time.monotonic() - quiet < 1.0:
+        left = min(65535 + client.windows.get(0, 0), window + client.windows.get(1, 0)) - sent
+        assert sent < HELD_BYTES, f"took {sent} bytes that nobody reads"
+        if left > 0:
+            size = min(left, 1 << 14)
+            client.frame(DATA, 0, 1, bytes(size))
+            sent, quiet = sent + size, time.monotonic()
+        else:
+            client.read(0.1)
+    client.frame(DATA, 0, 1, b"beyond")
     assert client.outcome() in {"goaway:FLOW_CONTROL_ERROR", "rst:FLOW_CONTROL_ERROR"}
 
 
@@ -552,8 +562,6 @@ def flood(c, piece, times):
 
 
 def readable(c):
-    import select
-
     return bool(select.select([c.socket], [], [], 0)[0])
 
 
@@ -566,40 +574,39 @@ def ended_or_served(c, stream):
 
 
 def test_rapid_reset(client, upstream, bounded):
-    """Requests that are reset at once must not run up work behind the limit of streams: the flood is ended."""
+    """Requests that are reset at once run up no work behind the limit of streams: ended, or borne in bounds."""
     cancel = code("CANCEL")
     flood(
         client,
-        lambda n: frame(HEADERS, END_HEADERS | END_STREAM, 2 * n + 1, block(request(b"/wait")))  # noqa: F405
-        + frame(RST_STREAM, 0, 2 * n + 1, cancel),  # noqa: F405
+        lambda n: frame(HEADERS, END_HEADERS | END_STREAM, 2 * n + 1, block(request(b"/wait")))
+        + frame(RST_STREAM, 0, 2 * n + 1, cancel),
         20_000,
     )
-    client.until("the end of the connection", lambda: client.closed or client.error)
-    assert client.error in ("", "ENHANCE_YOUR_CALM")
+    ended_or_served(client, 100_001)
 
 
 def test_made_you_reset(client, upstream, bounded):
     """The same by making the proxy reset: a bad WINDOW_UPDATE on each stream."""
     flood(
         client,
-        lambda n: frame(HEADERS, END_HEADERS | END_STREAM, 2 * n + 1, block(request(b"/wait")))  # noqa: F405
-        + frame(WINDOW_UPDATE, 0, 2 * n + 1, bytes(4)),  # noqa: F405
+        lambda n: frame(HEADERS, END_HEADERS | END_STREAM, 2 * n + 1, block(request(b"/wait")))
+        + frame(WINDOW_UPDATE, 0, 2 * n + 1, bytes(4)),
         20_000,
     )
-    client.until("the end of the connection", lambda: client.closed or client.error)
+    ended_or_served(client, 100_001)
 
 
 def test_settings_flood(client, bounded):
-    flood(client, frame(SETTINGS, 0, 0, setting(INITIAL_WINDOW_SIZE, 65535)), 50_000)  # noqa: F405
+    flood(client, frame(SETTINGS, 0, 0, setting(INITIAL_WINDOW_SIZE, 65535)), 50_000)
     ended_or_served(client, 1)
 
 
 def test_ping_flood(client, bounded):
-    flood(client, frame(PING, 0, 0, b"12345678"), 50_000)  # noqa: F405
+    flood(client, frame(PING, 0, 0, b"12345678"), 50_000)
     ended_or_served(client, 1)
 
 
-@pytest.mark.parametrize("piece", [frame(PING, 0, 0, b"12345678"), frame(SETTINGS)], ids=["ping", "settings"])  # noqa: F405
+@pytest.mark.parametrize("piece", [frame(PING, 0, 0, b"12345678"), frame(SETTINGS)], ids=["ping", "settings"])
 def test_flood_without_reading(port, bounded, piece):
     """A client that does not read the ACKs must not pile them up in the proxy."""
     with Client(port, receive=4096) as c:
@@ -614,29 +621,33 @@ def test_flood_without_reading(port, bounded, piece):
 
 def test_empty_data_flood(client, bounded):
     posting(client)
-    flood(client, frame(DATA, 0, 1), 50_000)  # noqa: F405
+    flood(client, frame(DATA, 0, 1), 50_000)
     if not (client.closed or client.error or client.answer(1).reset):
-        client.frame(DATA, END_STREAM, 1, b"end")  # noqa: F405
+        client.frame(DATA, END_STREAM, 1, b"end")
         client.until("an answer or the end", lambda: client.answer(1).ended or client.closed or client.error)
     assert client.error in ("", "ENHANCE_YOUR_CALM", "PROTOCOL_ERROR", "INTERNAL_ERROR")
 
 
 def test_priority_flood(client, bounded):
-    flood(client, lambda n: frame(PRIORITY, 0, 2 * n + 1, struct.pack(">IB", 0, n % 256)), 50_000)  # noqa: F405
+    flood(client, lambda n: frame(PRIORITY, 0, 2 * n + 1, struct.pack(">IB", 0, n % 256)), 50_000)
     ended_or_served(client, 200_001)
 
 
 def test_window_update_flood(client, bounded):
     opened(client)
-    flood(client, frame(WINDOW_UPDATE, 0, 1, struct.pack(">I", 1)), 50_000)  # noqa: F405
+    flood(client, frame(WINDOW_UPDATE, 0, 1, struct.pack(">I", 1)), 50_000)
     ended_or_served(client, 3)
 
 
 @pytest.mark.parametrize("payload", [b"", literal(b"x", b"y" * 1000)], ids=["empty", "full"])
 def test_continuation_flood(client, upstream, bounded, payload):
-    """A header block without an end: refused at the limit, not kept."""
-    client.frame(HEADERS, END_STREAM, 1, block(request()))  # noqa: F405
-    flood(client, frame(CONTINUATION, 0, 1, payload), 50_000)  # noqa: F405
+    """A header block without an end: refused at the limit, not kept. Empty frames may be borne: they leave nothing."""
+    client.frame(HEADERS, END_STREAM, 1, block(request()))
+    flood(client, frame(CONTINUATION, 0, 1, payload), 50_000)
+    if not payload and not (client.closed or client.error):
+        client.frame(CONTINUATION, END_HEADERS, 1)
+        client.until("an answer or the end", lambda: client.answer(1).ended or client.closed or client.error)
+        return
     client.until("the end of the connection", lambda: client.closed or client.error)
     assert not upstream.seen[1:]
 
@@ -645,9 +656,9 @@ def test_hpack_bomb(client, upstream, bounded):
     """RFC 7541 7.3: one large field in the table, named again and again."""
     bomb = b"\x40" + literal(b"x", b"y" * 3000)[1:] + b"\xbe" * 15_000
     whole = block(request()) + bomb
-    client.frame(HEADERS, END_HEADERS | END_STREAM if len(whole) <= 16384 else END_STREAM, 1, whole[:16384])  # noqa: F405
+    client.frame(HEADERS, END_HEADERS | END_STREAM if len(whole) <= 16384 else END_STREAM, 1, whole[:16384])
     if len(whole) > 16384:
-        client.frame(CONTINUATION, END_HEADERS, 1, whole[16384:])  # noqa: F405
+        client.frame(CONTINUATION, END_HEADERS, 1, whole[16384:])
     outcome = client.outcome()
     assert outcome in {"431", "400"} or outcome.startswith(("rst:", "goaway:")) or outcome == "close"
     assert len(upstream.seen) <= 1
@@ -655,10 +666,10 @@ def test_hpack_bomb(client, upstream, bounded):
 
 def test_large_header_list(client, upstream):
     """10.5.1: above the limit: 431, or an error of the stream or the connection."""
-    client.frame(HEADERS, END_STREAM, 1, block(request()))  # noqa: F405
+    client.frame(HEADERS, END_STREAM, 1, block(request()))
     for _ in range(70):
-        client.frame(CONTINUATION, 0, 1, literal(b"x", b"y" * 15_000))  # noqa: F405
-    client.frame(CONTINUATION, END_HEADERS, 1)  # noqa: F405
+        client.frame(CONTINUATION, 0, 1, literal(b"x", b"y" * 15_000))
+    client.frame(CONTINUATION, END_HEADERS, 1)
     outcome = client.outcome()
     assert outcome in {"431", "400", "close"} or outcome.startswith(("rst:", "goaway:"))
     assert not upstream.seen
@@ -666,7 +677,7 @@ def test_large_header_list(client, upstream):
 
 def test_too_many_streams_are_refused(client, upstream):
     """5.1.2: streams above SETTINGS_MAX_CONCURRENT_STREAMS are refused; those below it are served."""
-    most = client.settings.get(MAX_CONCURRENT_STREAMS)  # noqa: F405
+    most = client.settings.get(MAX_CONCURRENT_STREAMS)
     assert most and most <= 5_000, f"the proxy allows {most} streams at once"
     for number in range(most + 1):
         client.headers(2 * number + 1, request(b"/wait"))
@@ -678,7 +689,7 @@ def test_too_many_streams_are_refused(client, upstream):
 def test_goaway_of_the_client(client, upstream):
     """6.8: a client that goes away still gets what it asked for."""
     opened(client)
-    client.frame(GOAWAY, 0, 0, bytes(8))  # noqa: F405
+    client.frame(GOAWAY, 0, 0, bytes(8))
     upstream.go.set()
     client.until("the answer", lambda: client.answer(1).ended)
     assert client.answer(1).status == 200
@@ -687,10 +698,9 @@ def test_goaway_of_the_client(client, upstream):
 def test_goaway_on_shutdown(upstream):
     """6.8: at its end a proxy says GOAWAY with NO_ERROR, finishes what it has taken, and closes."""
     upstream.go.clear()
+    upstream.seen.clear()
     try:
-        running = Proxy(KIND, "plain", [(free_ports(1)[0], upstream.port)], codec="HTTP2")
-        running.drain_seconds = 10
-        running.__enter__()
+        running = Proxy(KIND, "plain", [(free_ports(1)[0], upstream.port)], codec="HTTP2", drain_seconds=10).__enter__()
     except RuntimeError as error:
         if KIND == OURS and "codec_type" in str(error):
             pytest.skip(f"our proxy does not serve HTTP/2 yet: {error}")
@@ -702,8 +712,7 @@ def test_goaway_on_shutdown(upstream):
         with Client(running.pairs[0][0]) as c:
             opened(c)
             c.until("settings", lambda: c.settings_seen)
-            before = len(upstream.seen)
-            c.until("the request at the upstream", lambda: len(upstream.seen) > before - 1 and upstream.seen or c.read(0.05))
+            c.until("the request at the upstream", lambda: upstream.seen or c.read(0.05))
             running.process.terminate()
             c.until("GOAWAY", lambda: c.goaways)
             assert c.goaways[0][0] == "NO_ERROR"

@@ -65,6 +65,8 @@ class Upstream:
                 if path == b"/early":
                     connection.sendall(b"HTTP/1.1 403 No\r\nConnection: close\r\nContent-Length: 2\r\n\r\nno")
                     break
+                if path == b"/hold":
+                    self.go.wait(IDLE_SECONDS)
                 seen.body.feed(buffer, False)
                 while not seen.body.done:
                     data = connection.recv(1 << 16)
