@@ -44,7 +44,7 @@ def main() -> int:
                 bad.append(f"{exchange.name}: ours: {outcome.problem}")
             if kind in NOTES and not outcome.passed and not note:
                 bad.append(f"{exchange.name}: {kind} differs without a note: {outcome.problem}")
-            if kind in NOTES and outcome.passed and note:
+            if kind in NOTES and outcome.passed and note and not note.startswith("sometimes "):
                 bad.append(f"{exchange.name}: {kind} has a note but does not differ")
             text = (mark + str(outcome)).replace("\n", " ")
             cells.append(f"{text[:cell]:{cell}}")
