@@ -13,7 +13,7 @@ ONLY ?=
 PEERS ?=
 REQUESTS ?= 20000000
 
-.PHONY: help demo test unit e2e e2e-rootless tools tools-demo tools-bench build lint fmt tidy bench-up bench-proxy soak clean
+.PHONY: help demo test unit e2e e2e-rootless conformance tools tools-demo tools-bench build lint fmt tidy bench-up bench-proxy soak clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -28,6 +28,9 @@ unit: ## unit, golden and property tests
 
 e2e: tools build ## end-to-end tests: real kubectl, Envoy and Prometheus
 	.tools/venv/bin/python -m pytest -p no:cacheprovider e2e $(E2E_ARGS)
+
+conformance: tools build ## what our proxy, Envoy and HAProxy do with each raw HTTP/1 exchange (CONFORMANCE_ARGS="--only chunk")
+	.tools/venv/bin/python e2e/conformance/table.py $(CONFORMANCE_ARGS)
 
 tools-demo: ## only what the demo needs: nftables and kubectl
 	@./hack/tools demo
