@@ -174,7 +174,6 @@ impl Store {
         }
         let name: Arc<str> = cluster.into();
         self.changes.endpoints.insert(Arc::clone(&name));
-        self.changes.references |= !self.clusters.contains_key(cluster);
         self.resolved.insert(name, Arc::new(endpoints));
         true
     }
@@ -211,9 +210,6 @@ impl Store {
             ResourceType::Endpoint => {
                 let (found, endpoints) = decode::assignment(body)?;
                 named(&found)?;
-                let mut sources = self.clusters.values().flat_map(Warming::each).map(|spec| &spec.source);
-                self.changes.references |=
-                    !sources.any(|source| matches!(source, EndpointSource::Assignment(name) if *name == key));
                 self.changes.endpoints.insert(Arc::clone(&key));
                 self.endpoints.insert(key, Arc::new(endpoints));
             }
@@ -293,6 +289,17 @@ impl Store {
             wait(until);
         }
         changes.references |= !changes.clusters.is_empty() || changes.routes || changes.listeners;
+        if !changes.references && !changes.endpoints.is_empty() {
+            let specs = self.clusters.values().flat_map(Warming::each);
+            let wanted: BTreeSet<&Arc<str>> = specs
+                .map(|spec| match &spec.source {
+                    EndpointSource::Assignment(name) => name,
+                    _ => &spec.name,
+                })
+                .filter(|name| changes.endpoints.contains(*name))
+                .collect();
+            changes.references = wanted.len() < changes.endpoints.len();
+        }
         if changes.references {
             self.forget();
         }
