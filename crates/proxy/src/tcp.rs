@@ -18,7 +18,9 @@ use crate::wire::{Counts, Io, Wire};
 /// Serves a connection until both halves are closed. `first` are bytes that were read from it before.
 pub async fn serve(flow: Rc<Flow>, io: Io, first: &[u8], tcp: Arc<Tcp>, active: Arc<Active>) {
     let cluster = active.clusters.get(&tcp.cluster).cloned();
-    let telemetry = cluster.as_ref().map_or_else(Telemetry::usual, |c| Arc::clone(&c.spec.telemetry));
+    let telemetry = cluster
+        .as_ref()
+        .map_or_else(Telemetry::usual, |c| Arc::clone(&c.spec.telemetry));
     let counts = Counts {
         slot: flow.downstream_slot(&telemetry),
         ..Counts::default()
@@ -109,7 +111,15 @@ impl Half {
             return Poll::Ready(Ok(()));
         }
         let mut moved = false;
-        ready!(poll_transfer(head, &mut self.sent, &mut self.body, from, to, &mut moved, cx))?;
+        ready!(poll_transfer(
+            head,
+            &mut self.sent,
+            &mut self.body,
+            from,
+            to,
+            &mut moved,
+            cx
+        ))?;
         let end = ready!(to.poll_shutdown(cx));
         self.closed = true;
         Poll::Ready(end.map_err(|_| Broken::Sink))

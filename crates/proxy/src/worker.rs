@@ -125,12 +125,7 @@ impl Worker {
     }
 
     /// A new connection to an endpoint, which is counted in `slot` and among the cluster's.
-    pub async fn connect(
-        &self,
-        cluster: &Cluster,
-        address: SocketAddr,
-        slot: Option<Slot>,
-    ) -> std::io::Result<Wire> {
+    pub async fn connect(&self, cluster: &Cluster, address: SocketAddr, slot: Option<Slot>) -> std::io::Result<Wire> {
         let limit = cluster.spec.connect_timeout;
         let connected = async {
             let stream = socket::connect(address, cluster.spec.mark, limit).await?;
@@ -171,16 +166,19 @@ impl Worker {
         }
         let place = authority.map_or(0, |a| a.as_ptr() as usize);
         let (peer_place, grain) = (Arc::as_ptr(peer) as usize, Arc::as_ptr(telemetry) as usize);
-        let known = slots.known.entry((direction, place, peer_place, grain)).or_insert_with(|| {
-            let (recorder, name) = (&self.shared.recorder, authority.map_or("", |a| a));
-            let trimmed = telemetry.trim(peer);
-            Known {
-                slot: recorder.slot(self.index, direction, name, &trimmed, &telemetry.buckets_ms),
-                _authority: authority.cloned(),
-                _peer: Arc::clone(peer),
-                _telemetry: Arc::clone(telemetry),
-            }
-        });
+        let known = slots
+            .known
+            .entry((direction, place, peer_place, grain))
+            .or_insert_with(|| {
+                let (recorder, name) = (&self.shared.recorder, authority.map_or("", |a| a));
+                let trimmed = telemetry.trim(peer);
+                Known {
+                    slot: recorder.slot(self.index, direction, name, &trimmed, &telemetry.buckets_ms),
+                    _authority: authority.cloned(),
+                    _peer: Arc::clone(peer),
+                    _telemetry: Arc::clone(telemetry),
+                }
+            });
         known.slot.clone()
     }
 

@@ -150,6 +150,10 @@ pub struct Http {
     pub websocket: bool,
     /// A downstream connection without a request is closed after this time.
     pub idle_timeout: Duration,
+    /// The head of a request must be whole this long after its first byte; `None`: whenever it likes.
+    pub head_timeout: Option<Duration>,
+    /// A request on which nothing moves for this long is given up (up to twice that); `None`: never.
+    pub stall_timeout: Option<Duration>,
 }
 
 /// Where the routes of an [`Http`] chain come from.

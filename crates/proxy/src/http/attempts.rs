@@ -55,7 +55,9 @@ impl Failure {
             Self::Unsent | Self::Reset => {
                 "upstream connect error or disconnect/reset before headers. reset reason: connection termination"
             }
-            Self::Malformed => "upstream connect error or disconnect/reset before headers. reset reason: protocol error",
+            Self::Malformed => {
+                "upstream connect error or disconnect/reset before headers. reset reason: protocol error"
+            }
         }
     }
 }
@@ -118,6 +120,10 @@ impl<'a> Attempts<'a> {
         let alone = self.cluster.endpoints.iter().all(|e| e.address == endpoint.address);
         let doubled = BACK_OFF * 2u32.saturating_pow(self.failed.len().try_into().unwrap_or(u32::MAX));
         self.failed.push(endpoint.address);
-        Some(if alone { doubled.min(BACK_OFF_MAX) } else { Duration::ZERO })
+        Some(if alone {
+            doubled.min(BACK_OFF_MAX)
+        } else {
+            Duration::ZERO
+        })
     }
 }

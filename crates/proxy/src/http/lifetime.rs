@@ -9,9 +9,6 @@ use std::time::{Duration, Instant};
 use crate::timers::Timer;
 use crate::worker::Worker;
 
-/// A body or a response that does not move for this long is given up.
-pub const STALL: Duration = Duration::from_secs(300);
-
 /// The time of one connection.
 pub struct Lifetime {
     timer: Timer,
@@ -41,9 +38,12 @@ impl Lifetime {
     }
 
     /// From now on: an end at `deadline`, or when nothing moved for `stall` (up to twice that).
-    pub fn limit_stall(&mut self, deadline: Option<Instant>, stall: Duration, now: Instant) {
-        (self.deadline, self.stall, self.moved) = (deadline, Some(stall), false);
-        self.set(now, stall);
+    pub fn limit_stall(&mut self, deadline: Option<Instant>, stall: Option<Duration>, now: Instant) {
+        (self.deadline, self.stall, self.moved) = (deadline, stall, false);
+        match stall {
+            Some(stall) => self.set(now, stall),
+            None => self.timer.set(deadline),
+        }
     }
 
     fn set(&self, now: Instant, stall: Duration) {

@@ -29,7 +29,11 @@ fn append(map: &mut HeaderMap, name: &[u8], value: &[u8]) -> Result<(), Malforme
 /// The head of an HTTP/1 request as HTTP/2 has it. `fallback` is the host where the client named none.
 pub fn request(request: &head::Request<'_, '_>, fallback: &str) -> Result<request::Parts, Malformed> {
     let bad = |_| Malformed::Syntax("a bad target");
-    let host = if request.host.is_empty() { fallback } else { request.host };
+    let host = if request.host.is_empty() {
+        fallback
+    } else {
+        request.host
+    };
     let slash = if request.target.starts_with('?') { "/" } else { "" };
     let uri = Uri::builder()
         .scheme("http")
@@ -127,7 +131,10 @@ mod tests {
     fn trailers_become_fields() {
         assert_eq!(trailers(b"\r\n"), Ok(None));
         let map = trailers(b"Grpc-Status: 0\r\nx: y\r\n\r\n").unwrap().unwrap();
-        assert_eq!((map["grpc-status"].as_bytes(), map["x"].as_bytes()), (&b"0"[..], &b"y"[..]));
+        assert_eq!(
+            (map["grpc-status"].as_bytes(), map["x"].as_bytes()),
+            (&b"0"[..], &b"y"[..])
+        );
         assert!(trailers(b"a b: c\r\n\r\n").is_err());
     }
 }

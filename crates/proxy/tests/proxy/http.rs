@@ -113,15 +113,32 @@ async fn responses_without_a_body_leave_the_connection_usable() {
 }
 
 #[tokio::test]
-async fn a_client_that_waits_for_100_is_told_to_go_on() {
-    let server = Server::http(|_, body| ok(&String::from_utf8_lossy(body))).await;
-    let (_proxy, mut client) = through(&server, "").await;
+async fn a_client_that_waits_for_100_is_told_to_go_on_by_the_server() {
+    let socket = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = socket.local_addr().unwrap();
+    let served = tokio::spawn(async move {
+        let (mut stream, _) = socket.accept().await.unwrap();
+        let mut seen = String::new();
+        while !seen.ends_with("\r\n\r\n") {
+            seen.push(char::from(stream.read_u8().await.unwrap()));
+        }
+        assert!(seen.contains("Expect: 100-continue"), "{seen}");
+        stream.write_all(b"HTTP/1.1 100 Continue\r\n\r\n").await.unwrap();
+        let mut body = [0; 3];
+        stream.read_exact(&mut body).await.unwrap();
+        assert_eq!(&body, b"abc");
+        stream.write_all(&ok("thanks")).await.unwrap();
+    });
+    let port = free_port();
+    let _proxy = Proxy::start(&http_bootstrap(port, &[(address, 1)], "")).await;
+    let mut client = Client::connect(local(port)).await;
     client
         .send("POST / HTTP/1.1\r\nHost: svc\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\n")
         .await;
     assert_eq!(client.answer("POST").await.status, 100);
     client.send("abc").await;
-    assert_eq!(client.answer("POST").await.text(), "abc");
+    assert_eq!(client.answer("POST").await.text(), "thanks");
+    served.await.unwrap();
 }
 
 #[tokio::test]

@@ -8,6 +8,7 @@ use envoy_types::pb::envoy::config::core::v3::{HttpProtocolOptions, TrafficDirec
 use envoy_types::pb::envoy::config::listener::v3 as pb;
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3 as hcm;
 use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3 as tcp_proxy;
+use envoy_types::pb::google::protobuf;
 use weir_series::canonical::Direction;
 
 use super::{
@@ -20,6 +21,10 @@ use crate::config::{Codec, Filter, FilterChain, Http, Listener, RouteSource, Tcp
 const INSPECT_TIMEOUT: Duration = Duration::from_secs(15);
 /// Envoy's default for downstream connections without a request.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(3600);
+/// Envoy's default for streams on which nothing moves.
+const STALL_TIMEOUT: Duration = Duration::from_secs(300);
+/// How long heads of requests may take where nothing is said; Envoy would wait for ever.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(15);
 const PROTOCOLS: [&str; 4] = ["http/1.0", "http/1.1", "h2", "h2c"];
 /// A chain for TLS is chosen by the first bytes, like one for a protocol.
 const TLS: &str = "tls";
@@ -293,15 +298,22 @@ fn http(mut rest: hcm::HttpConnectionManager) -> Decoded<Http> {
         Some(options) => idle_timeout(options).within("common_http_protocol_options")?,
     };
     http1_options(&mut rest).within("http_protocol_options")?;
-    for (field, value) in [
-        ("stream_idle_timeout", &mut rest.stream_idle_timeout),
-        ("request_timeout", &mut rest.request_timeout),
-        ("request_headers_timeout", &mut rest.request_headers_timeout),
-    ] {
-        // Zero switches these off, and they are off here.
-        if optional_duration(field, value)?.is_some_and(|d| d.is_zero()) {
-            *value = None;
-        }
+    // Zero switches each of them off.
+    let limit = |field, value: Option<protobuf::Duration>| -> Decoded<Option<Duration>> {
+        Ok(optional_duration(field, &value)?.filter(|d| !d.is_zero()))
+    };
+    let stream_idle = rest.stream_idle_timeout.take();
+    let stall_timeout = match stream_idle {
+        None => Some(STALL_TIMEOUT),
+        some => limit("stream_idle_timeout", some)?,
+    };
+    let headers = rest.request_headers_timeout.take();
+    let head_timeout = match headers {
+        None => Some(HEAD_TIMEOUT),
+        some => limit("request_headers_timeout", some)?,
+    };
+    if limit("request_timeout", rest.request_timeout)?.is_none() {
+        rest.request_timeout = None;
     }
     if !flag(&rest.use_remote_address, false) {
         rest.use_remote_address = None;
@@ -325,6 +337,8 @@ fn http(mut rest: hcm::HttpConnectionManager) -> Decoded<Http> {
         generate_request_id,
         websocket,
         idle_timeout,
+        head_timeout,
+        stall_timeout,
     })
 }
 

@@ -86,6 +86,7 @@ struct HttpConnectionManager {
     generate_request_id: Option<bool>,
     stream_idle_timeout: Option<String>,
     request_timeout: Option<String>,
+    request_headers_timeout: Option<String>,
     use_remote_address: Option<bool>,
     upgrade_configs: Vec<UpgradeConfig>,
 }
@@ -337,6 +338,7 @@ fn http(at: &str, file: HttpConnectionManager) -> Read<hcm::HttpConnectionManage
         generate_request_id: boolean(file.generate_request_id),
         stream_idle_timeout: timespan(&format!("{at}.stream_idle_timeout"), file.stream_idle_timeout)?,
         request_timeout: timespan(&format!("{at}.request_timeout"), file.request_timeout)?,
+        request_headers_timeout: timespan(&format!("{at}.request_headers_timeout"), file.request_headers_timeout)?,
         use_remote_address: boolean(file.use_remote_address),
         upgrade_configs: file.upgrade_configs.into_iter().map(upgrade).collect(),
         ..Default::default()

@@ -19,7 +19,9 @@ const NAME_BYTES_MAX: usize = 17;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
     /// Before the first digit of a size, or behind some.
-    Size { digits: u8 },
+    Size {
+        digits: u8,
+    },
     Extension,
     SizeEnd,
     Data,
@@ -221,7 +223,11 @@ mod tests {
             (&b"0\r\n\r\n"[..], &b""[..], 0),
             (b"5\r\nhello\r\n0\r\n\r\nGET", b"hello", 3),
             (b"5;a=b\r\nhello\r\n00\r\nX-Sum: 1\r\n\r\n", b"hello", 0),
-            (b"a\r\n0123456789\r\nB\r\n0123456789a\r\n0\r\n\r\n", b"01234567890123456789a", 0),
+            (
+                b"a\r\n0123456789\r\nB\r\n0123456789a\r\n0\r\n\r\n",
+                b"01234567890123456789a",
+                0,
+            ),
         ] {
             let (used, found, done) = whole(body).unwrap();
             assert!(done, "{body:?}");

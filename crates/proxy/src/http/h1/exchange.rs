@@ -19,9 +19,8 @@ use super::serve::{Connection, Next};
 use crate::config::route::Forward;
 use crate::config::{Action, Active, EndpointSource, Protocol, Route};
 use crate::http::attempts::{Attempts, Failure};
-use crate::http::headers;
 use crate::http::h2::upstream::{Client, End, Exchange};
-use crate::http::lifetime::STALL;
+use crate::http::headers;
 use crate::http::message::Source;
 use crate::http::record::Record;
 use crate::http::translate as other;
@@ -116,13 +115,15 @@ impl Connection {
             cluster.is_some_and(|c| c.spec.protocol == Protocol::Http2)
         };
         let plan = match &found.route.action {
-            Action::Forward(forward) if two(forward) => match other::request(&request, &self.flow.destination.to_string()) {
-                Ok(mut parts) => {
-                    headers::add_request_headers(&mut parts.headers, http.generate_request_id);
-                    Plan::Translate(found.route, Box::new(parts))
+            Action::Forward(forward) if two(forward) => {
+                match other::request(&request, &self.flow.destination.to_string()) {
+                    Ok(mut parts) => {
+                        headers::add_request_headers(&mut parts.headers, http.generate_request_id);
+                        Plan::Translate(found.route, Box::new(parts))
+                    }
+                    Err(why) => return (record, Plan::Refuse(why), None),
                 }
-                Err(why) => return (record, Plan::Refuse(why), None),
-            },
+            }
             Action::Respond { status, body } => {
                 record.direct_response();
                 Plan::Local(status.as_u16(), body.render(self.flow.destination))
@@ -130,7 +131,13 @@ impl Connection {
             Action::Forward(_) => {
                 self.request.clear();
                 let out = &mut self.request;
-                render::request(out, &request, self.flow.destination, websocket, http.generate_request_id);
+                render::request(
+                    out,
+                    &request,
+                    self.flow.destination,
+                    websocket,
+                    http.generate_request_id,
+                );
                 Plan::Forward(found.route)
             }
         };
@@ -168,7 +175,8 @@ impl Connection {
             return self.local(&mut record, 503, b"", facts).await;
         };
         let now = record.started();
-        self.time.limit_stall(route.timeout.map(|limit| now + limit), STALL, now);
+        self.time
+            .limit_stall(route.timeout.map(|limit| now + limit), self.http.stall_timeout, now);
         let mut upload = Upload::new(facts, route.retry.limit > 0, REPLAY_BYTES_MAX);
         match self.gather(&mut upload).await {
             Sent::Done => {}
@@ -189,20 +197,16 @@ impl Connection {
                 tls: cluster.spec.tls.as_ref().map_or(0, |tls| Arc::as_ptr(tls) as usize),
             };
             let wait = match self.attempt(cluster, &endpoint, origin, &mut upload, facts).await {
-                Ok((upstream, answer)) => {
-                    match attempts.after_status(&endpoint, answer.status, upload.is_whole()) {
-                        None => {
-                            return self.respond(upstream, origin, answer, upload, facts, record).await;
-                        }
-                        wait => wait,
+                Ok((upstream, answer)) => match attempts.after_status(&endpoint, answer.status, upload.is_whole()) {
+                    None => {
+                        return self.respond(upstream, origin, answer, upload, facts, record).await;
                     }
-                }
-                Err(Sent::Failed(failure)) => {
-                    match attempts.after_failure(&endpoint, failure, upload.is_whole()) {
-                        None => return self.failed(record, failure, facts).await,
-                        wait => wait,
-                    }
-                }
+                    wait => wait,
+                },
+                Err(Sent::Failed(failure)) => match attempts.after_failure(&endpoint, failure, upload.is_whole()) {
+                    None => return self.failed(record, failure, facts).await,
+                    wait => wait,
+                },
                 Err(Sent::Late) if !upload.is_sent() && !self.time.is_past_deadline() => {
                     return self.slow(record).await;
                 }
@@ -232,7 +236,8 @@ impl Connection {
             return self.local(&mut record, 503, b"", facts).await;
         };
         let now = record.started();
-        self.time.limit_stall(route.timeout.map(|limit| now + limit), STALL, now);
+        self.time
+            .limit_stall(route.timeout.map(|limit| now + limit), self.http.stall_timeout, now);
         let flow = Rc::clone(&self.flow);
         let after = self.after(facts);
         let authority = parts.uri.authority().map(ToString::to_string).unwrap_or_default();
@@ -270,8 +275,14 @@ impl Connection {
             // Nothing was answered; what was read of the body is gone.
             End::NoEndpoint => {
                 record.local(503);
-                self.reply(503, b"no healthy upstream", facts.to_head, after, facts.framing != Framing::Empty)
-                    .await
+                self.reply(
+                    503,
+                    b"no healthy upstream",
+                    facts.to_head,
+                    after,
+                    facts.framing != Framing::Empty,
+                )
+                .await
             }
             End::Failed(failure) => {
                 record.head(failure.status(), false, None);
@@ -315,8 +326,14 @@ impl Connection {
     /// The body of the request does not come.
     async fn slow(&mut self, mut record: Record) -> Next {
         record.local(408);
-        self.reply(408, b"the body of the request did not come in time", false, After::Close, true)
-            .await
+        self.reply(
+            408,
+            b"the body of the request did not come in time",
+            false,
+            After::Close,
+            true,
+        )
+        .await
     }
 
     /// The client broke its request off, or sent a body that is none.

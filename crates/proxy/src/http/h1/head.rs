@@ -291,7 +291,12 @@ fn split_target<'b>(method: &str, target: &'b str) -> Result<(&'b str, Option<&'
     if target.starts_with('/') || (target == "*" && method == "OPTIONS") {
         return Ok((target, None));
     }
-    let scheme = |s: &str| target.get(..s.len()).is_some_and(|t| t.eq_ignore_ascii_case(s)).then_some(s.len());
+    let scheme = |s: &str| {
+        target
+            .get(..s.len())
+            .is_some_and(|t| t.eq_ignore_ascii_case(s))
+            .then_some(s.len())
+    };
     let Some(begin) = scheme("http://").or_else(|| scheme("https://")) else {
         return Err(Malformed::Syntax("the target is neither a path nor an absolute URI"));
     };
@@ -447,7 +452,10 @@ fn parse_length(value: &[u8]) -> Result<u64, Malformed> {
     if value.is_empty() || value.len() > 19 || !value.iter().all(u8::is_ascii_digit) {
         return Err(bad);
     }
-    std::str::from_utf8(value).ok().and_then(|text| text.parse().ok()).ok_or(bad)
+    std::str::from_utf8(value)
+        .ok()
+        .and_then(|text| text.parse().ok())
+        .ok_or(bad)
 }
 
 fn coding(value: &[u8]) -> Result<(), Malformed> {
@@ -489,7 +497,11 @@ impl<'h, 'b> Headers<'h, 'b> {
     pub fn iter(&self) -> impl Iterator<Item = &Header<'b>> {
         let dropped = self.dropped;
         let kept = move |i: &usize| dropped & (1 << i) == 0;
-        self.fields.iter().enumerate().filter(move |(i, _)| kept(i)).map(|(_, field)| field)
+        self.fields
+            .iter()
+            .enumerate()
+            .filter(move |(i, _)| kept(i))
+            .map(|(_, field)| field)
     }
 
     /// The first value of a header that goes on; `name` in any case.

@@ -10,8 +10,8 @@
 
 pub mod body;
 pub mod chunked;
-pub mod head;
 mod exchange;
+pub mod head;
 pub mod pool;
 pub mod render;
 pub mod send;

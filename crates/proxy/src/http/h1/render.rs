@@ -69,7 +69,9 @@ pub fn response(out: &mut Vec<u8>, response: &Response<'_, '_>, after: After, da
 
 /// Appends a whole reply of the proxy's own.
 pub fn reply(out: &mut Vec<u8>, status: u16, body: &[u8], head_only: bool, after: After, date: &[u8]) {
-    let reason = http::StatusCode::from_u16(status).ok().and_then(|s| s.canonical_reason());
+    let reason = http::StatusCode::from_u16(status)
+        .ok()
+        .and_then(|s| s.canonical_reason());
     status_line(out, status, reason.unwrap_or_default().as_bytes());
     if !body.is_empty() {
         field(out, "content-type", b"text/plain");

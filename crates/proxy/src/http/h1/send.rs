@@ -305,7 +305,11 @@ impl Connection {
                     Poll::Ready(Err(failure)) => return Poll::Ready(Err(Sent::Failed(failure))),
                     Poll::Pending if blocked.is_some() => {
                         // Neither can it be written to, nor has it anything to say.
-                        let failure = if blocked == Some(true) { Failure::Unsent } else { Failure::Reset };
+                        let failure = if blocked == Some(true) {
+                            Failure::Unsent
+                        } else {
+                            Failure::Reset
+                        };
                         return Poll::Ready(Err(Sent::Failed(failure)));
                     }
                     Poll::Pending => {
@@ -342,7 +346,10 @@ impl Connection {
             keep_alive: response.keep_alive,
             after,
             grpc: response.grpc,
-            grpc_status: response.headers.get(headers::GRPC_STATUS_NAME).and_then(headers::parse_grpc_status),
+            grpc_status: response
+                .headers
+                .get(headers::GRPC_STATUS_NAME)
+                .and_then(headers::parse_grpc_status),
         };
         let mut response = response;
         if framing == Framing::Chunked && !facts.one_one {
@@ -350,7 +357,9 @@ impl Connection {
         }
         self.out.clear();
         let out = &mut self.out;
-        self.flow.worker.with_date(|date| render::response(out, &response, after, date));
+        self.flow
+            .worker
+            .with_date(|date| render::response(out, &response, after, date));
         Ok(answer)
     }
 }

@@ -10,15 +10,15 @@ use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use super::head::{self, End, Malformed};
-use crate::http::lifetime::Lifetime;
 use super::render::{self, After};
 use crate::config::{Active, Filter, Http, HttpStats};
 use crate::flow::Flow;
+use crate::http::lifetime::Lifetime;
 use crate::http::record::Record;
 use crate::wire::Wire;
 
-/// How long a client may take from the first byte of a head to its last.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(15);
+/// How long a client may take to read a reply of the proxy's own.
+const REPLY_TIMEOUT: Duration = Duration::from_secs(15);
 /// How long what a client still sends after the last response is read and thrown away, so that it can read that response.
 const LINGER: Duration = Duration::from_secs(1);
 /// How much of it.
@@ -41,7 +41,8 @@ pub struct Connection {
     pub out: Vec<u8>,
     /// Of the configuration of this version.
     version: u64,
-    http: Arc<Http>,
+    /// The chain.
+    pub http: Arc<Http>,
     /// The counters of that chain.
     pub stats: Arc<HttpStats>,
     /// The configuration no longer serves this connection as HTTP.
@@ -79,7 +80,11 @@ pub async fn serve(flow: Rc<Flow>, wire: Wire, http: Arc<Http>, stats: Arc<HttpS
     loop {
         let next = match connection.head().await {
             Err(Ending::Quiet) => Next::Gone,
-            Err(Ending::Slow) => connection.refuse(408, "the head of the request did not come in time").await,
+            Err(Ending::Slow) => {
+                connection
+                    .refuse(408, "the head of the request did not come in time")
+                    .await
+            }
             Err(Ending::Malformed(why)) => connection.refuse_malformed(why).await,
             Ok((skip, end)) => {
                 connection.wire.consume(skip);
@@ -128,7 +133,11 @@ impl Connection {
                     searched = unread.len();
                     if !begun {
                         begun = true;
-                        self.time.limit(Some(Instant::now() + HEAD_TIMEOUT.min(self.http.idle_timeout)));
+                        let limit = self
+                            .http
+                            .head_timeout
+                            .map_or(self.http.idle_timeout, |t| t.min(self.http.idle_timeout));
+                        self.time.limit(Some(Instant::now() + limit));
                     }
                 }
                 match self.wire.poll_more(cx) {
@@ -200,7 +209,9 @@ impl Connection {
     pub async fn reply(&mut self, status: u16, body: &[u8], to_head: bool, after: After, more: bool) -> Next {
         let after = if more { After::Close } else { after };
         self.out.clear();
-        self.flow.worker.with_date(|date| render::reply(&mut self.out, status, body, to_head, after, date));
+        self.flow
+            .worker
+            .with_date(|date| render::reply(&mut self.out, status, body, to_head, after, date));
         match (self.write_out().await, after) {
             (false, _) => Next::Gone,
             (true, After::Close | After::Upgrade) => Next::End { unread: more },
@@ -210,7 +221,7 @@ impl Connection {
 
     /// Writes `out`; `false` when nobody takes it.
     async fn write_out(&mut self) -> bool {
-        self.time.limit(Some(Instant::now() + HEAD_TIMEOUT));
+        self.time.limit(Some(Instant::now() + REPLY_TIMEOUT));
         let mut sent = 0;
         poll_fn(|cx| {
             while sent < self.out.len() {

@@ -4,6 +4,7 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use h2::RecvStream;
@@ -16,7 +17,7 @@ use super::upstream::{Client, End, Exchange};
 use crate::config::route::Forward;
 use crate::config::{Action, Active};
 use crate::http::headers;
-use crate::http::lifetime::{Lifetime, STALL};
+use crate::http::lifetime::Lifetime;
 use crate::http::message::Source;
 use crate::http::record::Record;
 use crate::http::translate;
@@ -68,7 +69,18 @@ pub async fn serve(session: &Session, request: Request<RecvStream>, mut respond:
         Ok(uri) => parts.uri = uri,
         Err(_) => return local(&mut record, &mut respond, 400, b"a bad :path"),
     }
-    send(session, &active, forward, parts, authority, body, respond, record).await;
+    send(
+        session,
+        &active,
+        forward,
+        parts,
+        authority,
+        body,
+        respond,
+        record,
+        http.stall_timeout,
+    )
+    .await;
 }
 
 #[allow(clippy::too_many_arguments)] // the parts of one request, each with its own owner
@@ -81,6 +93,7 @@ async fn send(
     body: RecvStream,
     mut respond: SendResponse<Bytes>,
     mut record: Record,
+    stall: Option<Duration>,
 ) {
     let flow: &Rc<_> = &session.flow;
     let Some(cluster) = active.clusters.get(&forward.cluster) else {
@@ -89,7 +102,7 @@ async fn send(
     };
     let mut time = Lifetime::new(&flow.worker);
     let now = record.started();
-    time.limit_stall(forward.timeout.map(|limit| now + limit), STALL, now);
+    time.limit_stall(forward.timeout.map(|limit| now + limit), stall, now);
     let source = match source(body, &parts.headers, forward.retry.limit > 0).await {
         Some(source) => source,
         None => return,

@@ -152,7 +152,10 @@ impl<'w> Exchange<'_, 'w> {
         loop {
             let flow = Rc::clone(self.flow);
             let slot = || flow.upstream_slot(&endpoint.peer, &cluster.spec.telemetry);
-            let taking = flow.worker.streams.take(&flow.worker, cluster, origin, endpoint.address, slot);
+            let taking = flow
+                .worker
+                .streams
+                .take(&flow.worker, cluster, origin, endpoint.address, slot);
             let mut taking = std::pin::pin!(taking);
             let handle = poll_fn(|cx| match taking.as_mut().poll(cx) {
                 Poll::Ready(outcome) => Poll::Ready(outcome.map_err(|_| Try::Failed(Failure::Connect))),
@@ -212,9 +215,16 @@ impl<'w> Exchange<'_, 'w> {
         if let Some(wait) = attempts.after_status(endpoint, head.status.as_u16(), self.body.is_some()) {
             return Try::Again(wait);
         }
-        let source = if body.is_end_stream() { Source::Empty } else { Source::H2(body) };
+        let source = if body.is_end_stream() {
+            Source::Empty
+        } else {
+            Source::H2(body)
+        };
         let length = translate::content_length(&head.headers).map_or(Framing::UntilClose, Framing::Length);
-        Try::End(self.respond(head.status.as_u16(), head.headers, source, length, up).await)
+        Try::End(
+            self.respond(head.status.as_u16(), head.headers, source, length, up)
+                .await,
+        )
     }
 
     async fn over_h1(&mut self, cluster: &Arc<Cluster>, endpoint: &Endpoint, attempts: &mut Attempts<'_>) -> Try {
@@ -323,7 +333,8 @@ impl<'w> Exchange<'_, 'w> {
         .await;
         match outcome {
             Ok(()) => {
-                self.record.trailers(down.trailers.as_ref().and_then(headers::grpc_status));
+                self.record
+                    .trailers(down.trailers.as_ref().and_then(headers::grpc_status));
                 self.record.complete();
                 let request_read = up.is_done();
                 if !request_read {
@@ -378,7 +389,10 @@ impl<'w> Exchange<'_, 'w> {
                     }
                 };
                 let mut head = Vec::with_capacity(512);
-                let reason = http::StatusCode::from_u16(status).ok()?.canonical_reason().unwrap_or_default();
+                let reason = http::StatusCode::from_u16(status)
+                    .ok()?
+                    .canonical_reason()
+                    .unwrap_or_default();
                 render::status_line(&mut head, status, reason.as_bytes());
                 if !headers.contains_key(http::header::DATE) {
                     render::field(&mut head, "date", date);

@@ -10,7 +10,11 @@ fn check_request(text: &str) -> Result<(String, Framing, bool), Malformed> {
     let mut out = Vec::new();
     request.headers.render(&mut out);
     let target = format!("{} {} {}", request.method, request.target, request.host);
-    Ok((format!("{target}|{}", String::from_utf8_lossy(&out)), request.framing, request.keep_alive))
+    Ok((
+        format!("{target}|{}", String::from_utf8_lossy(&out)),
+        request.framing,
+        request.keep_alive,
+    ))
 }
 
 fn check_response(text: &str) -> Result<(u16, Framing, String), Malformed> {
@@ -21,7 +25,11 @@ fn check_response(text: &str) -> Result<(u16, Framing, String), Malformed> {
     let response = response(&text.as_bytes()[skip..end], &mut room)?;
     let mut out = Vec::new();
     response.headers.render(&mut out);
-    Ok((response.status, response.framing, String::from_utf8_lossy(&out).into_owned()))
+    Ok((
+        response.status,
+        response.framing,
+        String::from_utf8_lossy(&out).into_owned(),
+    ))
 }
 
 #[test]
@@ -56,7 +64,9 @@ fn targets() {
         ("GET / HTTP/1.1\r\nHost: a:x\r\n\r\n", None),
         ("GET / HTTP/1.1\r\nHost: [::1\r\n\r\n", None),
     ] {
-        let seen = check_request(line).ok().map(|(seen, ..)| seen.split('|').next().unwrap().to_owned());
+        let seen = check_request(line)
+            .ok()
+            .map(|(seen, ..)| seen.split('|').next().unwrap().to_owned());
         assert_eq!(seen.as_deref(), expected, "{line:?}");
     }
 }
@@ -96,16 +106,28 @@ fn every_doubt_about_the_length_of_a_request_is_an_error() {
     assert_eq!(framing("Transfer-Encoding: gzip, chunked\r\n"), Err(Malformed::Coding));
     let old = check_request("POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n");
     assert!(matches!(old, Err(Malformed::Framing(_))));
-    assert_eq!(check_request("GET / HTTP/2.0\r\nHost: a\r\n\r\n"), Err(Malformed::Version));
+    assert_eq!(
+        check_request("GET / HTTP/2.0\r\nHost: a\r\n\r\n"),
+        Err(Malformed::Version)
+    );
 }
 
 #[test]
 fn ends_of_responses() {
     let framing = |text: &str| check_response(text).map(|r| r.1);
     assert_eq!(framing("HTTP/1.1 200 OK\r\n\r\n"), Ok(Framing::UntilClose));
-    assert_eq!(framing("HTTP/1.1 200\r\nContent-Length: 3\r\n\r\n"), Ok(Framing::Length(3)));
-    assert_eq!(framing("HTTP/1.1 304 X\r\nContent-Length: 3\r\n\r\n"), Ok(Framing::Empty));
-    assert_eq!(framing("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"), Ok(Framing::Chunked));
+    assert_eq!(
+        framing("HTTP/1.1 200\r\nContent-Length: 3\r\n\r\n"),
+        Ok(Framing::Length(3))
+    );
+    assert_eq!(
+        framing("HTTP/1.1 304 X\r\nContent-Length: 3\r\n\r\n"),
+        Ok(Framing::Empty)
+    );
+    assert_eq!(
+        framing("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"),
+        Ok(Framing::Chunked)
+    );
     let no_content = check_response("HTTP/1.1 204 X\r\nContent-Length: 3\r\nA: b\r\n\r\n").unwrap();
     assert_eq!(no_content, (204, Framing::Empty, "A: b\r\n".to_owned()));
     for bad in [
@@ -125,7 +147,10 @@ fn ends_of_responses() {
 #[test]
 fn sizes_are_bounded() {
     let many: String = (0..=HEADERS_MAX).map(|i| format!("a{i}: b\r\n")).collect();
-    assert_eq!(check_request(&format!("GET / HTTP/1.1\r\nHost: a\r\n{many}\r\n")), Err(Malformed::TooLarge));
+    assert_eq!(
+        check_request(&format!("GET / HTTP/1.1\r\nHost: a\r\n{many}\r\n")),
+        Err(Malformed::TooLarge)
+    );
     let long = format!("GET / HTTP/1.1\r\nHost: a\r\nB: {}", "x".repeat(HEAD_BYTES_MAX));
     assert_eq!(find_end(long.as_bytes(), 0), Err(Malformed::TooLarge));
     assert!(find_end(b"\r\n\r\n\r\n\r\n\r\n", 0).is_err());
