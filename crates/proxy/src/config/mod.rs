@@ -152,7 +152,7 @@ pub struct Http {
     pub idle_timeout: Duration,
     /// The head of a request must be whole this long after its first byte; `None`: whenever it likes.
     pub head_timeout: Option<Duration>,
-    /// A request on which nothing moves for this long is given up (up to twice that); `None`: never.
+    /// A request on which nothing moves for this long is given up (up to a quarter more); `None`: never.
     pub stall_timeout: Option<Duration>,
 }
 

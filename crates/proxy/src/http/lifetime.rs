@@ -9,13 +9,18 @@ use std::time::{Duration, Instant};
 use crate::timers::Timer;
 use crate::worker::Worker;
 
+/// How often it is looked whether anything moved, within the time that it may stand still.
+const LOOKS: u32 = 4;
+
 /// The time of one connection.
 pub struct Lifetime {
     timer: Timer,
     worker: Rc<Worker>,
     deadline: Option<Instant>,
     stall: Option<Duration>,
-    /// Something moved since the timer was set.
+    /// Looks in a row at which nothing had moved.
+    still: u32,
+    /// Something moved since the last look.
     pub moved: bool,
 }
 
@@ -27,6 +32,7 @@ impl Lifetime {
             worker: Rc::clone(worker),
             deadline: None,
             stall: None,
+            still: 0,
             moved: false,
         }
     }
@@ -37,9 +43,9 @@ impl Lifetime {
         self.timer.set(deadline);
     }
 
-    /// From now on: an end at `deadline`, or when nothing moved for `stall` (up to twice that).
+    /// From now on: an end at `deadline`, or when nothing moved for `stall` (up to a quarter more).
     pub fn limit_stall(&mut self, deadline: Option<Instant>, stall: Option<Duration>, now: Instant) {
-        (self.deadline, self.stall, self.moved) = (deadline, stall, false);
+        (self.deadline, self.stall, self.still, self.moved) = (deadline, stall, 0, false);
         match stall {
             Some(stall) => self.set(now, stall),
             None => self.timer.set(deadline),
@@ -47,8 +53,8 @@ impl Lifetime {
     }
 
     fn set(&self, now: Instant, stall: Duration) {
-        let stalled = now + stall;
-        self.timer.set(Some(self.deadline.map_or(stalled, |d| d.min(stalled))));
+        let look = now + stall / LOOKS;
+        self.timer.set(Some(self.deadline.map_or(look, |d| d.min(look))));
     }
 
     /// Ready when time is up.
@@ -56,8 +62,15 @@ impl Lifetime {
         while self.timer.poll(cx).is_ready() {
             let now = Instant::now();
             match self.stall {
-                Some(stall) if self.moved && self.deadline.is_none_or(|d| now < d) => {
-                    self.moved = false;
+                Some(stall) if self.deadline.is_none_or(|d| now < d) => {
+                    self.still = if std::mem::take(&mut self.moved) {
+                        0
+                    } else {
+                        self.still + 1
+                    };
+                    if self.still > LOOKS {
+                        return Poll::Ready(());
+                    }
                     self.set(now, stall);
                 }
                 _ => return Poll::Ready(()),

@@ -367,10 +367,11 @@ impl Connection {
         let framing = render::body_of(answer.framing, facts.to_head);
         let old_chunked = framing == Framing::Chunked && !facts.one_one;
         let mut body = Body::new(framing);
+        let mut sent = 0;
         let end = if old_chunked {
-            self.unchunk(&mut upstream, &mut body).await
+            self.unchunk(&mut upstream, &mut body, &mut sent).await
         } else {
-            self.relay(&mut upstream, &mut body, &mut upload).await
+            self.relay(&mut upstream, &mut body, &mut upload, &mut sent).await
         };
         match end {
             Ok(()) => {
@@ -389,6 +390,10 @@ impl Connection {
                 }
             }
             Err(Broken::Sink) => Next::Gone,
+            Err(_) if sent == 0 => {
+                upstream.fail();
+                self.failed(record, Failure::Malformed, facts).await
+            }
             Err(Broken::Source | Broken::Malformed(_)) => {
                 upstream.fail();
                 record.upstream_failed();
@@ -399,12 +404,18 @@ impl Connection {
         }
     }
 
-    /// Writes the head in `out` and the body behind it. Goes on sending the request's body meanwhile.
-    async fn relay(&mut self, upstream: &mut Wire, body: &mut Body, upload: &mut Upload) -> Result<(), Broken> {
-        let mut sent = 0;
+    /// Writes the head in `out` and the body behind it; `sent` says how much of the head. Goes on sending the request's
+    /// body meanwhile.
+    async fn relay(
+        &mut self,
+        upstream: &mut Wire,
+        body: &mut Body,
+        upload: &mut Upload,
+        sent: &mut usize,
+    ) -> Result<(), Broken> {
         poll_fn(|cx| {
             let (time, wire) = (&mut self.time, &mut self.wire);
-            if let Poll::Ready(end) = poll_transfer(&self.out, &mut sent, body, upstream, wire, &mut time.moved, cx) {
+            if let Poll::Ready(end) = poll_transfer(&self.out, sent, body, upstream, wire, &mut time.moved, cx) {
                 return Poll::Ready(end);
             }
             if time.poll(cx).is_ready() {
@@ -424,13 +435,13 @@ impl Connection {
     }
 
     /// Writes the head in `out`, and the content of a chunked body as it is, for clients that know no chunks.
-    async fn unchunk(&mut self, upstream: &mut Wire, body: &mut Body) -> Result<(), Broken> {
+    async fn unchunk(&mut self, upstream: &mut Wire, body: &mut Body, sent: &mut usize) -> Result<(), Broken> {
         let mut content = bytes::Bytes::new();
-        let (mut sent, mut content_sent) = (0, 0);
+        let mut content_sent = 0;
         poll_fn(|cx| {
             let time = &mut self.time;
             loop {
-                let head = self.out.get(sent..).unwrap_or_default();
+                let head = self.out.get(*sent..).unwrap_or_default();
                 let (from_head, rest) = match head.is_empty() {
                     false => (true, head),
                     true => (false, content.get(content_sent..).unwrap_or_default()),
@@ -445,7 +456,7 @@ impl Connection {
                     continue;
                 }
                 match self.wire.poll_write(cx, &[std::io::IoSlice::new(rest)]) {
-                    Poll::Ready(Ok(n)) if from_head => sent += n,
+                    Poll::Ready(Ok(n)) if from_head => *sent += n,
                     Poll::Ready(Ok(n)) => content_sent += n,
                     Poll::Ready(Err(_)) => return Poll::Ready(Err(Broken::Sink)),
                     Poll::Pending => return time.poll(cx).map(|()| Err(Broken::Source)),

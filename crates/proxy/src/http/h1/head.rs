@@ -176,7 +176,11 @@ fn config() -> ParserConfig {
 /// Reads the head of a request, which [`find_end`] found whole.
 pub fn request<'h, 'b>(head: &'b [u8], room: &'h mut Room<'b>) -> Result<Request<'h, 'b>, Malformed> {
     let mut parsed = httparse::Request::new(&mut []);
-    complete(config().parse_request_with_uninit_headers(&mut parsed, head, room))?;
+    complete(config().parse_request_with_uninit_headers(&mut parsed, head, room)).map_err(|why| match why {
+        // The parser calls everything a version that stands where one should.
+        Malformed::Version if !names_version(head) => Malformed::Syntax("a bad request line"),
+        why => why,
+    })?;
     let (Some(method), Some(target), Some(minor)) = (parsed.method, parsed.path, parsed.version) else {
         return Err(Malformed::Syntax("half a request line"));
     };
@@ -278,6 +282,19 @@ fn complete(outcome: Result<Status<usize>, httparse::Error>) -> Result<usize, Ma
         Err(httparse::Error::Status) => Err(Malformed::Syntax("a bad status")),
         Err(_) => Err(Malformed::Syntax("a bad first line")),
     }
+}
+
+/// Whether the first line has three words, the last of them a version of HTTP.
+fn names_version(head: &[u8]) -> bool {
+    let line = head.split(|b| *b == b'\r').next().unwrap_or_default();
+    let mut words = line.split(|b| *b == b' ');
+    let (method, target, version) = (words.next(), words.next(), words.next());
+    let numbers = version.and_then(|v| v.strip_prefix(b"HTTP/"));
+    method.is_some()
+        && target.is_some_and(|t| !t.is_empty())
+        && words.next().is_none()
+        && numbers
+            .is_some_and(|n| matches!(n, [major, b'.', minor] if major.is_ascii_digit() && minor.is_ascii_digit()))
 }
 
 /// Path and query, and the host of an absolute target (RFC 9112, 3.2).
@@ -477,10 +494,10 @@ pub fn is_token(byte: u8) -> bool {
 }
 
 impl<'b> Request<'_, 'b> {
-    /// The target without its query.
+    /// The target without its query; `*`, which stands for the whole server, is its root.
     pub fn path(&self) -> &'b str {
         let path = self.target.split('?').next().unwrap_or_default();
-        if path.is_empty() { "/" } else { path }
+        if matches!(path, "" | "*") { "/" } else { path }
     }
 }
 
