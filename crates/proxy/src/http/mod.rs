@@ -20,7 +20,10 @@ mod translate;
 use std::future::poll_fn;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Poll, ready};
+use std::task::Poll;
+use std::time::Instant;
+
+use lifetime::Lifetime;
 
 use crate::config::{Codec, Http, HttpStats, Telemetry};
 use crate::flow::Flow;
@@ -40,10 +43,17 @@ pub async fn serve(flow: Rc<Flow>, io: Io, first: &[u8], http: Arc<Http>, stats:
         Codec::Auto => flow.protocol == Some(H2C) || io.speaks_http2(),
     };
     let mut wire = Wire::new(io, first, &flow.worker.buffers, counts);
-    if two || (http.codec == Codec::Auto && flow.protocol.is_none() && begins_http2(&mut wire).await) {
-        h2::serve(flow, wire, http, stats, version).await;
-    } else {
-        h1::serve(flow, wire, http, stats, version).await;
+    let open = http.codec == Codec::Auto && flow.protocol.is_none() && !two;
+    let two = match open {
+        false => two,
+        true => match begins_http2(&mut wire, &flow, &http).await {
+            Some(two) => two,
+            None => return,
+        },
+    };
+    match two {
+        true => h2::serve(flow, wire, http, stats, version).await,
+        false => h1::serve(flow, wire, http, stats, version).await,
     }
 }
 
@@ -51,21 +61,25 @@ pub async fn serve(flow: Rc<Flow>, io: Io, first: &[u8], http: Arc<Http>, stats:
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n";
 
 /// Whether the client speaks HTTP/2 without having said so before (RFC 9113, 3.3). Waits only while its bytes leave that
-/// open, and no longer than a head may take.
-async fn begins_http2(wire: &mut Wire) -> bool {
+/// open; `None`: it sends nothing for as long as a connection may be idle, or is gone.
+async fn begins_http2(wire: &mut Wire, flow: &Flow, http: &Http) -> Option<bool> {
+    let mut time = Lifetime::new(&flow.worker);
+    time.limit(Some(Instant::now() + http.idle_timeout));
     let look = poll_fn(|cx| {
         loop {
             let unread = wire.unread();
             let length = unread.len().min(PREFACE.len());
             if unread[..length] != PREFACE[..length] {
-                return Poll::Ready(false);
+                return Poll::Ready(Some(false));
             }
             if length == PREFACE.len() {
-                return Poll::Ready(true);
+                return Poll::Ready(Some(true));
             }
-            match ready!(wire.poll_more(cx)) {
-                Ok(1..) => {}
-                _ => return Poll::Ready(false),
+            match wire.poll_more(cx) {
+                Poll::Ready(Ok(1..)) => {}
+                Poll::Ready(_) => return Poll::Ready(None),
+                Poll::Pending if time.closing() => return Poll::Ready(None),
+                Poll::Pending => return time.poll(cx).map(|()| None),
             }
         }
     });
