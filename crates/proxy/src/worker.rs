@@ -19,7 +19,7 @@ use weir_series::names;
 
 use crate::balance::Rotation;
 use crate::buffers::Buffers;
-use crate::config::{Active, Cluster, Endpoint, EndpointSource, Filter, Map, Telemetry};
+use crate::config::{Active, Cluster, Endpoint, EndpointSource, Filter, ListenerStats, Map, Telemetry};
 use crate::flow::Flow;
 use crate::http::h1::pool::Origin;
 use crate::http::h1::render::Date;
@@ -304,12 +304,29 @@ async fn accept(worker: Rc<Worker>, socket: TcpListener, entry: Arc<str>) {
     }
 }
 
+/// A connection among those of its listener.
+struct Open(Arc<ListenerStats>);
+
+impl Open {
+    fn new(stats: &Arc<ListenerStats>) -> Self {
+        stats.cx_open();
+        Self(Arc::clone(stats))
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.cx_close();
+    }
+}
+
 /// Finds the chain of a new connection and serves it.
 async fn connection(worker: Rc<Worker>, entry: Arc<str>, mut stream: TcpStream, source: SocketAddr, _open: Admission) {
     let active = worker.shared.active.load_full();
     let Some(accepted) = active.listeners.get(&entry) else {
         return;
     };
+    let _counted = active.listener_stats.get(&entry).map(Open::new);
     let Ok(local) = stream.local_addr() else { return };
     let destination = if accepted.original_dst {
         socket::original_dst(&stream).unwrap_or(local)
@@ -349,6 +366,9 @@ async fn connection(worker: Rc<Worker>, entry: Arc<str>, mut stream: TcpStream, 
     let chosen = flow.choose(&active);
     let flow = Rc::new(flow);
     let Some(chain) = chosen else {
+        if let Some(stats) = active.listener_stats.get(&flow.entry) {
+            stats.no_chain();
+        }
         socket::reset_on_close(&stream);
         return;
     };

@@ -10,7 +10,8 @@ use bytes::Bytes;
 use h2::RecvStream;
 use h2::server::SendResponse;
 use http::header::{self, HeaderValue};
-use http::{HeaderMap, Method, Request, Response, StatusCode};
+use http::uri::{PathAndQuery, Scheme};
+use http::{HeaderMap, Method, Request, Response, StatusCode, Uri};
 
 use super::server::Session;
 use super::upstream::{Client, End, Exchange};
@@ -56,18 +57,11 @@ pub async fn serve(session: &Session, request: Request<RecvStream>, mut respond:
     };
     parts.headers.remove(header::HOST);
     headers::add_request_headers(&mut parts.headers, http.generate_request_id);
-    let mut uri = parts.uri.clone().into_parts();
-    uri.scheme = Some(http::uri::Scheme::HTTP);
-    match http::uri::Authority::try_from(authority.as_str()).map(|a| uri.authority = Some(a)) {
-        Ok(()) => {}
-        Err(_) => return local(&mut record, &mut respond, 400, b"a bad :authority"),
-    }
-    if uri.path_and_query.is_none() {
-        uri.path_and_query = Some(http::uri::PathAndQuery::from_static("/"));
-    }
-    match http::Uri::from_parts(uri) {
-        Ok(uri) => parts.uri = uri,
-        Err(_) => return local(&mut record, &mut respond, 400, b"a bad :path"),
+    if parts.uri.authority().is_none() || parts.uri.scheme() != Some(&Scheme::HTTP) || parts.uri.path().is_empty() {
+        match whole_uri(&parts.uri, &authority) {
+            Ok(uri) => parts.uri = uri,
+            Err(why) => return local(&mut record, &mut respond, 400, why.as_bytes()),
+        }
     }
     send(
         session,
@@ -136,6 +130,17 @@ async fn send(
     }
 }
 
+/// The target with all its parts, as the client of the HTTP/2 library wants it.
+fn whole_uri(uri: &Uri, authority: &str) -> Result<Uri, &'static str> {
+    let mut parts = uri.clone().into_parts();
+    parts.scheme = Some(Scheme::HTTP);
+    parts.authority = Some(authority.parse().map_err(|_| "a bad :authority")?);
+    if uri.path().is_empty() {
+        parts.path_and_query = Some(PathAndQuery::from_static("/"));
+    }
+    Uri::from_parts(parts).map_err(|_| "a bad :path")
+}
+
 /// The body of a request; small ones that may be wanted again are read whole. `None`: the client broke off.
 async fn source(mut body: RecvStream, headers: &HeaderMap, replay: bool) -> Option<Source<'static>> {
     if body.is_end_stream() {
@@ -155,7 +160,7 @@ async fn source(mut body: RecvStream, headers: &HeaderMap, replay: bool) -> Opti
 }
 
 /// The host that a request is for (RFC 9113, 8.3.1).
-fn authority(uri: &http::Uri, headers: &HeaderMap) -> Result<String, &'static str> {
+fn authority(uri: &Uri, headers: &HeaderMap) -> Result<String, &'static str> {
     let mut hosts = headers.get_all(header::HOST).iter();
     let (host, second) = (hosts.next(), hosts.next());
     if second.is_some() {
