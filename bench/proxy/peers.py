@@ -104,6 +104,10 @@ def mesh(engine, kind, values):
     if engine == "weir":
         drop = ONLY_BY_XDS | ({"typed_extension_protocol_options"} if kind in ("http1", "tcp") else set())
         listener, cluster = without(listener, drop), without(cluster, drop)
+    if kind in ("http2", "grpc"):
+        # What the control plane sends for a port labelled so.
+        options = cluster["typed_extension_protocol_options"]["envoy.extensions.upstreams.http.v3.HttpProtocolOptions"]
+        options["explicit_http_config"] = {"http2_protocol_options": {}}
     return json.dumps({
         "node": {"id": "productpage-5df889bcff-aaaaa.default", "cluster": "bench"},
         "admin": {"address": {"socket_address": {"address": "127.0.0.1", "port_value": values["ADMIN"]}}},
