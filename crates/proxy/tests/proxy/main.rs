@@ -2,10 +2,13 @@
 
 mod ads;
 mod config;
+mod counting;
 mod drain;
+mod h2;
 mod http;
 mod metrics;
 mod plane;
 mod redirect;
+mod sides;
 mod support;
 mod tcp;
