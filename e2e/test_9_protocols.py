@@ -1,14 +1,22 @@
-"""Large bodies through the released proxy, both ways: its memory does not grow with them."""
+"""Through the released proxy: large bodies both ways, in little memory; gRPC as grpcurl speaks it."""
 
 import contextlib
+import json
 import os
 import socket
+import subprocess
 import threading
 import time
+from concurrent import futures
+from pathlib import Path
 
+import grpc
 import pytest
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+from grpc_reflection.v1alpha import reflection
 
-from conformance.proxies import OURS, Proxy, free_ports
+from conformance.proxies import OURS, UPSTREAM, Proxy, free_ports
+from harness import tool
 
 SIZE = int(os.environ.get("WEIR_E2E_LARGE_BYTES", 5 << 30))
 PIECE = bytes(1 << 20)
@@ -167,3 +175,120 @@ def test_large_bodies_pass_in_little_memory(chunked):
         print(f"memory: {before} kB, {growth} kB more at the peak")
         assert growth < GROWTH_MAX_KB
         assert proxy.alive()
+
+
+SERVICE = "test.Numbers"
+
+
+def describe():
+    """The service's description, for its own use and for reflection: a pool, and the class of its only message."""
+    file = descriptor_pb2.FileDescriptorProto(name="numbers.proto", package="test", syntax="proto3")
+    value = file.message_type.add(name="Number").field.add(name="value", number=1)
+    value.type, value.label = value.TYPE_INT64, value.LABEL_OPTIONAL
+    service = file.service.add(name="Numbers")
+    for name, reads, writes in (("Double", 0, 0), ("Count", 0, 1), ("Sum", 1, 0), ("Running", 1, 1), ("Wait", 0, 0)):
+        service.method.add(
+            name=name,
+            input_type=".test.Number",
+            output_type=".test.Number",
+            client_streaming=bool(reads),
+            server_streaming=bool(writes),
+        )
+    pool = descriptor_pool.DescriptorPool()
+    pool.Add(file)
+    return pool, message_factory.GetMessageClass(pool.FindMessageTypeByName("test.Number"))
+
+
+@contextlib.contextmanager
+def numbers():
+    """A gRPC server with one method of each kind, and reflection; gives its port."""
+    pool, number = describe()
+    over = threading.Event()
+
+    def double(request, context):
+        if request.value < 0:
+            context.abort(grpc.StatusCode.NOT_FOUND, "nothing below zero")
+        return number(value=request.value * 2)
+
+    def count(request, _):
+        return (number(value=i) for i in range(1, request.value + 1))
+
+    def add(requests, _):
+        return number(value=sum(request.value for request in requests))
+
+    def running(requests, _):
+        total = 0
+        for request in requests:
+            total += request.value
+            yield number(value=total)
+
+    def wait(request, _):
+        over.wait(60)
+        return request
+
+    kinds = {
+        "Double": (grpc.unary_unary_rpc_method_handler, double),
+        "Count": (grpc.unary_stream_rpc_method_handler, count),
+        "Sum": (grpc.stream_unary_rpc_method_handler, add),
+        "Running": (grpc.stream_stream_rpc_method_handler, running),
+        "Wait": (grpc.unary_unary_rpc_method_handler, wait),
+    }
+    handlers = {
+        name: kind(serve_call, request_deserializer=number.FromString, response_serializer=number.SerializeToString)
+        for name, (kind, serve_call) in kinds.items()
+    }
+    server = grpc.server(futures.ThreadPoolExecutor(8))
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
+    reflection.enable_server_reflection((SERVICE, reflection.SERVICE_NAME), server, pool=pool)
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    try:
+        yield port
+    finally:
+        over.set()
+        server.stop(1).wait(10)
+
+
+def grpc_proxy(port, upstream, direction):
+    """A proxy whose listener has a direction and whose endpoint speaks HTTP/2."""
+    proxy = Proxy(OURS, "plain", [(port, upstream)], codec="AUTO")
+    file = Path(proxy.folder.name) / "bootstrap.yaml"
+    config = json.loads(file.read_text())
+    for listener in config["static_resources"]["listeners"]:
+        listener["traffic_direction"] = direction
+    two = {"@type": UPSTREAM, "explicit_http_config": {"http2_protocol_options": {}}}
+    for cluster in config["static_resources"]["clusters"]:
+        cluster["typed_extension_protocol_options"] = {"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": two}
+    file.write_text(json.dumps(config))
+    return proxy
+
+
+def grpcurl(port, *arguments, data=None):
+    command = [tool("grpcurl"), "-plaintext", "-authority", "svc"]
+    command += ["-d", " ".join(json.dumps({"value": value}) for value in data)] if data is not None else []
+    options = [a for a in arguments if a.startswith("-") or a.replace(".", "").isdigit()]
+    command += [*options, f"127.0.0.1:{port}", *(a for a in arguments if a not in options)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=30)
+
+
+def values(done):
+    """The numbers that were answered; 64-bit ones are text in JSON."""
+    assert done.returncode == 0, done.stderr
+    return [int(line.split(":")[1].strip().strip('"')) for line in done.stdout.splitlines() if "value" in line]
+
+
+@pytest.mark.parametrize("direction", ["OUTBOUND", "INBOUND"])
+def test_grpcurl_makes_every_kind_of_call(direction):
+    [port] = free_ports(1)
+    with numbers() as upstream, grpc_proxy(port, upstream, direction):
+        assert SERVICE in grpcurl(port, "list").stdout.split()
+        assert "rpc Running ( stream .test.Number ) returns ( stream .test.Number )" in grpcurl(port, "describe", SERVICE).stdout
+        assert values(grpcurl(port, f"{SERVICE}/Double", data=[21])) == [42]
+        assert values(grpcurl(port, f"{SERVICE}/Count", data=[500])) == list(range(1, 501))
+        assert values(grpcurl(port, f"{SERVICE}/Sum", data=range(1, 101))) == [5050]
+        assert values(grpcurl(port, f"{SERVICE}/Running", data=[1, 2, 3])) == [1, 3, 6]
+        failed = grpcurl(port, f"{SERVICE}/Double", data=[-1])
+        assert "Code: NotFound" in failed.stderr and "nothing below zero" in failed.stderr
+        late = grpcurl(port, "-max-time", "0.5", f"{SERVICE}/Wait", data=[1])
+        assert "DeadlineExceeded" in late.stderr, late.stderr
+        assert values(grpcurl(port, f"{SERVICE}/Double", data=[4])) == [8]

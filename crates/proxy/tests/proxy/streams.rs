@@ -134,7 +134,7 @@ enum Framing {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "is run by large_bodies_take_no_memory"]
 async fn large_bodies_in_a_process_of_their_own() {
-    let server = Server::start(|stream| serve_large(stream)).await;
+    let server = Server::start(serve_large).await;
     let (_one, one) = before(&server, false, RETRY).await;
     // Everything is loaded and warm.
     for framing in [Framing::Length, Framing::Chunked] {
