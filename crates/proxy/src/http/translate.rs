@@ -12,10 +12,14 @@ use super::h1::render;
 pub fn fields(headers: &head::Headers<'_, '_>) -> Result<HeaderMap, Malformed> {
     let mut map = HeaderMap::new();
     for field in headers.iter() {
-        append(&mut map, field.name.as_bytes(), field.value)?;
+        // Not added and removed again: that would change the order of the others.
+        let own = ["transfer-encoding", "host"]
+            .iter()
+            .any(|own| field.name.eq_ignore_ascii_case(own));
+        if !own {
+            append(&mut map, field.name.as_bytes(), field.value)?;
+        }
     }
-    map.remove(header::TRANSFER_ENCODING);
-    map.remove(header::HOST);
     Ok(map)
 }
 

@@ -2,10 +2,15 @@
 
 mod ads;
 mod config;
+mod counting;
 mod drain;
+mod grpc;
+mod h2;
 mod http;
 mod metrics;
 mod plane;
 mod redirect;
+mod sides;
+mod streams;
 mod support;
 mod tcp;

@@ -2,9 +2,11 @@
 
 use std::net::SocketAddr;
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use envoy_types::pb::envoy::config::core::v3::TrafficDirection;
 use envoy_types::pb::envoy::config::listener::v3 as listener;
+use envoy_types::pb::envoy::extensions::filters::listener::http_inspector::v3::HttpInspector;
 use envoy_types::pb::envoy::extensions::filters::listener::original_dst::v3::OriginalDst;
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::http_connection_manager::RouteSpecifier;
 use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3 as tcp_proxy;
@@ -83,6 +85,20 @@ fn original_dst_filter() -> listener::ListenerFilter {
     }
 }
 
+fn http_inspector() -> listener::ListenerFilter {
+    listener::ListenerFilter {
+        name: "http_inspector".into(),
+        config_type: Some(listener::listener_filter::ConfigType::TypedConfig(any(
+            &HttpInspector::default(),
+        ))),
+        ..Default::default()
+    }
+}
+
+fn seconds(seconds: i64) -> envoy_types::pb::google::protobuf::Duration {
+    envoy_types::pb::google::protobuf::Duration { seconds, nanos: 0 }
+}
+
 fn resource(message: listener::Listener) -> std::sync::Arc<Resource> {
     let name = message.name.clone();
     Resource::new(ResourceType::Listener, name, message.encode_to_vec())
@@ -112,7 +128,10 @@ fn redirected_connections_reach_what_their_destination_is_configured_for() {
         let any4 = |port: u16| SocketAddr::from(([0, 0, 0, 0], port));
         let mut outbound = listener_message("outbound", any4(15001), true, tcp("blocked"));
         outbound.use_original_dst = Some(BoolValue { value: true });
-        outbound.listener_filters = vec![original_dst_filter()];
+        // What it does itself it does only after a look at the first bytes; where others take over nobody waits for them.
+        outbound.listener_filters = vec![original_dst_filter(), http_inspector()];
+        outbound.listener_filters_timeout = Some(seconds(2));
+        outbound.continue_on_listener_filters_timeout = true;
         let service = listener_message(
             "10.9.0.1_80.outbound",
             "10.9.0.1:80".parse().unwrap(),
@@ -163,12 +182,24 @@ fn redirected_connections_reach_what_their_destination_is_configured_for() {
             let mut stream = TcpStream::connect(address(to)).await?;
             stream.read_to_string(&mut text).await.map(|_| text)
         };
+        let begin = Instant::now();
         assert_eq!(hear("10.9.0.1:6000").await.unwrap(), "direct");
+        let took = begin.elapsed();
+        assert!(
+            took < Duration::from_secs(1),
+            "the endpoint speaks first, and was heard after {took:?}"
+        );
         assert_eq!(
             hear("10.9.0.1:7000").await.unwrap_err().kind(),
             std::io::ErrorKind::ConnectionReset
         );
+        let begin = Instant::now();
         assert_eq!(hear("10.8.0.1:5432").await.unwrap(), "the database");
+        let took = begin.elapsed();
+        assert!(
+            took < Duration::from_secs(1),
+            "the endpoint speaks first, and was heard after {took:?}"
+        );
         assert_eq!(database.connections.load(std::sync::atomic::Ordering::Relaxed), 1);
 
         // Who the caller is, the control plane tells before the first request is recorded.

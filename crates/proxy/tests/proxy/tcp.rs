@@ -8,7 +8,7 @@ use tokio::net::TcpStream;
 
 use crate::support::*;
 
-fn tcp_bootstrap(port: u16, endpoints: &[(SocketAddr, u32)]) -> String {
+pub fn tcp_bootstrap(port: u16, endpoints: &[(SocketAddr, u32)]) -> String {
     let http = http_bootstrap(port, endpoints, "");
     let clusters = http.split("  clusters:").nth(1).unwrap();
     format!(

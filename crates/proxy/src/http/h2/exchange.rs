@@ -2,8 +2,10 @@
 //!
 //! Enters: a stream with its head. Leaves: its response. Finds the route as HTTP/1 does; the rest is up to `upstream`.
 
+use std::future::poll_fn;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -97,9 +99,14 @@ async fn send(
     let mut time = Lifetime::new(&flow.worker);
     let now = record.started();
     time.limit_stall(forward.timeout.map(|limit| now + limit), stall, now);
-    let source = match source(body, &parts.headers, forward.retry.limit > 0).await {
-        Some(source) => source,
-        None => return,
+    let source = match source(body, &parts.headers, forward.retry.limit > 0, &mut time).await {
+        Ok(source) => source,
+        Err(NoBody::Gone) => return,
+        Err(NoBody::Late) if time.is_past_deadline() => return late(&mut record, &mut respond),
+        Err(NoBody::Late) => {
+            let text = b"the body of the request did not come in time";
+            return local(&mut record, &mut respond, 408, text);
+        }
     };
     let exchange = Exchange {
         flow,
@@ -122,11 +129,7 @@ async fn send(
             record.upstream_failed();
             answer(&mut respond, failure.status(), failure.reason().as_bytes());
         }
-        End::Late => {
-            record.head(504, false, None);
-            record.timed_out();
-            answer(&mut respond, 504, b"upstream request timeout");
-        }
+        End::Late => late(&mut record, &mut respond),
     }
 }
 
@@ -141,22 +144,45 @@ fn whole_uri(uri: &Uri, authority: &str) -> Result<Uri, &'static str> {
     Uri::from_parts(parts).map_err(|_| "a bad :path")
 }
 
-/// The body of a request; small ones that may be wanted again are read whole. `None`: the client broke off.
-async fn source(mut body: RecvStream, headers: &HeaderMap, replay: bool) -> Option<Source<'static>> {
+/// Why a body is not there.
+enum NoBody {
+    /// The client broke off.
+    Gone,
+    /// Time is up.
+    Late,
+}
+
+/// The body of a request; small ones that may be wanted again are read whole.
+async fn source(
+    mut body: RecvStream,
+    headers: &HeaderMap,
+    replay: bool,
+    time: &mut Lifetime,
+) -> Result<Source<'static>, NoBody> {
     if body.is_end_stream() {
-        return Some(Source::Empty);
+        return Ok(Source::Empty);
     }
     if !replay || translate::content_length(headers).is_none_or(|length| length > REPLAY_BYTES_MAX) {
-        return Some(Source::H2(body));
+        return Ok(Source::H2(body));
     }
     let mut whole = Vec::new();
-    while let Some(data) = body.data().await {
-        let data = data.ok()?;
-        // It fails only for more than was received.
-        let _ = body.flow_control().release_capacity(data.len());
-        whole.extend_from_slice(&data);
-    }
-    Some(Source::Whole(whole.into()))
+    poll_fn(|cx| {
+        loop {
+            match body.poll_data(cx) {
+                Poll::Ready(Some(Ok(data))) => {
+                    time.moved = true;
+                    // It fails only for more than was received.
+                    let _ = body.flow_control().release_capacity(data.len());
+                    whole.extend_from_slice(&data);
+                }
+                Poll::Ready(Some(Err(_))) => return Poll::Ready(Err(NoBody::Gone)),
+                Poll::Ready(None) => return Poll::Ready(Ok(())),
+                Poll::Pending => return time.poll(cx).map(|()| Err(NoBody::Late)),
+            }
+        }
+    })
+    .await?;
+    Ok(Source::Whole(whole.into()))
 }
 
 /// The host that a request is for (RFC 9113, 8.3.1).
@@ -176,6 +202,13 @@ fn authority(uri: &Uri, headers: &HeaderMap) -> Result<String, &'static str> {
         (None, Some(host)) => Ok(host.to_owned()),
         (None, None) => Err("neither :authority nor Host"),
     }
+}
+
+/// The time of the request is over before there is an answer.
+fn late(record: &mut Record, respond: &mut SendResponse<Bytes>) {
+    record.head(504, false, None);
+    record.timed_out();
+    answer(respond, 504, b"upstream request timeout");
 }
 
 /// A reply that the proxy makes itself.

@@ -325,7 +325,13 @@ impl<'w> Exchange<'_, 'w> {
                 Poll::Pending => {}
                 ended => return ended,
             }
-            if !up.is_done() && matches!(up.poll(&mut self.time.moved, cx), Poll::Ready(Err(Broken::Source))) {
+            if !up.is_done() {
+                if matches!(up.poll(&mut self.time.moved, cx), Poll::Ready(Err(Broken::Source))) {
+                    return Poll::Ready(Err(Broken::Sink));
+                }
+            } else if matches!(self.client, Client::H1 { .. }) && self.client_is_gone(cx) {
+                // The only sign of a client that left while the endpoint has nothing to say. A stream's reset is seen
+                // by whoever writes to it.
                 return Poll::Ready(Err(Broken::Sink));
             }
             self.time.poll(cx).map(|()| Err(Broken::Source))
