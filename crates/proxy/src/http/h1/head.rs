@@ -436,7 +436,7 @@ impl<'b> Notes<'b> {
 }
 
 /// What a peer must not be able to take away by naming it in `Connection`.
-const END_TO_END: [&[u8]; 7] = [
+const END_TO_END: [&[u8]; 10] = [
     b"host",
     b"content-length",
     b"transfer-encoding",
@@ -444,6 +444,10 @@ const END_TO_END: [&[u8]; 7] = [
     b"content-type",
     b"te",
     b"x-request-id",
+    // What the proxy found in the head and so does not add, or waits for.
+    b"date",
+    b"expect",
+    b"x-forwarded-proto",
 ];
 
 /// Digits alone: no sign, no space, no list (RFC 9110, 8.6).
