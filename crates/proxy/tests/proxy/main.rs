@@ -3,6 +3,7 @@
 mod ads;
 mod config;
 mod drain;
+mod fuzz_corpus;
 mod http;
 mod metrics;
 mod plane;
