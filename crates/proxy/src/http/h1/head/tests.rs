@@ -180,7 +180,7 @@ proptest! {
         for (searched, now) in [(0, a), (a, b), (b, text.len())] {
             match find_end(&text[..now], searched) {
                 Ok(End::Later) => prop_assert!(now < text.len() - 4),
-                other => { prop_assert_eq!(other, whole.clone()); return Ok(()); }
+                other => { prop_assert_eq!(other, whole); return Ok(()); }
             }
         }
     }
