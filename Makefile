@@ -12,8 +12,10 @@ SECONDS ?= 4
 ONLY ?=
 PEERS ?=
 REQUESTS ?= 20000000
+# Of the fuzzer: which target (all if empty), and seconds for each.
+TARGET ?=
 
-.PHONY: help demo test unit e2e e2e-rootless conformance tools tools-demo tools-bench build lint fmt tidy bench-up bench-proxy soak clean
+.PHONY: help demo test unit e2e e2e-rootless conformance tools tools-demo tools-bench build lint fmt tidy bench-up bench-proxy soak fuzz clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -62,6 +64,10 @@ bench-proxy: tools-bench build ## the proxy beside Envoy, HAProxy and nginx: CPU
 
 soak: tools-bench build ## the proxy under long load while endpoints come and go: does anything grow? (REQUESTS=20000000)
 	@REQUESTS=$(REQUESTS) ./bench/soak/run
+
+fuzz: SECONDS = 60
+fuzz: ## look for bytes that break the proxy's codec or configuration (TARGET=h1_request SECONDS=60)
+	@TARGET=$(TARGET) ./hack/fuzz $(SECONDS)
 
 clean: ## remove what builds made (not the installed tools)
 	cargo clean

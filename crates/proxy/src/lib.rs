@@ -17,6 +17,8 @@ mod balance;
 mod buffers;
 mod envoy_page;
 mod flow;
+#[doc(hidden)]
+pub mod fuzz;
 mod http;
 mod inspect;
 mod metrics;

@@ -15,6 +15,7 @@ pub mod bootstrap;
 pub mod cache;
 pub mod decode;
 pub mod duration;
+pub mod fuzz;
 mod node;
 mod proto_json;
 pub mod route;

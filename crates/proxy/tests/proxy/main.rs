@@ -4,6 +4,7 @@ mod ads;
 mod config;
 mod counting;
 mod drain;
+mod fuzz_corpus;
 mod grpc;
 mod h2;
 mod http;

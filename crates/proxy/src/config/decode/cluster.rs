@@ -17,6 +17,8 @@ use crate::config::{ClusterSpec, EndpointSource, Http2Options, Protocol};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const DNS_REFRESH: Duration = Duration::from_secs(5);
+/// Envoy's own limit: names are not resolved without a pause.
+const DNS_REFRESH_MIN: Duration = Duration::from_millis(1);
 const SOL_SOCKET: i64 = 1;
 const SO_MARK: i64 = 36;
 /// A circuit breaker's threshold from here on is meant as "no limit".
@@ -47,6 +49,9 @@ pub fn cluster(body: &[u8]) -> Decoded<ClusterSpec> {
             // Its successor lives in an extension that Envoy's own users hardly write.
             #[allow(deprecated)]
             let refresh = optional_duration("dns_refresh_rate", &rest.dns_refresh_rate.take())?;
+            if refresh.is_some_and(|d| d < DNS_REFRESH_MIN) {
+                return reject("dns_refresh_rate", "must be at least 1 ms");
+            }
             rest.dns_lookup_family = 0;
             let targets = dns_endpoints(assignment).within("load_assignment")?;
             EndpointSource::Dns(Arc::new(targets), refresh.unwrap_or(DNS_REFRESH))

@@ -39,10 +39,12 @@ fn virtual_host(mut rest: pb::VirtualHost) -> Decoded<VirtualHost> {
     if domains.is_empty() {
         return reject("domains", "must name at least one host, or \"*\" for any");
     }
-    if let Some(odd) = domains
-        .iter()
-        .find(|d| d.is_empty() || d.trim_matches('*').contains('*'))
-    {
+    let one_star = |d: &str| match d.matches('*').count() {
+        0 => true,
+        1 => d.starts_with('*') || d.ends_with('*'),
+        _ => false,
+    };
+    if let Some(odd) = domains.iter().find(|d| d.is_empty() || !one_star(d)) {
         return reject(
             "domains",
             format!("{odd:?} is no host; one * may stand at its beginning or end"),

@@ -138,6 +138,43 @@ fn what_a_route_may_not_say_is_named() {
 }
 
 #[test]
+fn a_domain_has_one_star_at_an_end() {
+    let with = |domain: &str| {
+        let host = route_pb::VirtualHost {
+            domains: vec![domain.into()],
+            ..Default::default()
+        };
+        route_table(&bytes(route_pb::RouteConfiguration {
+            virtual_hosts: vec![host],
+            ..Default::default()
+        }))
+    };
+    for good in ["*", "*.a", "a.*", "A"] {
+        assert!(with(good).is_ok(), "{good}");
+    }
+    for bad in ["", "**", "*a*", "a*b", "**a"] {
+        assert_eq!(with(bad).unwrap_err().field, "virtual_hosts[0].domains", "{bad}");
+    }
+}
+
+#[test]
+fn names_are_not_resolved_without_a_pause() {
+    let with = |nanos: i32| {
+        let mut message = cluster_pb::Cluster {
+            cluster_discovery_type: Some(cluster_pb::cluster::ClusterDiscoveryType::Type(
+                cluster_pb::cluster::DiscoveryType::StrictDns as i32,
+            )),
+            ..Default::default()
+        };
+        #[allow(deprecated)]
+        (message.dns_refresh_rate = Some(protobuf::Duration { seconds: 0, nanos }));
+        cluster(&bytes(message))
+    };
+    assert_eq!(with(999_999).unwrap_err().field, "dns_refresh_rate");
+    assert!(with(1_000_000).is_ok());
+}
+
+#[test]
 fn a_response_text_is_put_together_for_each_connection() {
     let source = |text: &str| core::DataSource {
         specifier: Some(core::data_source::Specifier::InlineString(text.into())),
@@ -412,6 +449,10 @@ fn certificates_of_endpoints() {
     let error = spec(r#""sni": "localhost""#, false).unwrap_err();
     let field = "common_tls_context.validation_context.trusted_ca";
     assert!(error.starts_with(&format!("{place}.{field}: ")), "{error}");
+    // A file without an end must not be read to its end.
+    let device = r#""common_tls_context": {"validation_context": {"trusted_ca": {"filename": "/dev/zero"}}}"#;
+    let error = spec(&format!(r#""sni": "localhost", {device}"#), false).unwrap_err();
+    assert!(error.contains("it is no regular file"), "{error}");
 }
 
 /// Secrets that a control plane would have to send separately are refused by name.

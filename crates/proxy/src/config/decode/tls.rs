@@ -3,6 +3,7 @@
 //! Certificates are inline or in files, which are read when the resource comes. What an endpoint shows is always checked:
 //! against `trusted_ca`, and against the name in `sni`.
 
+use std::io::Read;
 use std::mem::take;
 use std::sync::Arc;
 
@@ -20,6 +21,8 @@ use crate::config::{ClientTls, ServerTls};
 
 const PACKAGE: &str = "envoy.extensions.transport_sockets";
 const H2: &[u8] = b"h2";
+/// A file of certificates, or of a key, has so many bytes at most.
+const FILE_BYTES_MAX: u64 = 4 << 20;
 
 /// What is common to both sides, loaded.
 #[derive(Default)]
@@ -207,7 +210,7 @@ fn content(source: Option<DataSource>) -> Decoded<Vec<u8>> {
         Some(Specifier::InlineString(text)) => Ok(text.into_bytes()),
         Some(Specifier::InlineBytes(bytes)) => Ok(bytes),
         Some(Specifier::Filename(path)) => {
-            std::fs::read(&path).or_else(|e| reject("filename", format!("{path:?} cannot be read: {e}")))
+            read(&path).or_else(|e| reject("filename", format!("{path:?} cannot be read: {e}")))
         }
         Some(Specifier::EnvironmentVariable(_)) => reject(
             "environment_variable",
@@ -215,6 +218,24 @@ fn content(source: Option<DataSource>) -> Decoded<Vec<u8>> {
         ),
         None => reject("", "is missing; right would be filename or inline_string"),
     }
+}
+
+/// Reads a file, which is neither a device nor endless.
+fn read(path: &str) -> std::io::Result<Vec<u8>> {
+    let length = match std::fs::metadata(path)? {
+        file if !file.is_file() => return Err(std::io::Error::other("it is no regular file")),
+        file => file.len(),
+    };
+    if length > FILE_BYTES_MAX {
+        return Err(std::io::Error::other(format!(
+            "it is larger than {FILE_BYTES_MAX} bytes"
+        )));
+    }
+    let mut content = Vec::new();
+    std::fs::File::open(path)?
+        .take(FILE_BYTES_MAX)
+        .read_to_end(&mut content)?;
+    Ok(content)
 }
 
 fn provider() -> Arc<CryptoProvider> {

@@ -62,7 +62,8 @@ pub fn find_end(bytes: &[u8], searched: usize) -> Result<End, Malformed> {
     let Some(&first) = bytes.get(skip) else {
         return Ok(End::Later);
     };
-    if !is_token(first) && !(first == b'\r' && bytes.len() == skip + 1) {
+    let half_a_line = first == b'\r' && bytes.len() == skip + 1;
+    if !(is_token(first) || half_a_line) {
         return Err(Malformed::Syntax("this is not HTTP"));
     }
     let from = searched.saturating_sub(3).max(skip);
@@ -385,11 +386,7 @@ impl<'b> Notes<'b> {
     fn field(&mut self, index: usize, field: &Header<'b>, all: &[Header<'b>]) -> Result<(), Malformed> {
         let named = |name: &str| field.name.eq_ignore_ascii_case(name);
         match field.name.len() {
-            2 if named("te") => {
-                if !field.value.eq_ignore_ascii_case(b"trailers") {
-                    self.drop(index);
-                }
-            }
+            2 if named("te") && !field.value.eq_ignore_ascii_case(b"trailers") => self.drop(index),
             4 if named("host") => {
                 let host = std::str::from_utf8(field.value).map_err(|_| Malformed::Syntax("a bad Host"))?;
                 if self.host.replace(host).is_some() {
@@ -453,7 +450,7 @@ impl<'b> Notes<'b> {
 }
 
 /// What a peer must not be able to take away by naming it in `Connection`.
-const END_TO_END: [&[u8]; 7] = [
+const END_TO_END: [&[u8]; 10] = [
     b"host",
     b"content-length",
     b"transfer-encoding",
@@ -461,6 +458,10 @@ const END_TO_END: [&[u8]; 7] = [
     b"content-type",
     b"te",
     b"x-request-id",
+    // What the proxy found in the head and so does not add, or waits for.
+    b"date",
+    b"expect",
+    b"x-forwarded-proto",
 ];
 
 /// Digits alone: no sign, no space, no list (RFC 9110, 8.6).

@@ -11,6 +11,7 @@
 pub mod body;
 pub mod chunked;
 mod exchange;
+pub mod fuzz;
 pub mod head;
 pub mod pool;
 pub mod render;

@@ -41,6 +41,18 @@ fn headers_pass_byte_for_byte_but_for_those_of_the_connection() {
 }
 
 #[test]
+fn what_the_proxy_counts_on_cannot_be_taken_away() {
+    let text = "PUT / HTTP/1.1\r\nHost: h\r\nConnection: Expect, x-forwarded-proto\r\nExpect: 100-continue\r\nX-Forwarded-Proto: https\r\nContent-Length: 1\r\n\r\n";
+    let (seen, ..) = check_request(text).unwrap();
+    assert!(
+        seen.contains("Expect: 100-continue\r\nX-Forwarded-Proto: https\r\n"),
+        "{seen}"
+    );
+    let text = "HTTP/1.1 200 OK\r\nConnection: date\r\nDate: now\r\nContent-Length: 1\r\n\r\n";
+    assert_eq!(check_response(text).unwrap().2, "Date: now\r\nContent-Length: 1\r\n");
+}
+
+#[test]
 fn targets() {
     for (line, expected) in [
         ("GET / HTTP/1.1\r\nHost: a:80\r\n\r\n", Some("GET / a:80")),
@@ -168,7 +180,7 @@ proptest! {
         for (searched, now) in [(0, a), (a, b), (b, text.len())] {
             match find_end(&text[..now], searched) {
                 Ok(End::Later) => prop_assert!(now < text.len() - 4),
-                other => { prop_assert_eq!(other, whole.clone()); return Ok(()); }
+                other => { prop_assert_eq!(other, whole); return Ok(()); }
             }
         }
     }
