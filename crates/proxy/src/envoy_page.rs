@@ -78,7 +78,7 @@ const CLUSTER: [Family<Arc<Cluster>>; 20] = [
     counter("upstream_cx_tx_bytes_total", |l, c| l.count(&c.stats.cx_tx_bytes)),
 ];
 
-const HTTP: [Family<Arc<HttpStats>>; 15] = [
+const HTTP: [Family<Arc<HttpStats>>; 17] = [
     counter("rq_total", |l, h| l.count(&h.rq_total)),
     counter("no_route", |l, h| l.count(&h.no_route)),
     counter("no_cluster", |l, h| l.count(&h.no_cluster)),
@@ -97,13 +97,16 @@ const HTTP: [Family<Arc<HttpStats>>; 15] = [
     counter("downstream_cx_destroy", |l, h| l.count(&h.cx_destroy)),
     counter("downstream_cx_rx_bytes_total", |l, h| l.count(&h.cx_rx_bytes)),
     counter("downstream_cx_tx_bytes_total", |l, h| l.count(&h.cx_tx_bytes)),
+    counter("downstream_cx_protocol_error", |l, h| l.count(&h.protocol_error)),
+    counter("downstream_rq_header_timeout", |l, h| l.count(&h.rq_header_timeout)),
 ];
 
-const LISTENER: [Family<Arc<ListenerStats>>; 4] = [
+const LISTENER: [Family<Arc<ListenerStats>>; 5] = [
     counter("downstream_cx_total", |l, s| l.count(&s.cx_total)),
     gauge("downstream_cx_active", |l, s| l.difference(&s.cx_total, &s.cx_destroy)),
     counter("downstream_cx_destroy", |l, s| l.count(&s.cx_destroy)),
     counter("no_filter_chain_match", |l, s| l.count(&s.no_filter_chain_match)),
+    counter("downstream_cx_overflow", |l, s| l.count(&s.cx_overflow)),
 ];
 
 /// Where the lines of one row of one family go.

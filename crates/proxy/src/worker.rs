@@ -286,6 +286,9 @@ async fn accept(worker: Rc<Worker>, socket: TcpListener, entry: Arc<str>) {
         match socket.accept().await {
             Ok((stream, source)) => {
                 let Some(admission) = worker.shared.admit() else {
+                    if let Some(stats) = worker.active().listener_stats.get(&entry) {
+                        stats.overflow();
+                    }
                     continue;
                 };
                 spawn_local(connection(

@@ -209,6 +209,10 @@ pub struct HttpStats {
     pub rq_total: AtomicU64,
     /// Requests of which the client saw no end.
     pub rq_rx_reset: AtomicU64,
+    /// What came and is no HTTP, or breaks its rules.
+    pub protocol_error: AtomicU64,
+    /// Heads of requests that did not come in time.
+    pub rq_header_timeout: AtomicU64,
     /// Requests that no route matches.
     pub no_route: AtomicU64,
     /// Requests whose route names a cluster that is not there.
@@ -251,6 +255,16 @@ impl HttpStats {
         ClusterStats::add(&self.rq_rx_reset);
     }
 
+    /// Something came that is no HTTP.
+    pub fn protocol_error(&self) {
+        ClusterStats::add(&self.protocol_error);
+    }
+
+    /// The head of a request did not come in time.
+    pub fn header_timeout(&self) {
+        ClusterStats::add(&self.rq_header_timeout);
+    }
+
     /// No route matches a request.
     pub fn no_route(&self) {
         ClusterStats::add(&self.no_route);
@@ -276,6 +290,8 @@ pub struct ListenerStats {
     pub cx_destroy: AtomicU64,
     /// Connections for which there was no chain.
     pub no_filter_chain_match: AtomicU64,
+    /// Connections closed at once because too many were open.
+    pub cx_overflow: AtomicU64,
 }
 
 impl ListenerStats {
@@ -287,6 +303,11 @@ impl ListenerStats {
     /// A connection ended.
     pub fn cx_close(&self) {
         ClusterStats::add(&self.cx_destroy);
+    }
+
+    /// Too many connections are open for another one.
+    pub fn overflow(&self) {
+        ClusterStats::add(&self.cx_overflow);
     }
 
     /// There is no chain for a connection.

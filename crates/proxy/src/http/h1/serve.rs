@@ -81,6 +81,7 @@ pub async fn serve(flow: Rc<Flow>, wire: Wire, http: Arc<Http>, stats: Arc<HttpS
         let next = match connection.head().await {
             Err(Ending::Quiet) => Next::Gone,
             Err(Ending::Slow) => {
+                connection.stats.header_timeout();
                 connection
                     .refuse(408, "the head of the request did not come in time")
                     .await
@@ -181,6 +182,7 @@ impl Connection {
 
     /// Answers a head that is none, and ends the connection.
     pub async fn refuse_malformed(&mut self, why: Malformed) -> Next {
+        self.stats.protocol_error();
         let status = match why {
             Malformed::Syntax(_) | Malformed::Framing(_) => 400,
             Malformed::Coding => 501,

@@ -115,6 +115,10 @@ impl Pool {
             return Ok(found);
         }
         if connections.open.borrow().len() >= CONNECTIONS_MAX {
+            cluster.stats.cx_overflow();
+            if let Some(slot) = slot() {
+                slot.overflow("connections");
+            }
             return Err(io::Error::other("too many connections to this endpoint"));
         }
         let wire = worker.connect(cluster, address, slot()).await?;

@@ -130,6 +130,9 @@ pub async fn serve(flow: Rc<Flow>, wire: Wire, http: Arc<Http>, stats: Arc<HttpS
                     });
                 }
                 Poll::Ready(Some(Err(error))) => {
+                    if !error.is_io() {
+                        session.chain.borrow().stats.protocol_error();
+                    }
                     tracing::debug!(%error, "downstream HTTP/2 connection");
                     return Poll::Ready(());
                 }
