@@ -41,6 +41,7 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
+use weir_series::canonical::Recorder;
 use weir_xds::client;
 
 use config::bootstrap::{AdminAddress, Ads, Bootstrap, BootstrapError, Node};
@@ -71,6 +72,8 @@ pub struct Config {
     pub drain: Duration,
     /// Threads that serve connections, at least 1.
     pub workers: usize,
+    /// Record the canonical series; without it their page has none.
+    pub record: bool,
 }
 
 /// Why a proxy does not run.
@@ -99,7 +102,11 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Erro
     let text = std::fs::read_to_string(&config.bootstrap).map_err(|e| Error::Read(config.bootstrap.clone(), e))?;
     let mut bootstrap = Bootstrap::parse(&text).map_err(|e| Error::Bootstrap(config.bootstrap.clone(), e))?;
     drop(text);
-    let shared = Shared::new(bootstrap.node.host_ip(), config.workers.max(1));
+    let recorder = match config.record {
+        true => Recorder::new(config.workers.max(1)),
+        false => Recorder::silent(),
+    };
+    let shared = Shared::new(bootstrap.node.host_ip(), recorder);
     let cache = match (&config.state_dir, &bootstrap.ads) {
         (Some(directory), Some(_)) => Some(Cache::new(directory.clone(), bootstrap.node.id.clone())),
         _ => None,

@@ -164,14 +164,14 @@ impl Publisher {
             return;
         }
         tokio::time::sleep(WRITE_DELAY).await;
-        let (cache, bytes) = {
+        let (cache, resources) = {
             let mut state = self.lock();
             state.unwritten = false;
             let Some(cache) = state.cache.clone() else { return };
-            let bytes = cache.encode(state.store.raw());
-            (cache, bytes)
+            (cache, state.store.raw().cloned().collect::<Vec<_>>())
         };
-        let written = tokio::task::spawn_blocking(move || cache.write(&bytes)).await;
+        // Encoding many takes longer than the control plane's next word should wait.
+        let written = tokio::task::spawn_blocking(move || cache.write(&cache.encode(resources.iter()))).await;
         if let Ok(Err(error)) = written {
             tracing::warn!(%error, "the configuration could not be kept on disk");
         }
@@ -295,7 +295,7 @@ impl Consumer for Publisher {
     }
 
     fn wanted(&mut self, ty: ResourceType) -> BTreeSet<String> {
-        let state = self.lock();
+        let mut state = self.lock();
         if ty == ResourceType::Peer {
             state.shared.peers.wanted()
         } else {

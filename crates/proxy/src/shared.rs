@@ -151,12 +151,12 @@ impl Sockets {
 }
 
 impl Shared {
-    /// A proxy of so many workers, without configuration.
-    pub fn new(host_ip: Option<IpAddr>, workers: usize) -> Arc<Self> {
+    /// A proxy whose workers record here, without configuration.
+    pub fn new(host_ip: Option<IpAddr>, recorder: Arc<Recorder>) -> Arc<Self> {
         Arc::new(Self {
             active: ArcSwap::default(),
             changes: watch::Sender::new(0),
-            recorder: Recorder::new(workers),
+            recorder,
             host_ip,
             peers: Peers::default(),
             series_epoch: AtomicU64::new(0),

@@ -192,11 +192,14 @@ impl Worker {
             .clusters
             .values()
             .any(|c| matches!(c.spec.source, EndpointSource::OriginalDst));
-        let endpoints = active.clusters.values().flat_map(|c| c.endpoints.iter());
-        let known: std::collections::HashSet<SocketAddr> = endpoints.map(|e| e.address).collect();
+        let mut known: Map<SocketAddr, ()> = Map::default();
+        known.reserve(active.clusters.len());
+        for cluster in active.clusters.values() {
+            known.extend(cluster.endpoints.iter().map(|e| (e.address, ())));
+        }
         let keep = |origin: &Origin| match origin.original {
             true => anywhere,
-            false => known.contains(&origin.address),
+            false => known.contains_key(&origin.address),
         };
         self.pool.sweep(keep);
         self.streams.sweep(keep);

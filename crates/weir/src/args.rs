@@ -15,6 +15,26 @@ pub struct Weir {
     pub command: Command,
 }
 
+/// `weir proxy` alone.
+#[derive(Parser, Debug)]
+#[command(name = "weir proxy", about = "The proxy, from a bootstrap in Envoy's format")]
+struct ProxyAlone {
+    #[command(flatten)]
+    proxy: Proxy,
+}
+
+impl Command {
+    /// What the arguments say; ends the process where they are wrong. A proxy does not describe all other commands before
+    /// its own: it is started in every pod and keeps each page of the program that it went through.
+    pub fn parse() -> Self {
+        let mut words = std::env::args_os();
+        if words.nth(1).is_some_and(|word| word == "proxy") {
+            return Self::Proxy(ProxyAlone::parse_from(std::env::args_os().skip(1)).proxy);
+        }
+        Weir::parse().command
+    }
+}
+
 #[derive(Subcommand, Debug)]
 pub enum Command {
     /// Run a one-machine Kubernetes with Weir in it, until Ctrl-C.
@@ -182,6 +202,9 @@ pub struct Proxy {
     /// Threads that forward.
     #[arg(long, default_value_t = 1)]
     pub workers: usize,
+    /// Record no traffic metrics (to measure what they cost).
+    #[arg(long)]
+    pub no_metrics: bool,
 }
 
 #[derive(Args, Debug)]

@@ -3,6 +3,7 @@
 //! Under the name `kubectl-traffic` it is the kubectl plugin, under `weir-cni` the CNI plugin.
 
 mod admin;
+mod allocator;
 mod args;
 mod roles;
 
@@ -11,12 +12,11 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::Parser;
+use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
 
-use args::{Command, Weir};
-
-// The proxies' and servers' heaps stay small and do not fragment under long load.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+use args::Command;
 
 fn main() -> ExitCode {
     let name = std::env::args_os().next().unwrap_or_default();
@@ -35,6 +35,8 @@ fn main() -> ExitCode {
     match arguments.get(1).map(String::as_str) {
         Some("container-init") => return weir_local::launch::container_init(&arguments[2..]),
         Some("container-exec") => return weir_local::launch::container_exec(&arguments[2..]),
+        // One in each pod.
+        Some("proxy" | "envoy-supervisor") => allocator::frugal(),
         _ => {}
     }
     // Fails only when a provider is installed already, which then is the same one.
@@ -42,7 +44,7 @@ fn main() -> ExitCode {
     let ended = if name == "kubectl-traffic" {
         run_client(weir_cli::KubectlTraffic::parse().command)
     } else {
-        run(Weir::parse().command)
+        run(Command::parse())
     };
     ended.unwrap_or_else(|error| {
         eprintln!("weir: {error:#}");
@@ -84,13 +86,15 @@ fn run_client(command: weir_cli::Command) -> Result<ExitCode> {
 }
 
 fn log_to_stderr() {
-    let filter = tracing_subscriber::EnvFilter::try_from_env("WEIR_LOG")
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info,kube_client=warn,kube_runtime=warn,tower=warn"));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
+    let wanted = std::env::var("WEIR_LOG").ok().and_then(|text| text.parse().ok());
+    let filter = wanted.unwrap_or_else(|| {
+        let quieter = ["kube_client", "kube_runtime", "tower"].map(|target| (target, LevelFilter::WARN));
+        Targets::new().with_default(LevelFilter::INFO).with_targets(quieter)
+    });
+    let lines = tracing_subscriber::fmt::layer()
         .with_ansi(std::io::stderr().is_terminal())
-        .with_writer(std::io::stderr)
-        .init();
+        .with_writer(std::io::stderr);
+    tracing_subscriber::registry().with(filter).with(lines).init();
 }
 
 fn runtime() -> std::io::Result<tokio::runtime::Runtime> {

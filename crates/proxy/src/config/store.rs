@@ -56,6 +56,8 @@ pub struct Store {
     raw: BTreeMap<(ResourceType, String), Raw>,
     answered: BTreeSet<ResourceType>,
     complete: bool,
+    /// Names that others refer to, by type, while the references stay as they are.
+    referred: BTreeMap<ResourceType, BTreeSet<String>>,
 }
 
 /// What may differ from the configuration in force.
@@ -135,6 +137,7 @@ impl Store {
             return;
         }
         self.raw.remove(&key);
+        self.referred.clear();
         self.changes.references = true;
         match ty {
             ResourceType::Cluster => {
@@ -195,11 +198,13 @@ impl Store {
                 let spec = decode::cluster(body)?;
                 named(&spec.name)?;
                 let key = Arc::clone(&spec.name);
+                self.referred.clear();
                 self.clusters.entry(key).or_default().pending = Some((Arc::new(spec), deadline));
             }
             ResourceType::Listener => {
                 let listener = decode::listener(body)?;
                 named(&listener.name)?;
+                self.referred.clear();
                 self.listeners.entry(key).or_default().pending = Some((Arc::new(listener), deadline));
             }
             ResourceType::Route => {
@@ -219,7 +224,16 @@ impl Store {
     }
 
     /// Names of a type that other resources refer to, in force or waiting.
-    pub fn wanted(&self, ty: ResourceType) -> BTreeSet<String> {
+    pub fn wanted(&mut self, ty: ResourceType) -> BTreeSet<String> {
+        if let Some(names) = self.referred.get(&ty) {
+            return names.clone();
+        }
+        let names = self.find_wanted(ty);
+        self.referred.insert(ty, names.clone());
+        names
+    }
+
+    fn find_wanted(&self, ty: ResourceType) -> BTreeSet<String> {
         match ty {
             ResourceType::Endpoint => {
                 let sources = self.clusters.values().flat_map(Warming::each).map(|spec| &spec.source);
@@ -289,6 +303,9 @@ impl Store {
             wait(until);
         }
         changes.references |= !changes.clusters.is_empty() || changes.routes || changes.listeners;
+        if !changes.clusters.is_empty() || changes.listeners {
+            self.referred.clear();
+        }
         if !changes.references && !changes.endpoints.is_empty() {
             let specs = self.clusters.values().flat_map(Warming::each);
             let wanted: BTreeSet<&Arc<str>> = specs

@@ -7,7 +7,7 @@ use crate::config::{Active, decode};
 
 /// A proxy with one cluster, one HTTP chain and one listener.
 fn shared(cluster: &str) -> (Arc<Shared>, Arc<Cluster>) {
-    let shared = Shared::new(None, 1);
+    let shared = Shared::new(None, weir_series::canonical::Recorder::new(1));
     let mut spec = decode::cluster(&[]).unwrap();
     spec.name = cluster.into();
     let cluster = Arc::new(Cluster {

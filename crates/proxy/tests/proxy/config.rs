@@ -12,6 +12,7 @@ async fn error(bootstrap: &str) -> String {
         state_dir: None,
         drain: Duration::ZERO,
         workers: 1,
+        record: true,
     };
     weir_proxy::run(config, Default::default())
         .await

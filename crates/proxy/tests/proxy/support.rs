@@ -54,6 +54,7 @@ impl Proxy {
             state_dir: Some(directory.path().join("state")),
             drain,
             workers: 1,
+            record: true,
         };
         let shutdown = CancellationToken::new();
         let token = shutdown.clone();

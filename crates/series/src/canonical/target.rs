@@ -203,55 +203,74 @@ impl Target {
 }
 
 /// A worker's part of a target: relaxed additions to counters that no other worker writes to.
+/// One without a target counts nothing.
 #[derive(Clone, Debug)]
 pub struct Slot {
-    pub(super) target: Arc<Target>,
+    pub(super) target: Option<Arc<Target>>,
     pub(super) worker: usize,
 }
 
 impl Slot {
     /// A client's request came in (once, however often it is tried).
     pub fn request(&self) {
-        self.target.add_http(self.worker, http::REQUESTS);
+        if let Some(target) = &self.target {
+            target.add_http(self.worker, http::REQUESTS);
+        }
     }
 
     /// One try of a request, the first included.
     pub fn attempt(&self) {
-        self.target.add_http(self.worker, http::ATTEMPTS);
+        if let Some(target) = &self.target {
+            target.add_http(self.worker, http::ATTEMPTS);
+        }
     }
 
     /// One try after the first; [`Slot::attempt`] is called as well.
     pub fn retry(&self) {
-        self.target.add_http(self.worker, http::RETRIES);
+        if let Some(target) = &self.target {
+            target.add_http(self.worker, http::RETRIES);
+        }
     }
 
     /// A response ended. Aborted ones leave no latency: it would be the client's patience.
     pub fn response(&self, response: &Response) {
-        self.target.add_response(self.worker, response);
+        if let Some(target) = &self.target {
+            target.add_response(self.worker, response);
+        }
     }
 
     /// A connection with the peer was opened.
     pub fn tcp_open(&self) {
-        self.target.tcp.add(self.worker, tcp::OPEN, 1);
+        if let Some(target) = &self.target {
+            target.tcp.add(self.worker, tcp::OPEN, 1);
+        }
     }
 
     /// A connection with the peer was closed; `failure` when it broke.
     pub fn tcp_close(&self, failure: bool) {
-        self.target.add_close(self.worker, failure);
+        if let Some(target) = &self.target {
+            target.add_close(self.worker, failure);
+        }
     }
 
     /// Bytes read from and written to the peer.
     pub fn tcp_bytes(&self, read: u64, written: u64) {
-        self.target.add_bytes(self.worker, read, written);
+        if let Some(target) = &self.target {
+            target.add_bytes(self.worker, read, written);
+        }
     }
 
     /// A fault was injected: `delay`, `abort`, ...
     pub fn fault(&self, kind: &str) {
-        self.target.add_named(self.worker, Family::Fault, kind);
+        if let Some(target) = &self.target {
+            target.add_named(self.worker, Family::Fault, kind);
+        }
     }
 
     /// A request was refused because a limit was reached.
     pub fn overflow(&self, reason: &str) {
-        self.target.add_named(self.worker, Family::Overflow, reason);
+        if let Some(target) = &self.target {
+            target.add_named(self.worker, Family::Overflow, reason);
+        }
     }
 }

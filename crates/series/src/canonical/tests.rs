@@ -253,7 +253,7 @@ fn workers_count_apart_and_are_summed() {
         }
     });
     assert!(Arc::ptr_eq(
-        &slot(0).target,
+        slot(0).target.as_ref().unwrap(),
         &recorder.target(Direction::Outbound, "ratings:9080", &peer)
     ));
     let page = page(&recorder);
@@ -277,13 +277,33 @@ fn workers_count_apart_and_are_summed() {
 }
 
 #[test]
+fn a_silent_recorder_counts_nothing() {
+    for (recorder, shown) in [(Recorder::new(1), true), (Recorder::silent(), false)] {
+        let slot = recorder.slot(
+            0,
+            Direction::Outbound,
+            "ratings:9080",
+            &Arc::new(peer()),
+            &[1, 2].into(),
+        );
+        slot.request();
+        slot.response(&ok(200, 1.0));
+        slot.tcp_open();
+        assert_eq!(page(&recorder).contains("ratings:9080"), shown);
+    }
+}
+
+#[test]
 fn other_bounds_begin_a_new_target() {
     let recorder = Recorder::new(1);
     let peer = Arc::new(peer());
     let slot = |bounds: &[u64]| recorder.slot(0, Direction::Outbound, "ratings:9080", &peer, &bounds.into());
     let before = slot(&[1, 2]);
     before.request();
-    assert!(Arc::ptr_eq(&before.target, &slot(&[1, 2]).target));
+    assert!(Arc::ptr_eq(
+        before.target.as_ref().unwrap(),
+        slot(&[1, 2]).target.as_ref().unwrap()
+    ));
     slot(&[1, 3]).request();
     let page = page(&recorder);
     assert_eq!(value(&page, &format!("request_total{{{OUT}}}")), Some(1.0));

@@ -18,6 +18,7 @@ pub async fn run(arguments: args::Proxy) -> Result<()> {
         state_dir: arguments.state_dir,
         drain,
         workers: arguments.workers,
+        record: !arguments.no_metrics,
     };
     until_signal_then(drain + STOP_MARGIN, |shutdown| async move {
         weir_proxy::run(config, shutdown).await.context("proxy")
