@@ -17,7 +17,11 @@ pub struct Weir {
 
 /// `weir proxy` alone.
 #[derive(Parser, Debug)]
-#[command(name = "weir proxy", about = "The proxy, from a bootstrap in Envoy's format")]
+#[command(
+    name = "weir proxy",
+    bin_name = "weir proxy",
+    about = "The proxy, from a bootstrap in Envoy's format"
+)]
 struct ProxyAlone {
     #[command(flatten)]
     proxy: Proxy,
