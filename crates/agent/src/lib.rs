@@ -31,3 +31,4 @@ pub use agent::{Config, Error, Health, run};
 pub use cluster::{ControlNames, TOKEN_AUDIENCE};
 pub use cni::cni_plugin;
 pub use cni::install::CniConfig;
+pub use sys::release_program_text;

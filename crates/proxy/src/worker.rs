@@ -172,11 +172,11 @@ impl Worker {
             .or_insert_with(|| {
                 let (recorder, name) = (&self.shared.recorder, authority.map_or("", |a| a));
                 let trimmed = telemetry.trim(peer);
-            // Hosts that nobody configured come by any cluster: their bounds must not follow the last of them.
-            let bounds = match place == self.other.as_ptr() as usize {
-                true => Arc::clone(&Telemetry::usual().buckets_ms),
-                false => Arc::clone(&telemetry.buckets_ms),
-            };
+                // Hosts that nobody configured come by any cluster: their bounds must not follow the last of them.
+                let bounds = match place == self.other.as_ptr() as usize {
+                    true => Arc::clone(&Telemetry::usual().buckets_ms),
+                    false => Arc::clone(&telemetry.buckets_ms),
+                };
                 Known {
                     slot: recorder.slot(self.index, direction, name, &trimmed, &bounds),
                     _authority: authority.cloned(),

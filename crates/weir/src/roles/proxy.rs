@@ -7,6 +7,8 @@ use anyhow::{Context, Result};
 use super::until_signal_then;
 use crate::args;
 
+/// When a proxy is done with its start: a small configuration comes within a second, a large one within ten.
+const SETTLED: [Duration; 2] = [Duration::from_secs(2), Duration::from_secs(10)];
 /// Beyond the drain time, for the last connections to be closed.
 const STOP_MARGIN: Duration = Duration::from_secs(10);
 
@@ -21,9 +23,23 @@ pub async fn run(arguments: args::Proxy) -> Result<()> {
         record: !arguments.no_metrics,
     };
     until_signal_then(drain + STOP_MARGIN, |shutdown| async move {
-        weir_proxy::run(config, shutdown).await.context("proxy")
+        tokio::select! {
+            ended = weir_proxy::run(config, shutdown) => ended.context("proxy"),
+            () = settle() => unreachable!("it never ends"),
+        }
     })
     .await
+}
+
+/// Gives back, once the start is over, what only the start needed. Never ends.
+async fn settle() {
+    for wait in SETTLED {
+        tokio::time::sleep(wait).await;
+        if let Err(error) = weir_agent::release_program_text() {
+            tracing::debug!(%error, "the program's pages stay");
+        }
+    }
+    std::future::pending().await
 }
 
 pub async fn supervise(arguments: args::EnvoySupervisor) -> Result<()> {
