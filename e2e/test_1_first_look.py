@@ -31,9 +31,9 @@ def test_top_and_edges_tables(mesh):
     assert header[:3] == ["NAME", "SUCCESS", "RPS"] and header[-1] == "LATENCY_P99", table
     assert re.search(r"^productpage-v1\s+\d+\.\d\d%\s+\d+\.\drps\s+\d+ms$", table, re.M), table
 
-    edges = mesh.traffic("edges", "deployments")
-    for source, destination in [("traffic-client", "productpage-v1"), ("productpage-v1", "details-v1"), ("reviews-v2", "ratings-v1")]:
-        assert re.search(rf"^{source}\s+{destination}\s", edges, re.M), edges
+    pairs = [("traffic-client", "productpage-v1"), ("productpage-v1", "details-v1"), ("reviews-v2", "ratings-v1")]
+    shown = lambda edges: all(re.search(rf"^{source}\s+{destination}\s", edges, re.M) for source, destination in pairs)
+    edges = wait_until("all pairs in `kubectl traffic edges`", lambda: (text := mesh.traffic("edges", "deployments")) and shown(text) and text)
     assert not re.search(r"^reviews-v1\s+ratings-v1\s", edges, re.M), f"reviews-v1 never calls ratings:\n{edges}"
 
     everything = mesh.traffic("top", "pods", "-A", "-o", "json")

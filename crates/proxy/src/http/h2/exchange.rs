@@ -44,7 +44,12 @@ pub async fn serve(session: &Session, request: Request<RecvStream>, mut respond:
         Err(why) => return local(&mut record, &mut respond, 400, why.as_bytes()),
     };
     let table = active.table_of(&http);
-    let Some(found) = table.and_then(|table| table.find(&authority, parts.uri.path())) else {
+    // The whole server, which an asterisk stands for, is where its root is.
+    let path = match parts.uri.path() {
+        "*" => "/",
+        path => path,
+    };
+    let Some(found) = table.and_then(|table| table.find(&authority, path)) else {
         record.no_route();
         return local(&mut record, &mut respond, 404, b"");
     };
