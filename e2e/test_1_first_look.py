@@ -38,8 +38,9 @@ def test_top_and_edges_tables(mesh):
 
     everything = mesh.traffic("top", "pods", "-A", "-o", "json")
     assert json.loads(everything)["kind"] == "TrafficMetricsList"
-    selected = json.loads(mesh.traffic("top", "pods", "-l", "app=reviews", "-o", "json"))["items"]
-    assert {item["resource"]["name"].rsplit("-", 2)[0] for item in selected} == {"reviews-v1", "reviews-v2", "reviews-v3"}
+    selected = lambda: json.loads(mesh.traffic("top", "pods", "-l", "app=reviews", "-o", "json"))["items"]
+    versions = {"reviews-v1", "reviews-v2", "reviews-v3"}
+    wait_until("all reviews, and nobody else", lambda: {item["resource"]["name"].rsplit("-", 2)[0] for item in selected()} == versions)
 
 
 def test_traffic_metrics_as_kubernetes_objects(mesh):
@@ -53,9 +54,9 @@ def test_traffic_metrics_as_kubernetes_objects(mesh):
     assert table.splitlines()[0].split()[0] == "NAME" and "reviews-v1" in table
     missing = mesh.kubectl_process("get", "--raw", "/apis/metrics.smi-spec.io/v1alpha1/namespaces/default/pods/nobody")
     assert missing.returncode != 0 and 'pods.metrics.smi-spec.io "nobody" not found' in missing.stderr, missing.stderr
-    edges = json.loads(mesh.raw("/apis/metrics.smi-spec.io/v1alpha1/namespaces/default/deployments/productpage-v1/edges"))
-    directions = {(item["edge"]["direction"], item["edge"]["resource"]["name"]) for item in edges["items"]}
-    assert ("to", "details-v1") in directions and ("from", "traffic-client") in directions, directions
+    path = "/apis/metrics.smi-spec.io/v1alpha1/namespaces/default/deployments/productpage-v1/edges"
+    directions = lambda: {(item["edge"]["direction"], item["edge"]["resource"]["name"]) for item in json.loads(mesh.raw(path))["items"]}
+    wait_until("edges of productpage both ways", lambda: {("to", "details-v1"), ("from", "traffic-client")} <= directions())
 
 
 def test_traffic_metrics_obey_rbac(mesh):
