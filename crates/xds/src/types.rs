@@ -20,6 +20,8 @@ pub enum ResourceType {
     Cluster,
     /// `envoy.config.endpoint.v3.ClusterLoadAssignment`
     Endpoint,
+    /// `envoy.extensions.transport_sockets.tls.v3.Secret`: certificates with their keys. Only the nodes that use one get it.
+    Secret,
     /// `envoy.config.listener.v3.Listener`
     Listener,
     /// `envoy.config.route.v3.RouteConfiguration`
@@ -30,13 +32,21 @@ pub enum ResourceType {
 
 impl ResourceType {
     /// Every type, in the order of additions.
-    pub const ALL: [ResourceType; 5] = [Self::Cluster, Self::Endpoint, Self::Listener, Self::Route, Self::Peer];
+    pub const ALL: [ResourceType; 6] = [
+        Self::Cluster,
+        Self::Endpoint,
+        Self::Secret,
+        Self::Listener,
+        Self::Route,
+        Self::Peer,
+    ];
 
     /// The type URL in requests, responses and `Any` bodies.
     pub const fn type_url(self) -> &'static str {
         match self {
             Self::Cluster => "type.googleapis.com/envoy.config.cluster.v3.Cluster",
             Self::Endpoint => "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment",
+            Self::Secret => "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret",
             Self::Listener => "type.googleapis.com/envoy.config.listener.v3.Listener",
             Self::Route => "type.googleapis.com/envoy.config.route.v3.RouteConfiguration",
             Self::Peer => "type.googleapis.com/weir.v1.Peer",
@@ -53,6 +63,7 @@ impl ResourceType {
         match self {
             Self::Cluster => "cds",
             Self::Endpoint => "eds",
+            Self::Secret => "sds",
             Self::Listener => "lds",
             Self::Route => "rds",
             Self::Peer => "peer",
