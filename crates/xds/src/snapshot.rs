@@ -169,7 +169,7 @@ pub(crate) fn references(ty: ResourceType, body: &[u8]) -> Vec<(ResourceType, St
                 route_references(&routes, &mut found);
             }
         }
-        ResourceType::Endpoint | ResourceType::Peer => {}
+        ResourceType::Endpoint | ResourceType::Secret | ResourceType::Peer => {}
     }
     found.into_iter().collect()
 }

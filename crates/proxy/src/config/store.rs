@@ -156,7 +156,7 @@ impl Store {
                 self.changes.endpoints.insert(name.into());
                 self.endpoints.remove(name);
             }
-            ResourceType::Peer => {}
+            ResourceType::Secret | ResourceType::Peer => {}
         }
     }
 
@@ -218,7 +218,8 @@ impl Store {
                 self.changes.endpoints.insert(Arc::clone(&key));
                 self.endpoints.insert(key, Arc::new(endpoints));
             }
-            ResourceType::Peer => {}
+            // Never asked for, since no listener that wants one is accepted.
+            ResourceType::Secret | ResourceType::Peer => {}
         }
         Ok(())
     }

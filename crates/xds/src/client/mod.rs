@@ -103,9 +103,10 @@ pub trait Consumer {
 }
 
 /// Types that a client asks for, in the order in which it does.
-pub const SUBSCRIBED: [ResourceType; 5] = [
+pub const SUBSCRIBED: [ResourceType; 6] = [
     ResourceType::Cluster,
     ResourceType::Endpoint,
+    ResourceType::Secret,
     ResourceType::Listener,
     ResourceType::Route,
     ResourceType::Peer,
