@@ -13,6 +13,9 @@ mod tables;
 /// How deep messages may nest; deeper ones are shown as raw bytes.
 const DEPTH_MAX: usize = 32;
 
+/// What is shown in place of a secret.
+const REDACTED: &str = "[redacted]";
+
 /// A resource's body as JSON.
 pub fn resource(resource: &Resource) -> Value {
     any(resource.ty.type_url(), &resource.body, DEPTH_MAX)
@@ -47,6 +50,8 @@ pub(crate) enum Kind {
     MapOf(&'static Kind),
     /// A message that is there or not, such as `ads: {}`.
     Empty,
+    /// What nobody may see.
+    Secret,
 }
 
 /// One field of a message.
@@ -243,6 +248,7 @@ fn value(kind: Kind, wire: &Wire<'_>, depth: usize) -> Value {
             Some((6, inner)) => value(Kind::StructList, &inner, depth),
             Some((_, inner)) => unknown(&inner),
         },
+        (Kind::Secret, _) => Value::from(REDACTED),
         (Kind::Empty, Wire::Bytes([])) => Value::Object(Map::new()),
         (_, wire) => unknown(wire),
     }

@@ -3,6 +3,11 @@
 use super::Kind::{self, Any, Bool, Double, Duration, Empty, Enum, Int, MapOf, Msg, Str, Struct, Wrapped};
 use super::{Field, many, one};
 
+mod route;
+mod tls;
+
+use route::ROUTES;
+
 const U32: Kind = Wrapped(&Int);
 const BOOL: Kind = Wrapped(&Bool);
 
@@ -13,12 +18,15 @@ pub(super) fn message(name: &str) -> Option<&'static [Field]> {
         "envoy.config.endpoint.v3.ClusterLoadAssignment" => ASSIGNMENT,
         "envoy.config.listener.v3.Listener" => LISTENER,
         "envoy.config.route.v3.RouteConfiguration" => ROUTES,
+        "envoy.extensions.transport_sockets.tls.v3.Secret" => tls::SECRET,
+        "envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext" => tls::DOWNSTREAM,
         "weir.v1.Peer" => PEER,
         "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager" => MANAGER,
         "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy" => TCP_PROXY,
         "envoy.extensions.filters.http.router.v3.Router" => ROUTER,
         "envoy.extensions.filters.listener.original_dst.v3.OriginalDst"
-        | "envoy.extensions.filters.listener.http_inspector.v3.HttpInspector" => &[],
+        | "envoy.extensions.filters.listener.http_inspector.v3.HttpInspector"
+        | "envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector" => &[],
         "envoy.extensions.access_loggers.grpc.v3.HttpGrpcAccessLogConfig" => HTTP_LOG,
         "envoy.extensions.access_loggers.grpc.v3.TcpGrpcAccessLogConfig" => TCP_LOG,
         "envoy.extensions.upstreams.http.v3.HttpProtocolOptions" => HTTP_OPTIONS,
@@ -226,6 +234,11 @@ const CHAIN: &[Field] = &[
         ]),
     ),
     many(3, "filters", Msg(&[one(1, "name", Str), one(4, "typed_config", Any)])),
+    one(
+        6,
+        "transport_socket",
+        Msg(&[one(1, "name", Str), one(3, "typed_config", Any)]),
+    ),
     one(7, "name", Str),
 ];
 const ACCESS_LOG: &[Field] = &[one(1, "name", Str), one(4, "typed_config", Any)];
@@ -249,10 +262,13 @@ const MANAGER: &[Field] = &[
     many(13, "access_log", Msg(ACCESS_LOG)),
     one(14, "use_remote_address", BOOL),
     one(15, "generate_request_id", BOOL),
+    one(19, "xff_num_trusted_hops", Int),
     one(21, "skip_xff_append", Bool),
     many(23, "upgrade_configs", Msg(&[one(1, "upgrade_type", Str)])),
     one(24, "stream_idle_timeout", Duration),
     one(28, "request_timeout", Duration),
+    one(30, "normalize_path", BOOL),
+    one(33, "merge_slashes", Bool),
     one(
         34,
         "server_header_transformation",
@@ -271,6 +287,11 @@ const TCP_PROXY: &[Field] = &[
     many(5, "access_log", Msg(ACCESS_LOG)),
     one(7, "max_connect_attempts", U32),
     one(8, "idle_timeout", Duration),
+    one(
+        10,
+        "weighted_clusters",
+        Msg(&[many(1, "clusters", Msg(&[one(1, "name", Str), one(2, "weight", Int)]))]),
+    ),
     one(
         17,
         "access_log_options",
@@ -323,66 +344,4 @@ const CUSTOM_TAG: &[Field] = &[
         ]),
     ),
     one(6, "value", Str),
-];
-
-// envoy.config.route.v3
-const ROUTES: &[Field] = &[
-    one(1, "name", Str),
-    many(
-        2,
-        "virtual_hosts",
-        Msg(&[
-            one(1, "name", Str),
-            many(2, "domains", Str),
-            many(3, "routes", Msg(ROUTE)),
-        ]),
-    ),
-    one(7, "validate_clusters", BOOL),
-];
-const ROUTE: &[Field] = &[
-    one(
-        1,
-        "match",
-        Msg(&[
-            one(1, "prefix", Str),
-            one(2, "path", Str),
-            one(4, "case_sensitive", BOOL),
-        ]),
-    ),
-    one(2, "route", Msg(ROUTE_ACTION)),
-    one(
-        7,
-        "direct_response",
-        Msg(&[
-            one(1, "status", Int),
-            one(2, "body", Msg(DATA)),
-            one(3, "body_format", Msg(BODY_FORMAT)),
-        ]),
-    ),
-    one(14, "name", Str),
-    one(4, "metadata", Msg(METADATA)),
-];
-const BODY_FORMAT: &[Field] = &[
-    one(1, "text_format", Str),
-    one(4, "content_type", Str),
-    one(5, "text_format_source", Msg(DATA)),
-];
-const ROUTE_ACTION: &[Field] = &[
-    one(1, "cluster", Str),
-    one(
-        3,
-        "weighted_clusters",
-        Msg(&[many(1, "clusters", Msg(&[one(1, "name", Str), one(2, "weight", U32)]))]),
-    ),
-    one(8, "timeout", Duration),
-    one(
-        9,
-        "retry_policy",
-        Msg(&[
-            one(1, "retry_on", Str),
-            one(2, "num_retries", U32),
-            one(3, "per_try_timeout", Duration),
-        ]),
-    ),
-    one(24, "idle_timeout", Duration),
 ];
