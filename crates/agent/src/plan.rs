@@ -120,7 +120,7 @@ pub fn plan(
         problems.push(report(field, reason.to_owned(), Severity::Error));
         return (Plan::Off, problems);
     }
-    let engine = match labels::engine(meta, above, namespace, system) {
+    let engine = match labels::engine(meta, above, namespace, system, Engine::default()) {
         Ok(engine) => engine,
         Err(error) => {
             problems.push(report(labels::ENGINE, error.to_string(), Severity::Error));

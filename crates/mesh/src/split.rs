@@ -16,6 +16,9 @@ use crate::problems::Problems;
 use crate::routes::{PathMatch, RequestMatch, Rule, RuleAction, Share, TextMatch, scaled};
 use crate::services::Service;
 
+/// Kind of the objects that this is about.
+pub(crate) const KIND: &str = "TrafficSplit";
+const API_VERSION: &str = "split.smi-spec.io/v1alpha4";
 /// The only kind that a split's matches may name.
 const ROUTE_GROUP: &str = "HTTPRouteGroup";
 /// Any method.
@@ -29,7 +32,7 @@ struct Split<'a> {
 
 impl Split<'_> {
     fn origin(&self) -> ObjectRef {
-        object_ref("split.smi-spec.io/v1alpha4", "TrafficSplit", self.meta)
+        object_ref(API_VERSION, KIND, self.meta)
     }
 
     fn namespace(&self) -> &str {
@@ -37,7 +40,7 @@ impl Split<'_> {
     }
 
     fn name(&self) -> String {
-        format!("TrafficSplit {}", Key::of(self.meta))
+        format!("{KIND} {}", Key::of(self.meta))
     }
 }
 
@@ -52,7 +55,7 @@ pub(crate) fn apply(objects: &Objects, services: &mut BTreeMap<Key, Service>, pr
                 spec: &split.spec,
             }),
             Err(why) => problems.error(
-                object_ref("split.smi-spec.io/v1alpha4", "TrafficSplit", metadata),
+                object_ref(API_VERSION, KIND, metadata),
                 "spec".to_owned(),
                 format!("cannot be read, so nothing is split: {why}"),
             ),

@@ -3,7 +3,7 @@
 use envoy_types::pb::envoy::config::core::v3::transport_socket::ConfigType;
 use envoy_types::pb::envoy::config::core::v3::{TrafficDirection, TransportSocket};
 use envoy_types::pb::envoy::config::listener::v3::{FilterChain, FilterChainMatch, Listener};
-use envoy_types::pb::envoy::config::route::v3::{RouteConfiguration, VirtualHost};
+use envoy_types::pb::envoy::config::route::v3::{Route, RouteConfiguration, VirtualHost};
 use envoy_types::pb::envoy::extensions::filters::listener::tls_inspector::v3::TlsInspector;
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::http_connection_manager::{
     RouteSpecifier, UpgradeConfig,
@@ -13,12 +13,13 @@ use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::{
     CommonTlsContext, DownstreamTlsContext, SdsSecretConfig,
 };
 use weir_api::labels::Engine;
-use weir_mesh::{ANY_HOST, Chain, Gateway, Host};
+use weir_mesh::routes::Rule;
+use weir_mesh::{ANY_HOST, Chain, Host, Mesh, gateway_service};
 
-use super::listener::{self, access_log};
+use super::listener::{self, Shared, access_log};
 use super::{
     Family, INGRESS_HTTP, INGRESS_HTTP_PORT, INGRESS_HTTPS, INGRESS_HTTPS_PORT, OUTBOUND, ROUTE_OTHER, ROUTE_SERVICE,
-    any, cluster, no, route, rule, seconds, yes,
+    action, any, cluster, no, rule, seconds, yes,
 };
 
 /// What counts of all its traffic.
@@ -27,9 +28,9 @@ const STAT_PREFIX: &str = "ingress";
 const INSPECTION_TIMEOUT_S: i64 = 15;
 
 /// Where requests in clear text arrive.
-pub(super) fn http(engine: Engine, gateway: &Gateway) -> Listener {
+pub(super) fn http(engine: Engine, shared: &Shared<'_>) -> Listener {
     let chain = FilterChain {
-        filters: vec![listener::http_filter(&manager(engine, gateway, INGRESS_HTTP))],
+        filters: vec![listener::http_filter(&manager(engine, shared, INGRESS_HTTP))],
         name: INGRESS_HTTP.to_owned(),
         ..Default::default()
     };
@@ -40,8 +41,8 @@ pub(super) fn http(engine: Engine, gateway: &Gateway) -> Listener {
 }
 
 /// Where TLS arrives; `None` while there is no certificate, for a listener without a chain is none.
-pub(super) fn https(engine: Engine, gateway: &Gateway) -> Option<Listener> {
-    let manager = manager(engine, gateway, INGRESS_HTTPS);
+pub(super) fn https(engine: Engine, shared: &Shared<'_>) -> Option<Listener> {
+    let manager = manager(engine, shared, INGRESS_HTTPS);
     let chain = |chain: &Chain| FilterChain {
         filter_chain_match: (!chain.server_names.is_empty()).then(|| FilterChainMatch {
             server_names: chain.server_names.clone(),
@@ -55,7 +56,7 @@ pub(super) fn https(engine: Engine, gateway: &Gateway) -> Option<Listener> {
         },
         ..Default::default()
     };
-    let filter_chains: Vec<FilterChain> = gateway.chains.iter().map(chain).collect();
+    let filter_chains: Vec<FilterChain> = shared.mesh.gateway.chains.iter().map(chain).collect();
     let inspector = listener::listener_filter("envoy.filters.listener.tls_inspector", &TlsInspector::default());
     (!filter_chains.is_empty()).then(|| Listener {
         filter_chains,
@@ -75,14 +76,14 @@ fn bound(name: &str, port: u32) -> Listener {
 }
 
 /// As for any requests, but for what a stranger could do by a path or a header of the kind that proxies set.
-fn manager(engine: Engine, gateway: &Gateway, routes: &str) -> HttpConnectionManager {
+fn manager(engine: Engine, shared: &Shared<'_>, routes: &str) -> HttpConnectionManager {
     let rds = RouteSpecifier::Rds(Rds {
         config_source: Some(cluster::ads()),
         route_config_name: routes.to_owned(),
     });
-    HttpConnectionManager {
+    let manager = HttpConnectionManager {
         use_remote_address: yes(),
-        xff_num_trusted_hops: gateway.trusted_hops,
+        xff_num_trusted_hops: shared.mesh.settings.ingress.trusted_hops,
         skip_xff_append: false,
         normalize_path: yes(),
         merge_slashes: true,
@@ -91,7 +92,10 @@ fn manager(engine: Engine, gateway: &Gateway, routes: &str) -> HttpConnectionMan
             ..Default::default()
         }],
         ..listener::manager(STAT_PREFIX, rds, access_log::http(engine, OUTBOUND))
-    }
+    };
+    // The gateway's own Service says whether requests are traced from here on.
+    let service = shared.mesh.services.get(&gateway_service());
+    shared.traced(manager, service.map(|s| s.policy.tracing).unwrap_or_default())
 }
 
 fn transport_socket(certificate: &str) -> TransportSocket {
@@ -114,8 +118,19 @@ fn transport_socket(certificate: &str) -> TransportSocket {
 
 /// The routes of clear text or of TLS. The port in a host header says how a client came here, not what it wants. Figures
 /// show hosts by name only where they are names, not where they are whatever a client writes.
-pub(super) fn routes(name: &str, hosts: &[Host]) -> RouteConfiguration {
-    let usual = route::forward("", true);
+pub(super) fn routes(name: &str, hosts: &[Host], mesh: &Mesh) -> RouteConfiguration {
+    let default = mesh.settings.defaults.policy();
+    let of_rule = |rule: &Rule, shown: &str, domain: &str| -> Vec<Route> {
+        let service = rule.policy_of.as_ref().and_then(|key| mesh.services.get(key));
+        let policy = service.map_or(&default, |service| &service.policy);
+        // A rule says itself where it leads. Faults are for clients within the mesh.
+        let usual = action::forward("", policy, &policy.timeouts);
+        let mut routes: Vec<Route> = rule::routes(rule, shown, &usual).collect();
+        for route in &mut routes {
+            action::decorate(route, &format!("{domain}/*"));
+        }
+        routes
+    };
     let host = |host: &Host| {
         let shown = match host.domain.starts_with('*') {
             true => ROUTE_OTHER,
@@ -124,7 +139,7 @@ pub(super) fn routes(name: &str, hosts: &[Host]) -> RouteConfiguration {
         VirtualHost {
             name: host.domain.clone(),
             domains: vec![host.domain.clone()],
-            routes: host.rules.iter().flat_map(|r| rule::routes(r, shown, &usual)).collect(),
+            routes: host.rules.iter().flat_map(|r| of_rule(r, shown, &host.domain)).collect(),
             ..Default::default()
         }
     };
