@@ -20,6 +20,7 @@ use crate::handle::{ControlHandle, Published, engine_of};
 use crate::identity::PodTokens;
 use crate::lower::{GATEWAY_NODE, Lowered};
 use crate::problems;
+use crate::status::Statuses;
 use crate::watch::Watched;
 
 /// Changes that come within this time are built together.
@@ -102,6 +103,7 @@ impl Control {
             return Ok(());
         };
         let (events, write_events) = Events::new(config.client.clone());
+        let (statuses, write_statuses) = Statuses::new(config.client.clone(), watched.clone());
         tracing::info!(%address, "serving proxies");
         let serve = weir_xds::server::serve(
             listener,
@@ -114,12 +116,14 @@ impl Control {
             watched,
             handle,
             events,
+            statuses,
             shared: Shared::default(),
         };
         tokio::select! {
             served = serve => served.map_err(Error::Serve),
             () = publish.run() => Err(Error::Task("publishing")),
             () = write_events => Err(Error::Task("event")),
+            () = write_statuses => Err(Error::Task("status")),
             _ = watches.join_next() => Err(Error::Task("watching")),
         }
     }
@@ -175,6 +179,7 @@ struct Publisher {
     watched: Watched,
     handle: ControlHandle,
     events: Events,
+    statuses: Statuses,
     shared: Shared,
 }
 
@@ -228,6 +233,7 @@ impl Publisher {
             problems,
             built: true,
         };
+        self.statuses.update(&self.shared.mesh);
         tracing::debug!(took_us = started.elapsed().as_micros(), "built");
     }
 

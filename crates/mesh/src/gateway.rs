@@ -11,6 +11,7 @@ use serde::Serialize;
 use weir_api::problem::ObjectRef;
 
 use crate::certificate::{self, Certificate};
+use crate::gateway_api;
 use crate::ingress;
 use crate::objects::{Key, Objects};
 use crate::problems::Problems;
@@ -18,6 +19,7 @@ use crate::routes::{PathMatch, RequestMatch, Rule, RuleAction, Share, scaled};
 use crate::services::Service;
 use crate::settings::Settings;
 use crate::split;
+use crate::verdict::Verdicts;
 
 /// What every host that nobody else has falls to.
 pub const ANY_HOST: &str = "*";
@@ -40,6 +42,8 @@ pub struct Gateway {
     pub certificates: BTreeMap<String, Certificate>,
     /// Ingresses that the gateway serves.
     pub ingresses: BTreeSet<Key>,
+    /// What objects of the Gateway API are told about themselves.
+    pub verdicts: Verdicts,
 }
 
 /// A host and its rules, the first that takes a request first.
@@ -169,7 +173,11 @@ pub(crate) fn build(
 ) -> Gateway {
     let mut building = Building::new(objects, previous);
     ingress::apply(objects, services, &mut building, settings.ingress.https_port, problems);
-    building.finish()
+    let verdicts = gateway_api::apply(objects, services, &mut building, problems);
+    Gateway {
+        verdicts,
+        ..building.finish()
+    }
 }
 
 /// Follows the splits of all traffic: what leads to an apex leads to its backends, from outside too.
@@ -181,14 +189,20 @@ pub(crate) fn follow_splits(gateway: &mut Gateway, services: &BTreeMap<Key, Serv
         };
         let split = |share: &Share| -> Option<&Rule> {
             let port = services.get(share.service.as_ref()?)?.ports.get(&share.port)?;
-            port.rules.iter().find(|rule| rule.takes_all() && rule.origin.kind == split::KIND)
+            port.rules
+                .iter()
+                .find(|rule| rule.takes_all() && rule.origin.kind == split::KIND)
         };
         if !shares.iter().any(|share| split(share).is_some()) {
             continue;
         }
         let mut wanted: Vec<(u64, Share)> = Vec::new();
         let scale = |shares: &[Share]| shares.iter().map(|s| u64::from(s.weight)).sum::<u64>().max(1);
-        let common: u64 = shares.iter().filter_map(split).map(|r| scale(r.shares())).fold(1, u64::saturating_mul);
+        let common: u64 = shares
+            .iter()
+            .filter_map(split)
+            .map(|r| scale(r.shares()))
+            .fold(1, u64::saturating_mul);
         for share in &*shares {
             let Some(rule) = split(share) else {
                 wanted.push((u64::from(share.weight).saturating_mul(common), share.clone()));
@@ -200,7 +214,13 @@ pub(crate) fn follow_splits(gateway: &mut Gateway, services: &BTreeMap<Key, Serv
                     .saturating_mul(u64::from(part.weight))
                     .saturating_mul(common / whole);
                 let filters = share.filters.clone();
-                wanted.push((weight, Share { filters, ..part.clone() }));
+                wanted.push((
+                    weight,
+                    Share {
+                        filters,
+                        ..part.clone()
+                    },
+                ));
             }
         }
         let weights = scaled(&wanted.iter().map(|(weight, _)| *weight).collect::<Vec<_>>());
@@ -289,6 +309,7 @@ impl<'a> Building<'a> {
             chains,
             certificates,
             ingresses: self.ingresses,
+            verdicts: Verdicts::default(),
         }
     }
 }

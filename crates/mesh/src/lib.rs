@@ -14,6 +14,8 @@
 
 mod certificate;
 mod gateway;
+mod gateway_api;
+mod httproute;
 mod ingress;
 mod objects;
 mod pods;
@@ -24,6 +26,7 @@ mod services;
 pub mod settings;
 mod split;
 mod telemetry;
+pub mod verdict;
 
 pub use certificate::Certificate;
 pub use gateway::{ANY_HOST, Chain, Gateway, Host, gateway_service};

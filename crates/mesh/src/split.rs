@@ -11,6 +11,7 @@ use weir_api::lenient::Lenient;
 use weir_api::problem::ObjectRef;
 use weir_api::split::{HTTPRouteGroup, HttpMatch, TrafficSplitSpec};
 
+use crate::httproute;
 use crate::objects::{Key, Objects, object_ref};
 use crate::problems::Problems;
 use crate::routes::{PathMatch, RequestMatch, Rule, RuleAction, Share, TextMatch, scaled};
@@ -117,6 +118,15 @@ fn place(
     let backends = backends(split, &ports, services, problems);
     for (number, protocol) in ports {
         if !matches.is_empty() && !protocol.has_requests() {
+            continue;
+        }
+        let routed = services.get(&apex).and_then(|s| s.ports.get(&number)?.rules.first());
+        if let Some(rule) = routed.filter(|rule| rule.origin.kind == httproute::KIND) {
+            let why = format!(
+                "{} is attached to port {number} of Service {apex} and takes its place there",
+                rule.origin
+            );
+            problems.error(split.origin(), "spec.service".to_owned(), why);
             continue;
         }
         let shares = shares(&backends, number, services);

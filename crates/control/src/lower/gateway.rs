@@ -139,7 +139,11 @@ pub(super) fn routes(name: &str, hosts: &[Host], mesh: &Mesh) -> RouteConfigurat
         VirtualHost {
             name: host.domain.clone(),
             domains: vec![host.domain.clone()],
-            routes: host.rules.iter().flat_map(|r| of_rule(r, shown, &host.domain)).collect(),
+            routes: host
+                .rules
+                .iter()
+                .flat_map(|r| of_rule(r, shown, &host.domain))
+                .collect(),
             ..Default::default()
         }
     };
