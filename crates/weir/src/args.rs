@@ -59,6 +59,8 @@ pub enum Command {
     #[command(hide = true)]
     EnvoySupervisor(EnvoySupervisor),
     #[command(hide = true)]
+    Visit(Visit),
+    #[command(hide = true)]
     Node(Node),
     #[command(hide = true)]
     Apiserver(Apiserver),
@@ -90,6 +92,39 @@ pub struct Up {
 pub enum Engine {
     Weir,
     Envoy,
+}
+
+/// A look at the proxies of this machine, where their agent runs. `weir proxies logs` and `exec` come here.
+#[derive(Args, Debug)]
+pub struct Visit {
+    /// Directory that the agent keeps.
+    #[arg(long, default_value = "/run/weir")]
+    pub run_dir: PathBuf,
+    #[command(subcommand)]
+    pub action: VisitAction,
+}
+
+#[derive(Subcommand, Debug)]
+pub enum VisitAction {
+    /// Print the end of a proxy's log.
+    Log {
+        /// Id of the proxy, or the beginning of it.
+        id: String,
+        /// Lines to print.
+        #[arg(long, default_value_t = 100)]
+        tail: usize,
+        /// Go on with what comes.
+        #[arg(long)]
+        follow: bool,
+    },
+    /// Run a program in the network namespace of a proxy.
+    Exec {
+        /// Id of the proxy, or the beginning of it.
+        id: String,
+        /// The program and its arguments.
+        #[arg(last = true, required = true)]
+        program: Vec<String>,
+    },
 }
 
 #[derive(Args, Debug)]
