@@ -12,7 +12,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use weir_mesh::{Key, Mesh};
 use weir_xds::ResourceType;
-use weir_xds::server::{Cache, ServerTls};
+use weir_xds::server::{Authorize, Cache, ServerTls};
 
 use crate::authority::{self, Authority};
 use crate::events::Events;
@@ -111,7 +111,7 @@ impl Control {
         let publish = Publisher {
             watched,
             handle,
-            events,
+            events: Some(events),
             shared: Shared::default(),
         };
         tokio::select! {
@@ -120,6 +120,34 @@ impl Control {
             () = write_events => Err(Error::Task("event")),
             _ = watches.join_next() => Err(Error::Task("watching")),
         }
+    }
+}
+
+/// Serves what `watched` holds, without a Kubernetes API: nobody is told of problems but the handle. For measurements.
+pub async fn serve_objects<A: Authorize>(
+    watched: Watched,
+    handle: ControlHandle,
+    listener: TcpListener,
+    tls: Option<ServerTls>,
+    authorize: A,
+    shutdown: CancellationToken,
+) -> Result<(), Error> {
+    let serve = weir_xds::server::serve(
+        listener,
+        tls,
+        handle.cache.clone(),
+        authorize,
+        shutdown.cancelled_owned(),
+    );
+    let publish = Publisher {
+        watched,
+        handle,
+        events: None,
+        shared: Shared::default(),
+    };
+    tokio::select! {
+        served = serve => served.map_err(Error::Serve),
+        () = publish.run() => Err(Error::Task("publishing")),
     }
 }
 
@@ -172,7 +200,8 @@ struct Shared {
 struct Publisher {
     watched: Watched,
     handle: ControlHandle,
-    events: Events,
+    /// Writes problems as Events; `None` where there is no API.
+    events: Option<Events>,
     shared: Shared,
 }
 
@@ -253,7 +282,9 @@ impl Publisher {
         }
         let mut all = problems.clone();
         all.extend(problems::rejections(mesh, &cache.status()));
-        self.events.update(&all);
+        if let Some(events) = &mut self.events {
+            events.update(&all);
+        }
         self.handle.published.store(Arc::new(Published {
             mesh: Arc::clone(mesh),
             lowered: Arc::clone(lowered),

@@ -60,7 +60,7 @@ pub struct ProxyStatus {
 }
 
 /// See the module. Cheap to clone.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct ControlHandle {
     pub(crate) cache: Cache,
     pub(crate) published: Arc<ArcSwap<Published>>,
