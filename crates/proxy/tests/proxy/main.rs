@@ -15,3 +15,4 @@ mod sides;
 mod streams;
 mod support;
 mod tcp;
+mod tls;
