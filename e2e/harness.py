@@ -92,7 +92,9 @@ class Mesh:
             "--ingress-tls-address", self.gateway_https if gateway_ports else "off",
             *(args or []),
         ]
+        self.has_gateway = True
         if "--ingress-address" not in subprocess.run([str(WEIR), "up", "--help"], capture_output=True, text=True).stdout:
+            self.has_gateway = False
             command = [word for i, word in enumerate(command) if not word.startswith("--ingress") and not command[i - 1].startswith("--ingress")]
         if user:
             command = [tool("setpriv"), "--reuid", user, "--regid", "nogroup", "--clear-groups", "--inh-caps=-all", *command]
