@@ -24,9 +24,7 @@ def free_port():
 
 
 def start(name, args=None, user=None):
-    return Mesh(
-        name, api_port=free_port(), store_port=free_port(), gateway_ports=(free_port(), free_port()), args=args, user=user,
-    )
+    return Mesh(name, api_port=free_port(), store_port=free_port(), args=args, user=user)
 
 
 @pytest.fixture(scope="session")

@@ -62,8 +62,7 @@ class CommandFailed(AssertionError):
 class Mesh:
     """One `weir up` with its own data directory and ports."""
 
-    def __init__(self, name: str, api_port: int, store_port: int, args: list[str] | None = None, user: str | None = None,
-                 gateway_ports: tuple[int, int] | None = None):
+    def __init__(self, name: str, api_port: int, store_port: int, args: list[str] | None = None, user: str | None = None):
         self.directory = Path(tempfile.mkdtemp(prefix=f"weir-e2e-{name}-"))
         binary = WEIR
         if user:
@@ -76,7 +75,6 @@ class Mesh:
         self.data_dir = self.directory / "data"
         self.api_port = api_port
         self.store_port = store_port
-        self.gateway_http, self.gateway_https = (f"127.0.0.1:{port}" for port in gateway_ports or (0, 0))
         self.kubeconfig = self.data_dir / "kubeconfig"
         self.output = open(self.directory / "up.log", "w+", encoding="utf-8")
         environment = dict(os.environ, PATH=os.pathsep.join([str(TOOLS), os.environ["PATH"], "/usr/sbin", "/sbin"]))
@@ -88,14 +86,8 @@ class Mesh:
             "--data-dir", str(self.data_dir),
             "--api-address", f"127.0.0.1:{api_port}",
             "--store-address", f"127.0.0.1:{store_port}",
-            "--ingress-address", self.gateway_http if gateway_ports else "off",
-            "--ingress-tls-address", self.gateway_https if gateway_ports else "off",
             *(args or []),
         ]
-        self.has_gateway = True
-        if "--ingress-address" not in subprocess.run([str(WEIR), "up", "--help"], capture_output=True, text=True).stdout:
-            self.has_gateway = False
-            command = [word for i, word in enumerate(command) if not word.startswith("--ingress") and not command[i - 1].startswith("--ingress")]
         if user:
             command = [tool("setpriv"), "--reuid", user, "--regid", "nogroup", "--clear-groups", "--inh-caps=-all", *command]
             environment["HOME"] = str(self.directory)

@@ -56,16 +56,16 @@ class Changes:
 
     CHOICES = (
         ("policy", 10), ("generous", 22), ("weight", 14), ("scale", 10), ("kill", 9), ("split", 9), ("route", 6), ("secret", 3), ("toggle", 6),
-        ("engines", 4), ("neighbour", 5), ("control", 2),
+        ("engines", 4), ("neighbour", 5), ("settings", 3), ("control", 2),
     )
 
-    def make(self) -> str:
-        """Makes one change, and says which."""
+    def make(self) -> tuple[str, str]:
+        """Makes one change; its kind, and what it was."""
         names, weights = zip(*self.CHOICES)
         while True:
             [name] = self.random.choices(names, weights)
             try:
-                return getattr(self, name)()
+                return name, getattr(self, name)()
             except NotNow:
                 continue
             except Refused as error:
@@ -209,6 +209,14 @@ class Changes:
                     {"selector": {"app": "nobody"}, "ports": [{"port": 80, "targetPort": 8080}]},
         })
         return f"service {name}: {protocol}"
+
+    def settings(self):
+        """The mesh's own settings: listeners of all proxies may change with them."""
+        text = self.random.choice(("outboundDefault: deny", "outboundDefault: detect", "tracing: {sampling: 1}", "retries: {connectFailure: 3}", "accessLog: true"))
+        self.api.apply("/api/v1/namespaces/weir-system/configmaps/weir-mesh", {
+            "apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "weir-mesh"}, "data": {"config.yaml": text},
+        })
+        return f"ConfigMap weir-mesh: {text}"
 
     def control(self):
         """The control plane is killed, or its pod deleted; not so fast that it is not there in between."""

@@ -13,9 +13,11 @@ from pathlib import Path
 
 from churn.changes import Changes
 from churn.cluster import FOLDER, Api, application, clients
-from harness import wait_until
+from harness import tool, wait_until
 
 CLIENTS = ("north", "south")
+# By which the gateway knows the application.
+HOST = "churn.test"
 # What a proxy's log said from so long before a failure until so long after it.
 BEFORE, AFTER = 1.5, 0.5
 LOG_LINES = 12
@@ -27,7 +29,8 @@ SHOWN = 12.0
 class Result:
     engine: str
     seed: int
-    changes: list[tuple[float, str]] = field(default_factory=list)
+    # When, of which kind, and what.
+    changes: list[tuple[float, str, str]] = field(default_factory=list)
     totals: dict[str, Counter] = field(default_factory=dict)
     failures: list[dict] = field(default_factory=list)
 
@@ -40,7 +43,10 @@ class Logs:
 
     def __init__(self, mesh):
         node = mesh.data_dir / "node"
-        self.patterns = ((node / "root/run/weir/proxies", "*/proxy.log"), (node / "logs", "weir-system_*/*/*.log"))
+        self.patterns = (
+            (node / "root/run/weir/proxies", "*/proxy.log"), (node / "logs", "weir-system_*/*/*.log"),
+            (node / "logs", "default_traffic-ingress*/*/*.log"),
+        )
         self.lines: list[tuple[float, str, str]] = []
         self.read: dict[Path, int] = {}
         self.over = threading.Event()
@@ -75,19 +81,20 @@ class Logs:
 
 
 class Load:
-    """The client pods, and a client on the host that comes in by the gateway."""
+    """The client pods, and clients on the host that come in by the gateway."""
 
-    def __init__(self, mesh, namespace: str, outside_rate: int):
+    def __init__(self, mesh, namespace: str, rate: float):
         self.mesh, self.namespace = mesh, namespace
-        self.outside: subprocess.Popen | None = None
-        self.lines: list[str] = []
-        if outside_rate:
-            self.outside = subprocess.Popen(
-                [sys.executable, str(FOLDER / "load.py"), "--kinds", "kept,fresh,http2", "--rate", str(outside_rate), "--web", mesh.gateway_http,
-                 "--host", "churn.test"],
+        self.outside: dict[str, subprocess.Popen] = {}
+        self.lines: dict[str, list[str]] = {}
+        for name, port, more in (("outside", mesh.http_port, []), ("outside by TLS", mesh.https_port, ["--tls"])):
+            process = subprocess.Popen(
+                [sys.executable, str(FOLDER / "load.py"), "--kinds", "kept,fresh,http2", "--rate", str(rate), "--web", f"127.0.0.1:{port}",
+                 "--host", HOST, *more],
                 stdout=subprocess.PIPE, text=True,
             )
-            threading.Thread(target=lambda: self.lines.extend(self.outside.stdout), daemon=True).start()
+            self.outside[name], self.lines[name] = process, []
+            threading.Thread(target=self.lines[name].extend, args=(process.stdout,), daemon=True).start()
 
     def reports(self) -> dict[str, list[dict]]:
         """What each client told so far."""
@@ -95,9 +102,9 @@ class Load:
         for name in CLIENTS:
             [pod] = [pod["metadata"]["name"] for pod in self.mesh.pods(self.namespace, f"name={name}") if "deletionTimestamp" not in pod["metadata"]]
             told[name] = self.mesh.kubectl("logs", pod, "-n", self.namespace).splitlines()
-        if self.outside:
-            assert self.outside.poll() is None, "the client on the host ended"
-            told["outside"] = list(self.lines)
+        for name, process in self.outside.items():
+            assert process.poll() is None, f"the client {name} ended"
+            told[name] = list(self.lines[name])
         return {name: [json.loads(line) for line in lines if line.startswith("{") and line.rstrip().endswith("}")] for name, lines in told.items()}
 
     def totals(self) -> dict[str, Counter]:
@@ -113,9 +120,9 @@ class Load:
         return all(next(report["oldest"] for report in reversed(lines) if "oldest" in report) < 16 for lines in reports.values())
 
     def end(self):
-        if self.outside:
-            self.outside.kill()
-            self.outside.wait()
+        for process in self.outside.values():
+            process.kill()
+            process.wait()
 
 
 def churn(mesh, engine: str, seconds: float, seed: int, rate: int = 20, changes_a_second: float = 5.0, say=print) -> Result:
@@ -129,21 +136,23 @@ def churn(mesh, engine: str, seconds: float, seed: int, rate: int = 20, changes_
     mesh.kubectl("apply", "-n", namespace, "-f", "-", input=clients(engine, rate))
     wait_until("the clients", lambda: mesh.pods_ready(namespace, 9), 60)
     mesh.wait_proxied(namespace, [pod["metadata"]["name"] for pod in mesh.pods(namespace)])
-    logs, load = Logs(mesh), Load(mesh, namespace, rate // 2 if mesh.has_gateway and entrance(mesh, namespace) else 0)
+    changes = Changes(mesh, Api(mesh.kubeconfig), namespace, engine, seed)
+    changes.secret()
+    entrance(mesh, namespace)
+    logs, load = Logs(mesh), Load(mesh, namespace, rate / 2)
     try:
         def flowing():
             totals = load.totals()
-            assert len(totals) >= 9 and all(counts["good"] or "tcp" in kind for kind, counts in totals.items()), totals
+            assert len(totals) == 15 and all(counts["good"] or "tcp" in kind for kind, counts in totals.items()), totals
             return True
 
         wait_until("load of every kind", flowing, 20, 0.3)
-        changes = Changes(mesh, Api(mesh.kubeconfig), namespace, engine, seed)
         begin, number = time.time(), int(seconds * changes_a_second)
         for position in range(number):
             due = begin + position * seconds / number
             time.sleep(max(due - time.time(), 0))
             mesh.assert_running()
-            result.changes.append((time.time(), changes.make()))
+            result.changes.append((time.time(), *changes.make()))
         say(f"[{engine}] {len(result.changes)} changes in {time.time() - begin:.1f} s")
         over = time.time()
         # Requests that were under way have until their own timeout; then every failure has been told.
@@ -160,35 +169,37 @@ def churn(mesh, engine: str, seconds: float, seed: int, rate: int = 20, changes_
     return result
 
 
-def entrance(mesh, namespace: str) -> bool:
-    """An Ingress to `web`, so that the gateway takes part."""
-    manifest = """
+def entrance(mesh, namespace: str):
+    """An Ingress to `web`, by TLS and in clear text."""
+    manifest = f"""
 apiVersion: networking.k8s.io/v1
 kind: Ingress
-metadata: {name: web}
+metadata: {{name: web, annotations: {{traffic.ingress.ssl-redirect: "false"}}}}
 spec:
   ingressClassName: weir
+  tls: [{{hosts: [{HOST}], secretName: churn-tls}}]
   rules:
-  - host: churn.test
-    http: {paths: [{path: /, pathType: Prefix, backend: {service: {name: web, port: {number: 80}}}}]}
+  - host: {HOST}
+    http: {{paths: [{{path: /, pathType: Prefix, backend: {{service: {{name: web, port: {{number: 80}}}}}}}}]}}
 """
     mesh.kubectl("apply", "-n", namespace, "-f", "-", input=manifest)
-    import http.client
 
-    def open_():
-        connection = http.client.HTTPConnection(mesh.gateway_http, timeout=5)
-        connection.request("GET", "/", headers={"Host": "churn.test"})
-        status = connection.getresponse().status
-        assert status == 200, status
+    def lets_in():
+        for scheme, port in (("http", mesh.http_port), ("https", mesh.https_port)):
+            command = [
+                tool("curl"), "-sk", "-m", "5", "-o", "/dev/null", "-w", "%{http_code}", "--connect-to", f"::127.0.0.1:{port}", f"{scheme}://{HOST}/",
+            ]
+            done = subprocess.run(command, capture_output=True, text=True, timeout=10)
+            assert done.stdout == "200", f"{scheme}: {done.stdout} {done.stderr}"
         return True
 
-    return wait_until("the gateway to let requests in", open_, 20)
+    wait_until("the gateway to let requests in", lets_in, 20)
 
 
 def tell(result: Result, begin: float, mesh, namespace: str, logs: Logs, say):
     """The totals, and each failure with the changes before it and what the proxies logged."""
     engine = result.engine
-    kinds = Counter(text.split(":")[-1].split("=")[0].strip() if "traffic." in text else text.split()[0] for _, text in result.changes)
+    kinds = Counter(kind for _, kind, _ in result.changes)
     say(f"[{engine}] changes: " + ", ".join(f"{count} {kind}" for kind, count in kinds.most_common()))
     for kind, counts in sorted(result.totals.items()):
         say(f"[{engine}] {kind}: {counts['sent']} sent, {counts['good']} good, {counts['failed']} failed" + (f", {counts['again']} sent again" if counts["again"] else ""))
@@ -196,9 +207,9 @@ def tell(result: Result, begin: float, mesh, namespace: str, logs: Logs, say):
     for failure in result.failures:
         at = failure["at"]
         say(f"[{engine}] FAILED at {at - begin:.2f} s after {at - failure['began']:.2f} s: {json.dumps(failure)[:1200]}")
-        for when, text in [change for change in result.changes if at - SHOWN <= change[0] < at]:
+        for when, _, text in [change for change in result.changes if at - SHOWN <= change[0] < at]:
             say(f"[{engine}]   change {when - at:+.2f} s: {text}")
-        for line in logs.around(at, *uids.get(failure["client"], ["traffic-ingress"]), "weir-control", "weir-agent"):
+        for line in logs.around(at, *uids.get(failure["client"], ["default_traffic-ingress"]), "weir-control", "weir-agent"):
             say(f"[{engine}]   log {line}")
     verdict = "passed" if result.good() else f"{len(result.failures)} FAILURES"
     say(f"[{engine}] seed {result.seed}: {sum(counts['sent'] for counts in result.totals.values())} requests, {len(result.changes)} changes, {verdict}")

@@ -14,6 +14,7 @@ import itertools
 import json
 import os
 import socket
+import ssl
 import struct
 import sys
 import time
@@ -103,8 +104,8 @@ class Http1:
         self.reader, self.writer, self.used = reader, writer, 0
 
     @classmethod
-    async def connect(cls, target):
-        return cls(*await connect(target))
+    async def connect(cls, options):
+        return cls(*await connect(options, options.web, "http/1.1"))
 
     def usable(self) -> bool:
         return not self.reader.at_eof() and not self.writer.is_closing() and self.used < 200
@@ -146,9 +147,16 @@ class Http1:
         self.writer.close()
 
 
-async def connect(target):
+async def connect(options, target, protocol: str | None = None):
+    """TLS, where it is asked for, is for connections that speak a protocol of HTTP; whose the certificate is has its own tests."""
     host, _, port = target.rpartition(":")
-    reader, writer = await asyncio.open_connection(host, int(port), limit=1 << 20)
+    more = {}
+    if options.tls and protocol:
+        context = ssl.create_default_context()
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        context.set_alpn_protocols([protocol])
+        more = {"ssl": context, "server_hostname": options.host}
+    reader, writer = await asyncio.open_connection(host, int(port), limit=1 << 20, **more)
     writer.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return reader, writer
 
@@ -162,7 +170,7 @@ async def kept(ledger: Ledger, options, number: int):
             if using and not using.usable():
                 using.close()
                 using = None
-            using = using or await Http1.connect(options.web)
+            using = using or await Http1.connect(options)
             try:
                 again = await using.ask(options.host, turn, True)
             except BaseException:
@@ -179,7 +187,7 @@ async def fresh(ledger: Ledger, options, number: int):
     """HTTP/1.1, a connection a request."""
     for turn in itertools.count(number):
         async with ledger.count("http1 fresh", "{} {}".format(*variety(turn))):
-            connection = await Http1.connect(options.web)
+            connection = await Http1.connect(options)
             try:
                 await connection.ask(options.host, turn, False)
             finally:
@@ -194,11 +202,11 @@ class Http2:
     NEVER_SEEN = 7  # REFUSED_STREAM
 
     @classmethod
-    async def connect(cls, target):
+    async def connect(cls, options):
         import hpack
 
         self = cls()
-        self.reader, self.writer = await connect(target)
+        self.reader, self.writer = await connect(options, options.web, "h2")
         self.decoder, self.encoder = hpack.Decoder(), hpack.Encoder()
         self.next, self.streams, self.going = 1, {}, False
         self.writer.write(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + self.frame(self.SETTINGS, 0, 0, struct.pack(">HI", 4, 1 << 20)) + self.frame(self.WINDOW, 0, 0, struct.pack(">I", 1 << 20)))
@@ -281,21 +289,18 @@ class Unseen(Exception):
 class Http2Pool:
     """One connection that all workers share; another when it ends."""
 
-    def __init__(self, target):
-        self.target, self.connection, self.lock = target, None, asyncio.Lock()
+    def __init__(self, options):
+        self.options, self.connection, self.lock = options, None, asyncio.Lock()
 
     async def get(self):
         async with self.lock:
             if self.connection is None or not self.connection.usable():
-                self.connection = await Http2.connect(self.target)
+                self.connection = await Http2.connect(self.options)
             return self.connection
 
 
-POOLS: dict[str, Http2Pool] = {}
-
-
 async def http2(ledger: Ledger, options, number: int):
-    pool = POOLS.setdefault(options.web, Http2Pool(options.web))
+    options.pool = pool = getattr(options, "pool", None) or Http2Pool(options)
     for turn in itertools.count(number):
         async with ledger.count("http2", variety(turn)[1]) as counts:
             for _ in range(3):
@@ -341,7 +346,7 @@ async def tcp(ledger: Ledger, options, number: int):
     while True:
         sent = verified = 0
         async with ledger.count("tcp", f"a stream of {STREAM_SECONDS} s"):
-            reader, writer = await connect(options.sink)
+            reader, writer = await connect(options, options.sink)
             try:
                 end = time.monotonic() + STREAM_SECONDS
                 while time.monotonic() < end:
@@ -381,6 +386,7 @@ async def main():
     parser.add_argument("--rate", type=float, default=20, help="requests a second, of each kind about so many")
     parser.add_argument("--web", default="web:80")
     parser.add_argument("--host", default="web")
+    parser.add_argument("--tls", action="store_true", help="HTTP over TLS")
     parser.add_argument("--calls", default="calls:50051")
     parser.add_argument("--sink", default="sink:7000")
     options = parser.parse_args()

@@ -89,7 +89,7 @@ class Stage:
         keys = ("method", "headers", "body", "count", "concurrency", "keep", "rate", "timeout")
         order = Order(url=url, **{key: step[key] for key in keys if key in step})
         if step.get("from", "client") == "outside":
-            order.to = self.mesh.gateway_https if url.startswith("https:") else self.mesh.gateway_http
+            order.to = f"127.0.0.1:{self.mesh.https_port if url.startswith('https:') else self.mesh.http_port}"
         return order
 
     def abandon(self):
