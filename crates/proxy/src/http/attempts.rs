@@ -13,7 +13,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::config::route::Forward;
+use crate::config::route::{Forward, Share};
 use crate::config::{Active, Cluster, Endpoint, EndpointSource};
 use crate::flow::Flow;
 
@@ -69,14 +69,8 @@ pub struct Target<'a> {
     pub cluster: &'a Arc<Cluster>,
     /// As its route says.
     pub forward: &'a Forward,
-}
-
-impl<'a> Target<'a> {
-    /// Where a route leads; `None`: its cluster is not there.
-    pub fn of(active: &'a Active, forward: &'a Forward) -> Option<Self> {
-        let cluster = active.clusters.get(&forward.cluster)?;
-        Some(Self { cluster, forward })
-    }
+    /// The part of a split that was drawn.
+    pub share: Option<&'a Share>,
 }
 
 /// The tries of one request.

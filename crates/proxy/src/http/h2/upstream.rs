@@ -19,6 +19,7 @@ use super::pool::{Handle, origin};
 use crate::config::{Active, Cluster, Endpoint, EndpointSource, Protocol};
 use crate::flow::Flow;
 use crate::http::attempts::{Attempts, Failure, Target};
+use crate::http::filters::Shaping;
 use crate::http::h1::body::{Body, Broken};
 use crate::http::h1::head::{self, Framing};
 use crate::http::h1::render::{self, After};
@@ -80,6 +81,8 @@ pub struct Exchange<'a, 'w> {
     pub time: &'a mut Lifetime,
     /// What is counted.
     pub record: &'a mut Record,
+    /// What is done to the response.
+    pub shaping: Shaping<'a>,
 }
 
 /// How one try ended.
@@ -322,10 +325,13 @@ impl<'w> Exchange<'_, 'w> {
         self.record.head(status, grpc, headers::grpc_status(&headers));
         let to_head = self.parts.method == Method::HEAD;
         let bodiless = to_head || matches!(status, 204 | 304) || source.is_end();
+        let mut headers = headers;
+        self.shaping.apply(&mut headers);
         let Some((sink, head)) = self.start(status, headers, framing, bodiless) else {
             return End::Broken;
         };
         let mut down = Pump::new(source, sink, head, bodiless);
+        down.limit(self.shaping.rate);
         let outcome = poll_fn(|cx| {
             match down.poll(&mut self.time.moved, cx) {
                 Poll::Pending => {}
