@@ -18,7 +18,7 @@ use crate::authority::{self, Authority};
 use crate::events::Events;
 use crate::handle::{ControlHandle, Published, engine_of};
 use crate::identity::PodTokens;
-use crate::lower::Lowered;
+use crate::lower::{GATEWAY_NODE, Lowered};
 use crate::problems;
 use crate::watch::Watched;
 
@@ -38,6 +38,8 @@ pub struct Config {
     pub namespace: String,
     /// More names (host names or addresses) for the serving certificate, beside those of the service and localhost.
     pub extra_names: Vec<String>,
+    /// The service account whose pods are the gateway.
+    pub gateway_account: Key,
 }
 
 /// Why the control plane ended or did not start.
@@ -105,7 +107,7 @@ impl Control {
             listener,
             Some(tls),
             handle.cache.clone(),
-            PodTokens::new(config.client.clone()),
+            PodTokens::new(config.client.clone(), config.gateway_account.clone()),
             shutdown.clone().cancelled_owned(),
         );
         let publish = Publisher {
@@ -268,6 +270,12 @@ impl Publisher {
         } = &self.shared;
         let cache = &self.handle.cache;
         for node in cache.nodes() {
+            if node.id == GATEWAY_NODE {
+                if let Some(snapshot) = lowered.gateway_snapshot(engine_of(&node.engine, None)) {
+                    cache.publish(&node.id, Arc::new(snapshot));
+                }
+                continue;
+            }
             let Some(key) = Key::from_node_id(&node.id) else {
                 continue;
             };

@@ -15,7 +15,7 @@ use weir_xds::server::{Cache, NodeStatus};
 use weir_xds::{ResourceType, Snapshot};
 
 use crate::explain;
-use crate::lower::Lowered;
+use crate::lower::{GATEWAY_NODE, Lowered};
 
 /// What was published last: one owner writes it, all handles read it.
 #[derive(Debug, Default)]
@@ -152,6 +152,9 @@ impl ControlHandle {
 
     fn would_send(&self, node_id: &str) -> Option<Snapshot> {
         let published = self.published.load();
+        if node_id == GATEWAY_NODE {
+            return published.lowered.gateway_snapshot(Engine::default());
+        }
         let key = Key::from_node_id(node_id)?;
         let engine = published.mesh.pods.get(&key)?.engine;
         published.lowered.snapshot(&published.mesh, &key, engine, None)

@@ -186,6 +186,18 @@ pub struct Control {
     /// The namespace that Weir is installed in.
     #[arg(long, default_value = "weir-system", env = "POD_NAMESPACE")]
     pub namespace: String,
+    /// The service account whose pods may have the gateway's configuration, as NAMESPACE/NAME.
+    #[arg(long, default_value = "default/traffic-ingress", value_parser = namespaced)]
+    pub gateway_account: weir_mesh::Key,
+}
+
+fn namespaced(text: &str) -> Result<weir_mesh::Key, String> {
+    match text.split_once('/') {
+        Some((namespace, name)) if !namespace.is_empty() && !name.is_empty() => {
+            Ok(weir_mesh::Key::new(namespace, name))
+        }
+        _ => Err("write NAMESPACE/NAME".to_owned()),
+    }
 }
 
 #[derive(Args, Debug)]

@@ -22,6 +22,7 @@ pub async fn run(arguments: args::Control) -> Result<()> {
         xds_listen: arguments.xds_address,
         namespace: arguments.namespace.clone(),
         extra_names: Vec::new(),
+        gateway_account: arguments.gateway_account.clone(),
     });
     let api_server = aggregated::Config {
         address: arguments.api_address,
