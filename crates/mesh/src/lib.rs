@@ -12,12 +12,14 @@
 //! Pure and synchronous. It does not know where objects come from, nor what a proxy's configuration looks like. A bad
 //! object costs that object only, and becomes a [`Problem`].
 
+mod exports;
 mod objects;
 mod pods;
 mod problems;
 mod services;
 mod telemetry;
 
+pub use exports::Exports;
 pub use objects::{Key, Objects};
 pub use pods::{Identity, InboundPort, Pod};
 pub use services::{Address, Endpoint, Service, ServicePort};

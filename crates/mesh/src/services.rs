@@ -10,6 +10,7 @@ use serde::Serialize;
 use weir_api::labels::{self, Protocol};
 
 use crate::CLUSTER_DOMAIN;
+use crate::exports::{self, Exports};
 use crate::objects::{Key, Objects, object_ref};
 use crate::pods::{self, Identity, Pod, WEIGHT_DEFAULT};
 use crate::problems::{Problems, field};
@@ -36,6 +37,9 @@ pub struct Service {
     pub headless: bool,
     /// How much is measured about its traffic, as far as it says so itself.
     pub telemetry: Telemetry,
+    /// The namespaces that it is for.
+    #[serde(skip_serializing_if = "Exports::is_everywhere")]
+    pub exports: Exports,
     /// TCP ports by number.
     pub ports: BTreeMap<u16, ServicePort>,
 }
@@ -83,6 +87,9 @@ pub struct Address {
     pub domains: BTreeSet<String>,
     /// What its services say about how much is measured, the first by name first.
     pub telemetry: Telemetry,
+    /// The namespaces that it is for: those of any of its services.
+    #[serde(skip_serializing_if = "Exports::is_everywhere")]
+    pub exports: Exports,
 }
 
 impl Service {
@@ -135,7 +142,9 @@ pub(crate) fn build(objects: &Objects, pods: &BTreeMap<Key, Pod>, problems: &mut
     }
     let build = |(key, object): (&Key, &std::sync::Arc<KubeService>)| {
         let slices = slices.get(key).map(Vec::as_slice).unwrap_or_default();
-        (key.clone(), service(key, object, slices, pods, problems))
+        let mut service = service(key, object, slices, pods, problems);
+        service.exports = exports::of_service(key, object, objects, problems);
+        (key.clone(), service)
     };
     objects.services.iter().map(build).collect()
 }
@@ -197,6 +206,7 @@ fn service(
         uid: object.metadata.uid.clone().unwrap_or_default(),
         headless: cluster_ips.is_empty() && !external,
         telemetry: telemetry::of_service(object, problems),
+        exports: Exports::default(),
         cluster_ips,
         ports,
     }
@@ -298,7 +308,9 @@ pub(crate) fn addresses(
                     service: service.name.clone(),
                     domains: own_domains(endpoint.ip, endpoint.port),
                     telemetry: Telemetry::default(),
+                    exports: service.exports.clone(),
                 });
+                address.exports.widen(&service.exports);
                 address.telemetry = address.telemetry.or(&service.telemetry);
                 address.protocol = address.protocol.min(protocol);
                 address.domains.extend(service.domains(*number));
@@ -330,7 +342,10 @@ pub(crate) fn addresses(
                     service: String::new(),
                     domains: own_domains(*ip, port),
                     telemetry: Telemetry::default(),
+                    exports: Exports::Everywhere,
                 });
+                // The pod itself offers it to whoever has its address.
+                address.exports = Exports::Everywhere;
                 address.protocol = protocol;
             }
         }

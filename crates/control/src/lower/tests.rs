@@ -64,7 +64,7 @@ fn golden_files() {
 }
 
 /// A mesh of a few services and pods in which anything may refer to anything.
-fn any_objects() -> impl Strategy<Value = Objects> {
+pub(super) fn any_objects() -> impl Strategy<Value = Objects> {
     let protocol = prop_oneof![
         Just(None),
         Just(Some("http")),
@@ -158,7 +158,7 @@ proptest! {
                 prop_assert_eq!(&snapshot, &again.snapshot(&mesh, key, engine, None).unwrap());
                 let next = reused.snapshot(&mesh, key, engine, Some(&snapshot)).unwrap();
                 for ty in ResourceType::ALL {
-                    prop_assert!(Arc::ptr_eq(snapshot.resources(ty), next.resources(ty)), "{} was made anew", ty);
+                    prop_assert!(snapshot.resources(ty).same(next.resources(ty)), "{} was made anew", ty);
                 }
                 let text = snapshot_json(&snapshot).to_string();
                 prop_assert!(!text.contains("\"load_balancing_weight\":0"));
@@ -187,7 +187,7 @@ fn nodes_share_all_but_their_listeners() {
         assert!(
             snapshots
                 .windows(2)
-                .all(|w| Arc::ptr_eq(w[0].resources(ty), w[1].resources(ty)))
+                .all(|w| w[0].resources(ty).same(w[1].resources(ty)))
         );
     }
     let outbound = |s: &Snapshot| Arc::clone(s.get(ResourceType::Listener, OUTBOUND).unwrap());
