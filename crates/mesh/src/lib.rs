@@ -13,6 +13,7 @@
 //! object costs that object only, and becomes a [`Problem`].
 
 mod certificate;
+mod exports;
 mod gateway;
 mod ingress;
 mod objects;
@@ -26,6 +27,7 @@ mod split;
 mod telemetry;
 
 pub use certificate::Certificate;
+pub use exports::Exports;
 pub use gateway::{ANY_HOST, Chain, Gateway, Host};
 pub use objects::{Key, Objects};
 pub use pods::{Identity, InboundPort, Pod};
