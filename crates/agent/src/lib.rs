@@ -28,6 +28,7 @@ mod supervise;
 mod sys;
 #[cfg(test)]
 mod testing;
+pub mod visit;
 mod watch;
 
 pub use agent::{Config, Error, Health, run};

@@ -61,6 +61,8 @@ pub enum Command {
     #[command(hide = true)]
     EnvoySupervisor(EnvoySupervisor),
     #[command(hide = true)]
+    Visit(Visit),
+    #[command(hide = true)]
     Node(Node),
     #[command(hide = true)]
     Apiserver(Apiserver),
@@ -114,6 +116,39 @@ pub enum Engine {
     Envoy,
 }
 
+/// A look at the proxies of this machine, where their agent runs. `weir proxies logs` and `exec` come here.
+#[derive(Args, Debug)]
+pub struct Visit {
+    /// Directory that the agent keeps.
+    #[arg(long, default_value = "/run/weir")]
+    pub run_dir: PathBuf,
+    #[command(subcommand)]
+    pub action: VisitAction,
+}
+
+#[derive(Subcommand, Debug)]
+pub enum VisitAction {
+    /// Print the end of a proxy's log.
+    Log {
+        /// Id of the proxy, or the beginning of it.
+        id: String,
+        /// Lines to print.
+        #[arg(long, default_value_t = 100)]
+        tail: usize,
+        /// Go on with what comes.
+        #[arg(long)]
+        follow: bool,
+    },
+    /// Run a program in the network namespace of a proxy.
+    Exec {
+        /// Id of the proxy, or the beginning of it.
+        id: String,
+        /// The program and its arguments.
+        #[arg(last = true, required = true)]
+        program: Vec<String>,
+    },
+}
+
 #[derive(Args, Debug)]
 pub struct Install {
     /// The proxy of pods that do not choose one.
@@ -151,6 +186,18 @@ pub struct Control {
     /// The namespace that Weir is installed in.
     #[arg(long, default_value = "weir-system", env = "POD_NAMESPACE")]
     pub namespace: String,
+    /// The service account whose pods may have the gateway's configuration, as NAMESPACE/NAME.
+    #[arg(long, default_value = "default/traffic-ingress", value_parser = namespaced)]
+    pub gateway_account: weir_mesh::Key,
+}
+
+fn namespaced(text: &str) -> Result<weir_mesh::Key, String> {
+    match text.split_once('/') {
+        Some((namespace, name)) if !namespace.is_empty() && !name.is_empty() => {
+            Ok(weir_mesh::Key::new(namespace, name))
+        }
+        _ => Err("write NAMESPACE/NAME".to_owned()),
+    }
 }
 
 #[derive(Args, Debug)]

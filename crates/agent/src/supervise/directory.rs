@@ -113,6 +113,13 @@ impl Directory {
         records
     }
 
+    /// All proxies under a run directory that have a readable record. Nothing is changed.
+    pub fn all(run_dir: &Path) -> Vec<(Record, Self)> {
+        let entries = fs::read_dir(run_dir.join("proxies")).into_iter().flatten().flatten();
+        let directories = entries.map(|entry| Self(entry.path()));
+        directories.filter_map(|d| Some((d.record()?, d))).collect()
+    }
+
     /// Its path.
     pub fn path(&self) -> &Path {
         &self.0
