@@ -134,40 +134,52 @@ fn unescape_slashes(path: &str) -> String {
     plain
 }
 
-/// Without `.` and `..`, which may be escaped, and with `/` for `\` (RFC 3986, 5.2.4; WHATWG URL, "path state").
+/// In one form: without `.` and `..`, with what need not be escaped as it is, and what must be escaped (RFC 3986, 6.2.2;
+/// WHATWG URL, "path state").
 fn normalized(path: &str) -> Option<String> {
-    let path = path.replace('\\', "/");
+    let path = canonical(path)?;
     let segments = path.strip_prefix('/')?.split('/');
-    let last = path.matches('/').count() - 1;
+    let last = segments.clone().count() - 1;
     let mut kept: Vec<&str> = Vec::new();
     for (i, segment) in segments.enumerate() {
-        match dots(segment) {
-            Some(1) | Some(2) => {
-                if dots(segment) == Some(2) {
-                    kept.pop();
-                }
-                if i == last {
-                    kept.push("");
-                }
-            }
-            _ => kept.push(segment),
+        if segment == ".." {
+            kept.pop();
+        } else if segment != "." {
+            kept.push(segment);
+            continue;
+        }
+        if i == last {
+            kept.push("");
         }
     }
     Some(format!("/{}", kept.join("/")))
 }
 
-/// How many dots a segment is, where it is nothing else.
-fn dots(segment: &str) -> Option<usize> {
-    let mut rest = segment;
-    let mut count = 0;
-    while !rest.is_empty() {
-        rest = rest
-            .strip_prefix('.')
-            .or_else(|| rest.strip_prefix("%2e"))
-            .or_else(|| rest.strip_prefix("%2E"))?;
-        count += 1;
+/// Each character in the one way in which it is written; `None`: one that no path may have.
+fn canonical(path: &str) -> Option<String> {
+    let mut out = String::with_capacity(path.len());
+    let mut rest = path;
+    while let Some(c) = rest.chars().next() {
+        let escaped = rest.strip_prefix('%').and_then(|digits| digits.get(..2));
+        let byte = escaped.and_then(|digits| u8::from_str_radix(digits, 16).ok());
+        match (c, byte) {
+            (_, Some(0)) => return None,
+            (_, Some(byte)) => {
+                let unreserved = byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
+                match unreserved {
+                    true => out.push(char::from(byte)),
+                    false => out.push_str(&rest[..3]),
+                }
+                rest = &rest[3..];
+                continue;
+            }
+            ('\\', _) => out.push('/'),
+            ('"' | '<' | '>' | '^' | '`' | '{' | '|' | '}', _) => out.push_str(&format!("%{:02X}", u32::from(c))),
+            (c, _) => out.push(c),
+        }
+        rest = &rest[c.len_utf8()..];
     }
-    Some(count)
+    Some(out)
 }
 
 fn merged(path: &str) -> String {
@@ -183,6 +195,22 @@ fn merged(path: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn characters_have_one_form() {
+        for (path, expected) in [
+            ("/a%41%7e%2d", Some("/aA~-")),
+            ("/%252e", Some("/%252e")),
+            ("/a%2fb%zz%2", Some("/a%2fb%zz%2")),
+            ("/\"<>^`{|}\\", Some("/%22%3C%3E%5E%60%7B%7C%7D/")),
+            ("/%é", Some("/%é")),
+            ("/%+1", Some("/%+1")),
+            ("/%00", None),
+            ("a", None),
+        ] {
+            assert_eq!(normalized(path).as_deref(), expected, "{path}");
+        }
+    }
 
     #[test]
     fn hosts_lose_ports_and_dots() {
