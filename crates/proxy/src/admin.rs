@@ -200,6 +200,7 @@ impl Admin {
                 "endpoints": resource(ResourceType::Endpoint),
                 "listeners": resource(ResourceType::Listener),
                 "routes": resource(ResourceType::Route),
+                "secrets": resource(ResourceType::Secret),
             },
             "rejected": rejected,
             "active": {
@@ -244,6 +245,8 @@ fn chain(chain: &crate::config::FilterChain) -> Value {
     };
     json!({
         "destination_port": chain.destination_port,
+        "server_names": chain.server_names,
+        "secrets": chain.tls.iter().flat_map(|tls| &tls.secrets).map(|s| &*s.name).collect::<Vec<_>>(),
         "application_protocols": chain.application_protocols,
         "filter": filter,
     })

@@ -16,7 +16,7 @@ use super::bootstrap::Bootstrap;
 use super::decode::{self, Rejection};
 use super::route::Target;
 use super::route::matching::{PathMatch, path_of};
-use super::{Action, EndpointSource, Filter, RouteSource, RouteTable, proto_json};
+use super::{Action, EndpointSource, Filter, FilterChain, RouteSource, RouteTable, proto_json};
 
 /// A listener, with all that stands in it.
 pub fn listener(bytes: &[u8]) {
@@ -36,14 +36,21 @@ pub fn listener(bytes: &[u8]) {
     let ports = listener.chains.iter().filter_map(|c| c.destination_port);
     for port in ports.chain([0, 80, u16::MAX]) {
         // Its bytes are waited for only if they decide something.
-        let decides = listener.candidates(port).any(|c| !c.application_protocols.is_empty());
-        assert!(decides || !listener.must_inspect(port));
-        for protocol in [None, Some("http/1.1"), Some("h2c"), Some("tls")] {
-            let Some(chain) = listener.chain(port, protocol) else {
-                continue;
-            };
-            let default = listener.default_chain.as_ref().is_some_and(|d| std::ptr::eq(d, chain));
-            assert!(default || chain.destination_port.is_none_or(|p| p == port));
+        let decides = |c: &FilterChain| !c.application_protocols.is_empty() || !c.server_names.is_empty();
+        assert!(listener.candidates(port).any(decides) || !listener.must_inspect(port));
+        let names = listener.chains.iter().flat_map(|c| &c.server_names);
+        for name in names
+            .map(|n| Some(n.trim_start_matches('*')))
+            .chain([None, Some("a.b")])
+        {
+            for protocol in [None, Some("http/1.1"), Some("h2c"), Some("tls")] {
+                let Some(chain) = listener.chain(port, name, protocol) else {
+                    continue;
+                };
+                let default = listener.default_chain.as_ref().is_some_and(|d| std::ptr::eq(d, chain));
+                assert!(default || chain.destination_port.is_none_or(|p| p == port));
+                assert!(default || name.is_some() || chain.server_names.is_empty());
+            }
         }
     }
 }

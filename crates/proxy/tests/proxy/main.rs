@@ -20,3 +20,4 @@ mod sides;
 mod streams;
 mod support;
 mod tcp;
+mod tls;

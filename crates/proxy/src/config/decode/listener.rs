@@ -1,5 +1,6 @@
 //! `envoy.config.listener.v3.Listener`.
 
+use std::collections::BTreeMap;
 use std::mem::take;
 use std::sync::Arc;
 use std::time::Duration;
@@ -70,6 +71,7 @@ pub fn listener(body: &[u8]) -> Decoded<Listener> {
         .within("default_filter_chain")?;
     tuning(&mut rest);
     nothing_left(&rest)?;
+    distinct(&chains)?;
     Ok(Listener {
         name,
         address,
@@ -162,8 +164,12 @@ fn ports(predicate: pb::ListenerFilterChainMatchPredicate) -> Decoded<Vec<(u16, 
 }
 
 fn chain(mut rest: pb::FilterChain) -> Decoded<FilterChain> {
-    let (destination_port, application_protocols) = match rest.filter_chain_match.take() {
-        None => (None, Vec::new()),
+    let ChainMatch {
+        destination_port,
+        server_names,
+        application_protocols,
+    } = match rest.filter_chain_match.take() {
+        None => ChainMatch::default(),
         Some(m) => chain_match(m).within("filter_chain_match")?,
     };
     let filters = take(&mut rest.filters);
@@ -185,13 +191,57 @@ fn chain(mut rest: pb::FilterChain) -> Decoded<FilterChain> {
     nothing_left(&rest)?;
     Ok(FilterChain {
         destination_port,
+        server_names,
         application_protocols,
         tls,
         filter,
     })
 }
 
-type ChainMatch = (Option<u16>, Vec<Box<str>>);
+#[derive(Default)]
+struct ChainMatch {
+    destination_port: Option<u16>,
+    server_names: Vec<Box<str>>,
+    application_protocols: Vec<Box<str>>,
+}
+
+/// Two chains for the same connections would leave the choice to chance.
+fn distinct(chains: &[FilterChain]) -> Decoded<()> {
+    let mut seen = BTreeMap::new();
+    for (i, chain) in chains.iter().enumerate() {
+        let any = [Box::default()];
+        let all = |names: &[Box<str>]| if names.is_empty() { any.to_vec() } else { names.to_vec() };
+        for name in all(&chain.server_names) {
+            for protocol in all(&chain.application_protocols) {
+                let key = (chain.destination_port, name.clone(), protocol);
+                if let Some(first) = seen.insert(key, i)
+                    && first != i
+                {
+                    let what = if name.is_empty() {
+                        String::new()
+                    } else {
+                        format!(" for {name:?}")
+                    };
+                    return reject(
+                        format!("filter_chains[{i}].filter_chain_match"),
+                        format!("applies to the same connections{what} as filter_chains[{first}]"),
+                    );
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// A name of a TLS handshake: exact, or `*.` and a suffix.
+fn server_name(name: &str) -> Decoded<Box<str>> {
+    let plain = name.strip_prefix("*.").unwrap_or(name);
+    let letter = |b: u8| b.is_ascii_alphanumeric() || b"-_.".contains(&b);
+    if plain.is_empty() || !plain.bytes().all(letter) {
+        return reject("", format!("{name:?} must be a host name, or *. and a suffix"));
+    }
+    Ok(name.to_ascii_lowercase().into())
+}
 
 fn chain_match(mut rest: pb::FilterChainMatch) -> Decoded<ChainMatch> {
     let destination_port = rest
@@ -199,6 +249,10 @@ fn chain_match(mut rest: pb::FilterChainMatch) -> Decoded<ChainMatch> {
         .take()
         .map(|p| port("destination_port", p.value))
         .transpose()?;
+    let mut server_names = Vec::with_capacity(rest.server_names.len());
+    for (i, name) in take(&mut rest.server_names).iter().enumerate() {
+        server_names.push(server_name(name).within(format_args!("server_names[{i}]"))?);
+    }
     let mut protocols = take(&mut rest.application_protocols);
     if let Some(odd) = protocols.iter().find(|p| !PROTOCOLS.contains(&p.as_str())) {
         return reject(
@@ -223,7 +277,11 @@ fn chain_match(mut rest: pb::FilterChainMatch) -> Decoded<ChainMatch> {
         }
     }
     nothing_left(&rest)?;
-    Ok((destination_port, protocols.into_iter().map(Into::into).collect()))
+    Ok(ChainMatch {
+        destination_port,
+        server_names,
+        application_protocols: protocols.into_iter().map(Into::into).collect(),
+    })
 }
 
 fn filter(filter: pb::Filter) -> Decoded<Filter> {

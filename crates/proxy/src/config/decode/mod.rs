@@ -16,6 +16,7 @@ mod tls;
 pub use cluster::cluster;
 pub use endpoint::assignment;
 pub use listener::listener;
+pub use tls::secret;
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
