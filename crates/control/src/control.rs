@@ -22,6 +22,7 @@ use crate::handle::{ControlHandle, Published, engine_of};
 use crate::identity::PodTokens;
 use crate::lower::{GATEWAY_NODE, Lowered};
 use crate::problems;
+use crate::status::Statuses;
 use crate::watch::Watched;
 
 /// Changes that come within this time are built together.
@@ -104,6 +105,7 @@ impl Control {
             return Ok(());
         };
         let (events, write_events) = Events::new(config.client.clone());
+        let (statuses, write_statuses) = Statuses::new(config.client.clone(), watched.clone());
         tracing::info!(%address, "serving proxies");
         let serve = weir_xds::server::serve(
             listener,
@@ -124,6 +126,7 @@ impl Control {
             served = serve => served.map_err(Error::Serve),
             () = publish.run() => Err(Error::Task("publishing")),
             () = write_events => Err(Error::Task("event")),
+            () = write_statuses => Err(Error::Task("status")),
             _ = watches.join_next() => Err(Error::Task("watching")),
         }
     }

@@ -15,6 +15,8 @@
 mod certificate;
 mod exports;
 mod gateway;
+mod gateway_api;
+mod httproute;
 mod ingress;
 mod objects;
 mod pods;
@@ -25,6 +27,7 @@ mod services;
 pub mod settings;
 mod split;
 mod telemetry;
+pub mod verdict;
 
 pub use certificate::Certificate;
 pub use exports::Exports;

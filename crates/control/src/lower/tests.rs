@@ -33,8 +33,6 @@ fn snapshot_json(snapshot: &Snapshot) -> Value {
     Value::Object(
         ResourceType::ALL
             .into_iter()
-            // Only the gateway has any.
-            .filter(|ty| *ty != ResourceType::Secret || !snapshot.resources(*ty).is_empty())
             .map(|ty| (ty.short().to_owned(), of_type(ty)))
             .collect(),
     )
