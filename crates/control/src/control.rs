@@ -3,6 +3,7 @@
 //! Woken by changed objects and by proxies that come, go or reject; debounced; then build, lower, check, publish. What
 //! would be inconsistent is not published: the last good configuration stays.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,9 +11,10 @@ use std::time::Duration;
 use kube::Client;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
+use weir_api::labels::Engine;
 use weir_mesh::{Key, Mesh};
-use weir_xds::ResourceType;
-use weir_xds::server::{Cache, ServerTls};
+use weir_xds::Snapshot;
+use weir_xds::server::{Authorize, Cache, ServerTls};
 
 use crate::authority::{self, Authority};
 use crate::events::Events;
@@ -115,9 +117,10 @@ impl Control {
         let publish = Publisher {
             watched,
             handle,
-            events,
-            statuses,
+            events: Some(events),
             shared: Shared::default(),
+            nodes: BTreeMap::new(),
+            nodes_of: Arc::default(),
         };
         tokio::select! {
             served = serve => served.map_err(Error::Serve),
@@ -126,6 +129,36 @@ impl Control {
             () = write_statuses => Err(Error::Task("status")),
             _ = watches.join_next() => Err(Error::Task("watching")),
         }
+    }
+}
+
+/// Serves what `watched` holds, without a Kubernetes API: nobody is told of problems but the handle. For measurements.
+pub async fn serve_objects<A: Authorize>(
+    watched: Watched,
+    handle: ControlHandle,
+    listener: TcpListener,
+    tls: Option<ServerTls>,
+    authorize: A,
+    shutdown: CancellationToken,
+) -> Result<(), Error> {
+    let serve = weir_xds::server::serve(
+        listener,
+        tls,
+        handle.cache.clone(),
+        authorize,
+        shutdown.cancelled_owned(),
+    );
+    let publish = Publisher {
+        watched,
+        handle,
+        events: None,
+        shared: Shared::default(),
+        nodes: BTreeMap::new(),
+        nodes_of: Arc::default(),
+    };
+    tokio::select! {
+        served = serve => served.map_err(Error::Serve),
+        () = publish.run() => Err(Error::Task("publishing")),
     }
 }
 
@@ -175,12 +208,21 @@ struct Shared {
     built: bool,
 }
 
+/// What a node was published last.
+struct Node {
+    engine: Engine,
+    snapshot: Arc<Snapshot>,
+}
+
 struct Publisher {
     watched: Watched,
     handle: ControlHandle,
-    events: Events,
-    statuses: Statuses,
+    /// Writes problems as Events; `None` where there is no API.
+    events: Option<Events>,
     shared: Shared,
+    /// The connected nodes, as published from the mesh `nodes_of`.
+    nodes: BTreeMap<String, Node>,
+    nodes_of: Arc<Mesh>,
 }
 
 impl Publisher {
@@ -220,8 +262,10 @@ impl Publisher {
         };
         let started = std::time::Instant::now();
         let (mesh, problems) = weir_mesh::rebuild(&objects, &self.shared.mesh);
-        let lowered = Lowered::new(&mesh, &self.shared.lowered);
-        if let Err(inconsistencies) = lowered.check() {
+        let built = started.elapsed();
+        let lowered = Lowered::renew(&mesh, &self.shared.lowered, &self.shared.mesh);
+        let encoded = started.elapsed();
+        if let Err(inconsistencies) = lowered.check_since(&self.shared.lowered) {
             for inconsistency in inconsistencies {
                 tracing::error!(%inconsistency, "not published, the last configuration stays");
             }
@@ -233,8 +277,12 @@ impl Publisher {
             problems,
             built: true,
         };
-        self.statuses.update(&self.shared.mesh);
-        tracing::debug!(took_us = started.elapsed().as_micros(), "built");
+        tracing::debug!(
+            mesh_us = built.as_micros(),
+            resources_us = (encoded - built).as_micros(),
+            check_us = (started.elapsed() - encoded).as_micros(),
+            "built"
+        );
     }
 
     /// Resources to connected nodes, problems to everybody.
@@ -245,7 +293,9 @@ impl Publisher {
             problems,
             ..
         } = &self.shared;
+        let started = std::time::Instant::now();
         let cache = &self.handle.cache;
+        let mut nodes = BTreeMap::new();
         for node in cache.nodes() {
             if node.id == GATEWAY_NODE {
                 if let Some(snapshot) = lowered.gateway_snapshot(engine_of(&node.engine, None)) {
@@ -257,17 +307,31 @@ impl Publisher {
                 continue;
             };
             let engine = engine_of(&node.engine, mesh.pods.get(&key));
+            let last = self.nodes.get(&node.id).filter(|last| last.engine == engine);
             let previous = cache.snapshot(&node.id);
+            let refreshed = last.and_then(|l| lowered.refresh((mesh, &self.nodes_of), &key, engine, &l.snapshot));
+            let snapshot = refreshed.or_else(|| lowered.snapshot(mesh, &key, engine, previous.as_deref()));
             // A pod that is gone keeps what its proxy has until the proxy is gone too.
-            if let Some(snapshot) = lowered.snapshot(mesh, &key, engine, previous.as_deref()) {
-                let listeners = snapshot.resources(ResourceType::Listener).len();
-                tracing::trace!(node = node.id, listeners, "published");
-                cache.publish(&node.id, Arc::new(snapshot));
-            }
+            let Some(snapshot) = snapshot else { continue };
+            let snapshot = match last {
+                Some(last) if last.snapshot.same(&snapshot) => Arc::clone(&last.snapshot),
+                _ => Arc::new(snapshot),
+            };
+            cache.publish(&node.id, Arc::clone(&snapshot));
+            nodes.insert(node.id, Node { engine, snapshot });
         }
+        self.nodes = nodes;
+        self.nodes_of = Arc::clone(mesh);
+        tracing::debug!(
+            nodes = self.nodes.len(),
+            took_us = started.elapsed().as_micros(),
+            "published"
+        );
         let mut all = problems.clone();
-        all.extend(problems::rejections(mesh, &cache.status()));
-        self.events.update(&all);
+        all.extend(problems::rejections(mesh, &cache.rejecting()));
+        if let Some(events) = &mut self.events {
+            events.update(&all);
+        }
         self.handle.published.store(Arc::new(Published {
             mesh: Arc::clone(mesh),
             lowered: Arc::clone(lowered),

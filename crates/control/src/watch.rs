@@ -110,6 +110,22 @@ impl Default for Watched {
 }
 
 impl Watched {
+    /// Objects that come from elsewhere than a Kubernetes API: all of them are there.
+    pub fn of(objects: Objects) -> Self {
+        let watched = Self::default();
+        *watched.lock() = State {
+            objects,
+            unsynced: BTreeSet::new(),
+        };
+        watched
+    }
+
+    /// Changes the objects, as a watch would.
+    pub fn edit(&self, change: impl FnOnce(&mut Objects)) {
+        change(&mut self.lock().objects);
+        self.changes.send_modify(|n| *n = n.wrapping_add(1));
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }

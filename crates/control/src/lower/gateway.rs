@@ -14,7 +14,7 @@ use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::{
 };
 use weir_api::labels::Engine;
 use weir_mesh::routes::Rule;
-use weir_mesh::{ANY_HOST, Chain, Host, Mesh, gateway_service};
+use weir_mesh::{ANY_HOST, Chain, Gateway, Host, Mesh, Policy};
 
 use super::listener::{self, Shared, access_log};
 use super::{
@@ -28,9 +28,9 @@ const STAT_PREFIX: &str = "ingress";
 const INSPECTION_TIMEOUT_S: i64 = 15;
 
 /// Where requests in clear text arrive.
-pub(super) fn http(engine: Engine, shared: &Shared<'_>) -> Listener {
+pub(super) fn http(engine: Engine, gateway: &Gateway, shared: &listener::Shared<'_>) -> Listener {
     let chain = FilterChain {
-        filters: vec![listener::http_filter(&manager(engine, shared, INGRESS_HTTP))],
+        filters: vec![listener::http_filter(&manager(engine, gateway, shared, INGRESS_HTTP))],
         name: INGRESS_HTTP.to_owned(),
         ..Default::default()
     };
@@ -41,8 +41,8 @@ pub(super) fn http(engine: Engine, shared: &Shared<'_>) -> Listener {
 }
 
 /// Where TLS arrives; `None` while there is no certificate, for a listener without a chain is none.
-pub(super) fn https(engine: Engine, shared: &Shared<'_>) -> Option<Listener> {
-    let manager = manager(engine, shared, INGRESS_HTTPS);
+pub(super) fn https(engine: Engine, gateway: &Gateway, shared: &listener::Shared<'_>) -> Option<Listener> {
+    let manager = manager(engine, gateway, shared, INGRESS_HTTPS);
     let chain = |chain: &Chain| FilterChain {
         filter_chain_match: (!chain.server_names.is_empty()).then(|| FilterChainMatch {
             server_names: chain.server_names.clone(),
@@ -76,7 +76,7 @@ fn bound(name: &str, port: u32) -> Listener {
 }
 
 /// As for any requests, but for what a stranger could do by a path or a header of the kind that proxies set.
-fn manager(engine: Engine, shared: &Shared<'_>, routes: &str) -> HttpConnectionManager {
+fn manager(engine: Engine, gateway: &Gateway, shared: &listener::Shared<'_>, routes: &str) -> HttpConnectionManager {
     let rds = RouteSpecifier::Rds(Rds {
         config_source: Some(cluster::ads()),
         route_config_name: routes.to_owned(),
@@ -91,11 +91,8 @@ fn manager(engine: Engine, shared: &Shared<'_>, routes: &str) -> HttpConnectionM
             upgrade_type: "websocket".to_owned(),
             ..Default::default()
         }],
-        ..listener::manager(STAT_PREFIX, rds, access_log::http(engine, OUTBOUND))
-    };
-    // The gateway's own Service says whether requests are traced from here on.
-    let service = shared.mesh.services.get(&gateway_service());
-    shared.traced(manager, service.map(|s| s.policy.tracing).unwrap_or_default())
+        ..listener::manager(STAT_PREFIX, rds, access_log::http(shared.logs(engine), OUTBOUND))
+    }
 }
 
 fn transport_socket(certificate: &str) -> TransportSocket {
@@ -119,17 +116,19 @@ fn transport_socket(certificate: &str) -> TransportSocket {
 /// The routes of clear text or of TLS. The port in a host header says how a client came here, not what it wants. Figures
 /// show hosts by name only where they are names, not where they are whatever a client writes.
 pub(super) fn routes(name: &str, hosts: &[Host], mesh: &Mesh) -> RouteConfiguration {
-    let default = mesh.settings.defaults.policy();
-    let of_rule = |rule: &Rule, shown: &str, domain: &str| -> Vec<Route> {
-        let service = rule.policy_of.as_ref().and_then(|key| mesh.services.get(key));
-        let policy = service.map_or(&default, |service| &service.policy);
-        // A rule says itself where it leads. Faults are for clients within the mesh.
-        let usual = action::forward("", policy, &policy.timeouts);
-        let mut routes: Vec<Route> = rule::routes(rule, shown, &usual).collect();
-        for route in &mut routes {
-            action::decorate(route, &format!("{domain}/*"));
-        }
-        routes
+    let nobodys = Policy::default();
+    // What the first Service of a rule asks for holds for the whole rule, but for faults: strangers get none.
+    let policy = |rule: &Rule| {
+        let service = rule
+            .shares()
+            .first()
+            .and_then(|share| mesh.services.get(share.service.as_ref()?));
+        service.map_or_else(|| nobodys.clone(), |service| service.policy.clone())
+    };
+    let of_rule = |rule: &Rule, shown: &str| -> Vec<_> {
+        let policy = policy(rule);
+        let usual = action::forward("", &policy, &policy.timeouts);
+        rule::routes(rule, shown, &usual).collect()
     };
     let host = |host: &Host| {
         let shown = match host.domain.starts_with('*') {
@@ -139,11 +138,7 @@ pub(super) fn routes(name: &str, hosts: &[Host], mesh: &Mesh) -> RouteConfigurat
         VirtualHost {
             name: host.domain.clone(),
             domains: vec![host.domain.clone()],
-            routes: host
-                .rules
-                .iter()
-                .flat_map(|r| of_rule(r, shown, &host.domain))
-                .collect(),
+            routes: host.rules.iter().flat_map(|r| of_rule(r, shown)).collect(),
             ..Default::default()
         }
     };

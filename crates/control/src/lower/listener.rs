@@ -46,6 +46,8 @@ use super::{
 
 pub(super) mod access_log;
 
+use access_log::Logs;
+
 /// A blocked connection that says nothing for this long is reset.
 const INSPECTION_TIMEOUT_S: i64 = 1;
 /// A TCP connection is offered to this many endpoints before it is given up.
@@ -76,7 +78,14 @@ impl<'a> Shared<'a> {
         }
     }
 
-    pub(super) fn traced(&self, mut manager: HttpConnectionManager, tracing: Tracing) -> HttpConnectionManager {
+    pub(super) fn logs(&self, engine: Engine) -> Logs {
+        Logs {
+            engine,
+            shown: self.mesh.settings.access_log,
+        }
+    }
+
+    fn traced(&self, mut manager: HttpConnectionManager, tracing: Tracing) -> HttpConnectionManager {
         let both = self.tracer.as_ref().zip(tracing.sampling);
         manager.tracing = both.map(|(tracer, sampling)| tracer.listener(sampling, false));
         manager
@@ -114,7 +123,7 @@ pub(super) fn outbound(engine: Engine, family: Family, shared: &Shared<'_>) -> L
         ..Default::default()
     };
     let to = |cluster: &str| FilterChain {
-        filters: vec![tcp_filter(engine, OUTBOUND, cluster)],
+        filters: vec![tcp_filter(shared.logs(engine), OUTBOUND, cluster)],
         name: cluster.to_owned(),
         ..Default::default()
     };
@@ -125,7 +134,7 @@ pub(super) fn outbound(engine: Engine, family: Family, shared: &Shared<'_>) -> L
             ..base
         };
     }
-    let logs = access_log::http(engine, OUTBOUND);
+    let logs = access_log::http(shared.logs(engine), OUTBOUND);
     let answer = manager(BLOCKED, RouteSpecifier::RouteConfig(route::blocked()), logs);
     let http = FilterChain {
         filter_chain_match: Some(FilterChainMatch {
@@ -192,19 +201,18 @@ fn ports(ports: &BTreeSet<u16>) -> Option<ListenerFilterChainMatchPredicate> {
 
 /// The listener of one address: no socket, connections are handed to it.
 pub(super) fn address(variant: Variant, name: &str, bound: &Bound<'_>, shared: &Shared<'_>) -> Listener {
-    let engine = variant.engine;
     let filter = if bound.protocol.has_requests() {
         let rds = Rds {
             config_source: Some(super::cluster::ads()),
             route_config_name: bound.cluster.to_owned(),
         };
-        let logs = access_log::http(engine, OUTBOUND);
+        let logs = access_log::http(shared.logs(variant.engine), OUTBOUND);
         let mut manager = manager(bound.cluster, RouteSpecifier::Rds(rds), logs);
         manager.http_filters.insert(0, faults());
         let manager = shared.traced(manager, bound.tracing.or(variant.tracing));
         http_filter(&with_upgrades(manager, bound.protocol))
     } else {
-        shared_tcp_filter(engine, bound)
+        shared_tcp_filter(shared.logs(variant.engine), bound)
     };
     Listener {
         name: name.to_owned(),
@@ -222,15 +230,16 @@ pub(super) fn address(variant: Variant, name: &str, bound: &Bound<'_>, shared: &
 /// Where redirected inbound connections arrive. Nothing is blocked: ports that Services lead to with a protocol of
 /// requests are read as that, all else is passed on as it is.
 pub(super) fn inbound(engine: Engine, family: Family, shared: &Shared<'_>, pod: &Pod) -> Listener {
+    let logs = shared.logs(engine);
     let chain = |(port, inbound): (&u16, &InboundPort)| {
         let cluster = telemetry::inbound_cluster(&shared.mesh.telemetry, inbound);
         let filter = match inbound.protocol.has_requests() {
             true => {
-                let manager = inbound_http(engine, *port, inbound, &cluster);
+                let manager = inbound_http(logs, *port, inbound, &cluster);
                 http_filter(&shared.traced(manager, inbound.tracing.or(pod.tracing)))
             }
             false if cluster == INBOUND => return None,
-            false => tcp_filter(engine, INBOUND, &cluster),
+            false => tcp_filter(logs, INBOUND, &cluster),
         };
         Some(FilterChain {
             filter_chain_match: Some(FilterChainMatch {
@@ -250,7 +259,7 @@ pub(super) fn inbound(engine: Engine, family: Family, shared: &Shared<'_>, pod: 
         listener_filters: vec![original_dst()],
         filter_chains,
         default_filter_chain: Some(FilterChain {
-            filters: vec![tcp_filter(engine, INBOUND, INBOUND)],
+            filters: vec![tcp_filter(logs, INBOUND, INBOUND)],
             name: INBOUND.to_owned(),
             ..Default::default()
         }),
@@ -258,9 +267,9 @@ pub(super) fn inbound(engine: Engine, family: Family, shared: &Shared<'_>, pod: 
     }
 }
 
-fn inbound_http(engine: Engine, port: u16, inbound: &InboundPort, cluster: &str) -> HttpConnectionManager {
+fn inbound_http(logs: Logs, port: u16, inbound: &InboundPort, cluster: &str) -> HttpConnectionManager {
     let routes: RouteConfiguration = route::inbound(port, inbound.domains.iter().cloned().collect(), cluster);
-    let logs = access_log::http(engine, INBOUND);
+    let logs = access_log::http(logs, INBOUND);
     let manager = manager(&routes.name.clone(), RouteSpecifier::RouteConfig(routes), logs);
     with_upgrades(manager, inbound.protocol)
 }
@@ -323,13 +332,13 @@ pub(super) fn http_filter(manager: &HttpConnectionManager) -> Filter {
     }
 }
 
-fn tcp_filter(engine: Engine, log_name: &str, cluster: &str) -> Filter {
+fn tcp_filter(logs: Logs, log_name: &str, cluster: &str) -> Filter {
     let to = ClusterSpecifier::Cluster(cluster.to_owned());
-    tcp_filter_to(engine, log_name, cluster, to)
+    tcp_filter_to(logs, log_name, cluster, to)
 }
 
 /// Connections shared between clusters by weight, where a rule asks for it.
-fn shared_tcp_filter(engine: Engine, bound: &Bound<'_>) -> Filter {
+fn shared_tcp_filter(logs: Logs, bound: &Bound<'_>) -> Filter {
     let weight = |share: &Share| {
         let key = share.service.as_ref()?;
         Some(ClusterWeight {
@@ -345,27 +354,27 @@ fn shared_tcp_filter(engine: Engine, bound: &Bound<'_>) -> Filter {
         .filter_map(weight)
         .collect();
     match clusters.is_empty() {
-        true => tcp_filter(engine, OUTBOUND, bound.cluster),
+        true => tcp_filter(logs, OUTBOUND, bound.cluster),
         false => {
             let to = ClusterSpecifier::WeightedClusters(WeightedCluster { clusters });
-            tcp_filter_to(engine, OUTBOUND, bound.cluster, to)
+            tcp_filter_to(logs, OUTBOUND, bound.cluster, to)
         }
     }
 }
 
-fn tcp_filter_to(engine: Engine, log_name: &str, name: &str, to: ClusterSpecifier) -> Filter {
+fn tcp_filter_to(logs: Logs, log_name: &str, name: &str, to: ClusterSpecifier) -> Filter {
     let proxy = TcpProxy {
         stat_prefix: name.to_owned(),
         cluster_specifier: Some(to),
         max_connect_attempts: number(CONNECT_ATTEMPTS),
         idle_timeout: seconds(0),
         // A stream may last for days: it is told when it opens and while it lasts, not only when it ends.
-        access_log_options: (engine == Engine::Envoy).then(|| TcpAccessLogOptions {
+        access_log_options: (logs.engine == Engine::Envoy).then(|| TcpAccessLogOptions {
             flush_access_log_on_connected: true,
             flush_access_log_on_start: false,
             access_log_flush_interval: seconds(1),
         }),
-        access_log: access_log::tcp(engine, log_name),
+        access_log: access_log::tcp(logs, log_name),
         ..Default::default()
     };
     Filter {

@@ -16,9 +16,9 @@ use super::{BLOCKED, Destination, INBOUND, ROUTE_OTHER, ROUTE_SERVICE, action, n
 /// The routes of a destination: its rules, and to its own endpoints what they leave.
 pub(super) fn outbound(destination: &Destination<'_>) -> RouteConfiguration {
     let policy = destination.policy;
-    let forward = action::forward(&destination.name, policy, &policy.timeouts);
+    let usual = action::forward(&destination.name, policy, &policy.timeouts);
     configuration(&destination.name, destination.domains.clone(), |name| {
-        let mut routes = ruled(name, destination.rules, &forward);
+        let mut routes = ruled(name, destination.rules, &usual);
         for route in &mut routes {
             action::inject(route, &policy.fault);
             action::decorate(route, &destination.operation);

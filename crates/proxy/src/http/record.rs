@@ -10,8 +10,10 @@ use std::time::Instant;
 
 use weir_series::canonical::{Classification, Peer, Response, Slot, classify};
 
+use crate::config::stats::FaultKind;
 use crate::config::{Cluster, HttpStats, Telemetry};
 use crate::flow::Flow;
+use crate::http::reply::Reply;
 
 /// The record of one request.
 pub struct Record {
@@ -28,6 +30,8 @@ pub struct Record {
     grpc: bool,
     grpc_status: Option<u16>,
     ended: bool,
+    /// It is of a copy, which is no request of the client.
+    shadow: bool,
 }
 
 impl Record {
@@ -49,6 +53,26 @@ impl Record {
             grpc: false,
             grpc_status: None,
             ended: muted,
+            shadow: false,
+        }
+    }
+
+    /// The record of a copy: its tries are counted, and what its cluster counts.
+    pub fn shadow(&self) -> Self {
+        Self {
+            flow: Rc::clone(&self.flow),
+            stats: Arc::clone(&self.stats),
+            started: Instant::now(),
+            authority: self.authority.clone(),
+            cluster: None,
+            slot: None,
+            tries: 0,
+            requested: true,
+            status: 0,
+            grpc: false,
+            grpc_status: None,
+            ended: false,
+            shadow: true,
         }
     }
 
@@ -121,6 +145,20 @@ impl Record {
         self.end(classify(status, None, false), true);
     }
 
+    /// The same, with a reply that may be gRPC.
+    pub fn reply(&mut self, reply: &Reply) {
+        self.slot = None;
+        self.status = reply.status;
+        self.grpc_status = reply.grpc_status();
+        self.grpc = self.grpc_status.is_some();
+        self.end(classify(self.status, self.grpc_status, self.grpc), true);
+    }
+
+    /// What was begun is no request: nothing more is counted about it here.
+    pub fn mute(&mut self) {
+        self.ended = true;
+    }
+
     /// No route matches.
     pub fn no_route(&self) {
         if !self.ended {
@@ -132,6 +170,14 @@ impl Record {
     pub fn no_cluster(&self) {
         if !self.ended {
             self.stats.no_cluster();
+        }
+    }
+
+    /// A fault is injected on purpose.
+    pub fn fault(&mut self, kind: FaultKind) {
+        if !self.ended {
+            self.stats.fault(kind);
+            self.slot().fault(kind.name());
         }
     }
 
@@ -185,7 +231,9 @@ impl Record {
             from_proxy,
             latency,
         };
-        self.slot().response(&response);
+        if !self.shadow {
+            self.slot().response(&response);
+        }
         let aborted = classification == Classification::Aborted;
         if let Some(cluster) = &self.cluster {
             cluster.stats.rq_end();
@@ -197,6 +245,7 @@ impl Record {
             }
         }
         match aborted {
+            _ if self.shadow => {}
             true => self.stats.rq_reset(),
             false => self.stats.rq_completed(self.status, latency),
         }
