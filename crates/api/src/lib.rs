@@ -6,6 +6,7 @@
 pub mod cri;
 pub mod duration;
 pub mod labels;
+pub mod lenient;
 pub mod mesh_status;
 pub mod percent;
 pub mod problem;

@@ -12,14 +12,21 @@
 //! Pure and synchronous. It does not know where objects come from, nor what a proxy's configuration looks like. A bad
 //! object costs that object only, and becomes a [`Problem`].
 
+mod certificate;
+mod gateway;
+mod ingress;
 mod objects;
 mod pods;
 pub mod policy;
 mod problems;
+pub mod routes;
 mod services;
 pub mod settings;
+mod split;
 mod telemetry;
 
+pub use certificate::Certificate;
+pub use gateway::{ANY_HOST, Chain, Gateway, Host};
 pub use objects::{Key, Objects};
 pub use pods::{Identity, InboundPort, Pod};
 pub use policy::Policy;
@@ -51,6 +58,8 @@ pub struct Mesh {
     pub identities: BTreeMap<IpAddr, Identity>,
     /// How much is measured where a Service says nothing.
     pub telemetry: Telemetry,
+    /// What the gateway does with requests from outside.
+    pub gateway: Gateway,
     /// What holds for the whole mesh.
     pub settings: Settings,
 }
@@ -65,7 +74,9 @@ pub fn rebuild(objects: &Objects, previous: &Mesh) -> (Mesh, Vec<Problem>) {
     let mut problems = problems::Problems::default();
     let (settings, telemetry) = settings::of_mesh(objects, &previous.settings, &previous.telemetry, &mut problems);
     let (mut pods, identities) = pods::build(objects, &settings, &mut problems);
-    let services = services::build(objects, &pods, &settings, &mut problems);
+    let mut services = services::build(objects, &pods, &settings, &mut problems);
+    let gateway = gateway::build(objects, &mut services, &previous.gateway, &mut problems);
+    split::apply(objects, &mut services, &mut problems);
     let addresses = services::addresses(objects, &services, &pods, &settings.defaults, &mut problems);
     pods::add_inbound_ports(&mut pods, &services, &addresses);
     let mesh = Mesh {
@@ -74,6 +85,7 @@ pub fn rebuild(objects: &Objects, previous: &Mesh) -> (Mesh, Vec<Problem>) {
         addresses,
         identities,
         telemetry,
+        gateway,
         settings,
     };
     untraced(objects, &mesh, &mut problems);

@@ -28,21 +28,23 @@ use envoy_types::pb::envoy::extensions::filters::network::http_connection_manage
     HttpConnectionManager, HttpFilter, Rds, http_filter,
 };
 use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3::TcpProxy;
+use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3::tcp_proxy::weighted_cluster::ClusterWeight;
 use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3::tcp_proxy::{
-    ClusterSpecifier, TcpAccessLogOptions,
+    ClusterSpecifier, TcpAccessLogOptions, WeightedCluster,
 };
 use envoy_types::pb::envoy::r#type::v3::Int32Range;
 use weir_api::labels::{Engine, Protocol};
 use weir_mesh::policy::Tracing;
+use weir_mesh::routes::Share;
 use weir_mesh::{InboundPort, Mesh, Pod};
 
 use super::tracing::Tracer;
 use super::{
-    BLOCKED, Bound, DIRECT, Family, INBOUND, INBOUND_PORT, OUTBOUND, OUTBOUND_PORT, Variant, action, any,
+    BLOCKED, Bound, DIRECT, Family, INBOUND, INBOUND_PORT, OUTBOUND, OUTBOUND_PORT, Variant, action, any, cluster_name,
     http2_options, no, number, route, seconds, telemetry, yes,
 };
 
-mod access_log;
+pub(super) mod access_log;
 
 use access_log::Logs;
 
@@ -76,7 +78,7 @@ impl<'a> Shared<'a> {
         }
     }
 
-    fn logs(&self, engine: Engine) -> Logs {
+    pub(super) fn logs(&self, engine: Engine) -> Logs {
         Logs {
             engine,
             shown: self.mesh.settings.access_log,
@@ -102,7 +104,7 @@ pub(super) fn socket_address(ip: IpAddr, port: u32) -> Address {
 
 /// The address on which redirected connections of a family arrive. Each family has a listener of its own: that of IPv6
 /// comes when the pod turns out to have IPv6, and touches no connection of the other.
-fn every_address(family: Family, port: u32) -> Option<Address> {
+pub(super) fn every_address(family: Family, port: u32) -> Option<Address> {
     let ip: IpAddr = match family {
         Family::Ipv4 => Ipv4Addr::UNSPECIFIED.into(),
         Family::Ipv6 => Ipv6Addr::UNSPECIFIED.into(),
@@ -210,7 +212,7 @@ pub(super) fn address(variant: Variant, name: &str, bound: &Bound<'_>, shared: &
         let manager = shared.traced(manager, bound.tracing.or(variant.tracing));
         http_filter(&with_upgrades(manager, bound.protocol))
     } else {
-        tcp_filter(shared.logs(variant.engine), OUTBOUND, bound.cluster)
+        shared_tcp_filter(shared.logs(variant.engine), bound)
     };
     Listener {
         name: name.to_owned(),
@@ -293,7 +295,7 @@ fn faults() -> HttpFilter {
 }
 
 /// Reads requests, in HTTP/1 or HTTP/2 as the client begins, and passes them on.
-fn manager(stat_prefix: &str, routes: RouteSpecifier, access_log: Vec<AccessLog>) -> HttpConnectionManager {
+pub(super) fn manager(stat_prefix: &str, routes: RouteSpecifier, access_log: Vec<AccessLog>) -> HttpConnectionManager {
     let router = Router {
         suppress_envoy_headers: true,
         ..Default::default()
@@ -323,7 +325,7 @@ fn manager(stat_prefix: &str, routes: RouteSpecifier, access_log: Vec<AccessLog>
     }
 }
 
-fn http_filter(manager: &HttpConnectionManager) -> Filter {
+pub(super) fn http_filter(manager: &HttpConnectionManager) -> Filter {
     Filter {
         name: "envoy.filters.network.http_connection_manager".to_owned(),
         config_type: Some(ConfigType::TypedConfig(any(manager))),
@@ -331,9 +333,39 @@ fn http_filter(manager: &HttpConnectionManager) -> Filter {
 }
 
 fn tcp_filter(logs: Logs, log_name: &str, cluster: &str) -> Filter {
+    let to = ClusterSpecifier::Cluster(cluster.to_owned());
+    tcp_filter_to(logs, log_name, cluster, to)
+}
+
+/// Connections shared between clusters by weight, where a rule asks for it.
+fn shared_tcp_filter(logs: Logs, bound: &Bound<'_>) -> Filter {
+    let weight = |share: &Share| {
+        let key = share.service.as_ref()?;
+        Some(ClusterWeight {
+            name: cluster_name(share.port, &key.namespace, &key.name),
+            weight: share.weight,
+            ..Default::default()
+        })
+    };
+    let clusters: Vec<ClusterWeight> = bound
+        .shares
+        .iter()
+        .filter(|share| share.weight > 0)
+        .filter_map(weight)
+        .collect();
+    match clusters.is_empty() {
+        true => tcp_filter(logs, OUTBOUND, bound.cluster),
+        false => {
+            let to = ClusterSpecifier::WeightedClusters(WeightedCluster { clusters });
+            tcp_filter_to(logs, OUTBOUND, bound.cluster, to)
+        }
+    }
+}
+
+fn tcp_filter_to(logs: Logs, log_name: &str, name: &str, to: ClusterSpecifier) -> Filter {
     let proxy = TcpProxy {
-        stat_prefix: cluster.to_owned(),
-        cluster_specifier: Some(ClusterSpecifier::Cluster(cluster.to_owned())),
+        stat_prefix: name.to_owned(),
+        cluster_specifier: Some(to),
         max_connect_attempts: number(CONNECT_ATTEMPTS),
         idle_timeout: seconds(0),
         // A stream may last for days: it is told when it opens and while it lasts, not only when it ends.
@@ -351,7 +383,7 @@ fn tcp_filter(logs: Logs, log_name: &str, cluster: &str) -> Filter {
     }
 }
 
-fn listener_filter<T: prost::Name>(name: &str, config: &T) -> ListenerFilter {
+pub(super) fn listener_filter<T: prost::Name>(name: &str, config: &T) -> ListenerFilter {
     ListenerFilter {
         name: name.to_owned(),
         config_type: Some(ListenerFilterConfig::TypedConfig(any(config))),

@@ -9,17 +9,21 @@ use envoy_types::pb::envoy::config::route::v3::{
     DirectResponseAction, Route, RouteAction, RouteConfiguration, RouteMatch, VirtualHost,
 };
 
-use super::{BLOCKED, Destination, INBOUND, ROUTE_OTHER, ROUTE_SERVICE, action, no};
+use weir_mesh::routes::Rule;
 
-/// The routes of a destination.
+use super::{BLOCKED, Destination, INBOUND, ROUTE_OTHER, ROUTE_SERVICE, action, no, rule};
+
+/// The routes of a destination: its rules, and to its own endpoints what they leave.
 pub(super) fn outbound(destination: &Destination<'_>) -> RouteConfiguration {
     let policy = destination.policy;
-    let forward = action::forward(&destination.name, policy, &policy.timeouts);
+    let usual = action::forward(&destination.name, policy, &policy.timeouts);
     configuration(&destination.name, destination.domains.clone(), |name| {
-        let mut route = route(name, &forward);
-        action::inject(&mut route, &policy.fault);
-        action::decorate(&mut route, &destination.operation);
-        vec![route]
+        let mut routes = ruled(name, destination.rules, &usual);
+        for route in &mut routes {
+            action::inject(route, &policy.fault);
+            action::decorate(route, &destination.operation);
+        }
+        routes
     })
 }
 
@@ -29,6 +33,15 @@ pub(super) fn inbound(port: u16, domains: Vec<String>, cluster: &str) -> RouteCo
     configuration(&format!("{INBOUND}_{port}"), domains, |name| {
         vec![route(name, &forward)]
     })
+}
+
+/// The rules in their order; then everything by `usual`, unless a rule took all.
+fn ruled(name: &str, rules: &[Rule], usual: &RouteAction) -> Vec<Route> {
+    let mut routes: Vec<Route> = rules.iter().flat_map(|r| rule::routes(r, name, usual)).collect();
+    if !rules.iter().any(Rule::takes_all) {
+        routes.push(route(name, usual));
+    }
+    routes
 }
 
 fn configuration(name: &str, domains: Vec<String>, routes: impl Fn(&str) -> Vec<Route>) -> RouteConfiguration {

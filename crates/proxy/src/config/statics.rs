@@ -22,6 +22,7 @@ mod listener;
 mod tls;
 
 pub use listener::listener;
+pub use tls::secret;
 
 type Read<T> = Result<T, BootstrapError>;
 

@@ -31,13 +31,13 @@ const TAGS: [&str; 5] = ["namespace", "pod", "owner_kind", "owner", "service"];
 
 /// Who is told.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Logs {
-    pub(super) engine: Engine,
+pub(in super::super) struct Logs {
+    pub(in super::super) engine: Engine,
     /// People are.
-    pub(super) shown: bool,
+    pub(in super::super) shown: bool,
 }
 
-pub(super) fn http(logs: Logs, log_name: &str) -> Vec<AccessLog> {
+pub(in super::super) fn http(logs: Logs, log_name: &str) -> Vec<AccessLog> {
     let config = HttpGrpcAccessLogConfig {
         common_config: Some(common(log_name)),
         // Whether it is gRPC, and with which status.
