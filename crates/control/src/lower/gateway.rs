@@ -85,7 +85,7 @@ fn manager(engine: Engine, mesh: &Mesh, shared: &Shared<'_>, routes: &str) -> Ht
     let logs = access_log::http(shared.logs(engine), OUTBOUND);
     let manager = HttpConnectionManager {
         use_remote_address: yes(),
-        xff_num_trusted_hops: mesh.gateway.trusted_hops,
+        xff_num_trusted_hops: mesh.settings.ingress.trusted_hops,
         skip_xff_append: false,
         normalize_path: yes(),
         merge_slashes: true,
