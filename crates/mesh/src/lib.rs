@@ -31,7 +31,7 @@ pub mod verdict;
 
 pub use certificate::Certificate;
 pub use exports::Exports;
-pub use gateway::{ANY_HOST, Chain, Gateway, Host};
+pub use gateway::{ANY_HOST, Chain, Gateway, Host, gateway_service};
 pub use objects::{Key, Objects};
 pub use pods::{Identity, InboundPort, Pod};
 pub use policy::Policy;
