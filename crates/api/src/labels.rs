@@ -73,6 +73,9 @@ pub const INGRESS_SSL_REDIRECT: &str = "traffic.ingress.ssl-redirect";
 /// Annotation that Weir writes on a pod: id of its running proxy, "" when there is none.
 pub const PROXY: &str = "traffic.envoy.proxy";
 
+/// Label of a pod that is a proxy itself and has none beside it: the node id by which it asks for its configuration.
+pub const GATEWAY: &str = "traffic.proxy.gateway";
+
 /// Port on which each proxy serves its metrics and readiness.
 pub const PROXY_METRICS_PORT: u16 = 8900;
 

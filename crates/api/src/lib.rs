@@ -5,6 +5,7 @@
 
 pub mod cri;
 pub mod labels;
+pub mod lenient;
 pub mod mesh_status;
 pub mod problem;
 pub mod quantity;

@@ -12,12 +12,19 @@
 //! Pure and synchronous. It does not know where objects come from, nor what a proxy's configuration looks like. A bad
 //! object costs that object only, and becomes a [`Problem`].
 
+mod certificate;
+mod gateway;
+mod ingress;
 mod objects;
 mod pods;
 mod problems;
+pub mod routes;
 mod services;
+mod split;
 mod telemetry;
 
+pub use certificate::Certificate;
+pub use gateway::{ANY_HOST, Chain, Gateway, Host};
 pub use objects::{Key, Objects};
 pub use pods::{Identity, InboundPort, Pod};
 pub use services::{Address, Endpoint, Service, ServicePort};
@@ -47,6 +54,8 @@ pub struct Mesh {
     pub identities: BTreeMap<IpAddr, Identity>,
     /// How much is measured where a Service says nothing.
     pub telemetry: Telemetry,
+    /// What the gateway does with requests from outside.
+    pub gateway: Gateway,
 }
 
 /// Builds the model. Problems are sorted and free of duplicates.
@@ -58,7 +67,9 @@ pub fn build(objects: &Objects) -> (Mesh, Vec<Problem>) {
 pub fn rebuild(objects: &Objects, previous: &Mesh) -> (Mesh, Vec<Problem>) {
     let mut problems = problems::Problems::default();
     let (mut pods, identities) = pods::build(objects, &mut problems);
-    let services = services::build(objects, &pods, &mut problems);
+    let mut services = services::build(objects, &pods, &mut problems);
+    let gateway = gateway::build(objects, &mut services, &previous.gateway, &mut problems);
+    split::apply(objects, &mut services, &mut problems);
     let addresses = services::addresses(objects, &services, &pods, &mut problems);
     let telemetry = telemetry::of_mesh(objects, &previous.telemetry, &mut problems);
     pods::add_inbound_ports(&mut pods, &services, &addresses);
@@ -69,6 +80,7 @@ pub fn rebuild(objects: &Objects, previous: &Mesh) -> (Mesh, Vec<Problem>) {
             addresses,
             identities,
             telemetry,
+            gateway,
         },
         problems.into_sorted(),
     )

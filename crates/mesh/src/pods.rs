@@ -244,7 +244,7 @@ pub(crate) fn add_inbound_ports(
         };
     for service in services.values() {
         for (number, port) in &service.ports {
-            let Some(protocol) = port.protocol else { continue };
+            let Some(protocol) = port.carried() else { continue };
             let domains = service.domains(*number);
             for endpoint in &port.endpoints {
                 if let Some(identity) = &endpoint.identity {

@@ -13,6 +13,7 @@ use crate::CLUSTER_DOMAIN;
 use crate::objects::{Key, Objects, object_ref};
 use crate::pods::{self, Identity, Pod, WEIGHT_DEFAULT};
 use crate::problems::{Problems, field};
+use crate::routes::Rule;
 use crate::telemetry::{self, Telemetry};
 
 /// The label that ties an EndpointSlice to its Service.
@@ -47,8 +48,30 @@ pub struct ServicePort {
     pub name: String,
     /// How meshed clients' traffic is handled; `None`: it is blocked.
     pub protocol: Option<Protocol>,
+    /// Rules lead here from elsewhere, with this protocol: there is a destination whether the port is labelled or not.
+    pub routed: Option<Protocol>,
     /// Where it leads, in order of address and port.
     pub endpoints: Vec<Endpoint>,
+    /// What stands in front of the endpoints; the first rule that takes a request decides. What no rule takes goes to the
+    /// endpoints.
+    pub rules: Vec<Rule>,
+}
+
+impl ServicePort {
+    /// The protocol in which the endpoints are spoken to. `None` or direct: nothing is balanced to them.
+    pub fn carried(&self) -> Option<Protocol> {
+        match (self.protocol, self.routed) {
+            (Some(Protocol::Direct), Some(routed)) => Some(routed),
+            // A rule sees requests, the label says which HTTP they are.
+            (Some(own), Some(routed)) if routed.has_requests() && !own.has_requests() => Some(routed),
+            (own, routed) => own.or(routed),
+        }
+    }
+
+    /// A rule leads here.
+    pub(crate) fn route_here(&mut self, protocol: Protocol) {
+        self.routed = Some(self.routed.map_or(protocol, |known| known.min(protocol)));
+    }
 }
 
 /// An address behind a Service port.
@@ -164,8 +187,8 @@ fn service(
                 number,
                 ServicePort {
                     name,
-                    protocol: None,
                     endpoints,
+                    ..ServicePort::default()
                 },
             );
         }

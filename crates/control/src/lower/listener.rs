@@ -27,19 +27,21 @@ use envoy_types::pb::envoy::extensions::filters::network::http_connection_manage
     HttpConnectionManager, HttpFilter, Rds, http_filter,
 };
 use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3::TcpProxy;
+use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3::tcp_proxy::weighted_cluster::ClusterWeight;
 use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3::tcp_proxy::{
-    ClusterSpecifier, TcpAccessLogOptions,
+    ClusterSpecifier, TcpAccessLogOptions, WeightedCluster,
 };
 use envoy_types::pb::envoy::r#type::v3::Int32Range;
 use weir_api::labels::{Engine, Protocol};
+use weir_mesh::routes::Share;
 use weir_mesh::{InboundPort, Mesh, Pod, Telemetry};
 
 use super::{
-    BLOCKED, Bound, Family, INBOUND, INBOUND_PORT, OUTBOUND, OUTBOUND_PORT, any, http2_options, no, number, route,
-    seconds, telemetry, yes,
+    BLOCKED, Bound, Family, INBOUND, INBOUND_PORT, OUTBOUND, OUTBOUND_PORT, any, cluster_name, http2_options, no,
+    number, route, seconds, telemetry, yes,
 };
 
-mod access_log;
+pub(super) mod access_log;
 
 /// A blocked connection that says nothing for this long is reset.
 const INSPECTION_TIMEOUT_S: i64 = 1;
@@ -58,7 +60,7 @@ pub(super) fn socket_address(ip: IpAddr, port: u32) -> Address {
 
 /// The address on which redirected connections of a family arrive. Each family has a listener of its own: that of IPv6
 /// comes when the pod turns out to have IPv6, and touches no connection of the other.
-fn every_address(family: Family, port: u32) -> Option<Address> {
+pub(super) fn every_address(family: Family, port: u32) -> Option<Address> {
     let ip: IpAddr = match family {
         Family::Ipv4 => Ipv4Addr::UNSPECIFIED.into(),
         Family::Ipv6 => Ipv6Addr::UNSPECIFIED.into(),
@@ -154,7 +156,7 @@ pub(super) fn address(engine: Engine, name: &str, bound: &Bound<'_>) -> Listener
         let manager = manager(bound.cluster, RouteSpecifier::Rds(rds), logs);
         http_filter(&with_upgrades(manager, bound.protocol))
     } else {
-        tcp_filter(engine, OUTBOUND, bound.cluster)
+        shared_tcp_filter(engine, bound)
     };
     Listener {
         name: name.to_owned(),
@@ -224,7 +226,7 @@ fn with_upgrades(mut manager: HttpConnectionManager, protocol: Protocol) -> Http
 }
 
 /// Reads requests, in HTTP/1 or HTTP/2 as the client begins, and passes them on.
-fn manager(stat_prefix: &str, routes: RouteSpecifier, access_log: Vec<AccessLog>) -> HttpConnectionManager {
+pub(super) fn manager(stat_prefix: &str, routes: RouteSpecifier, access_log: Vec<AccessLog>) -> HttpConnectionManager {
     let router = Router {
         suppress_envoy_headers: true,
         ..Default::default()
@@ -254,7 +256,7 @@ fn manager(stat_prefix: &str, routes: RouteSpecifier, access_log: Vec<AccessLog>
     }
 }
 
-fn http_filter(manager: &HttpConnectionManager) -> Filter {
+pub(super) fn http_filter(manager: &HttpConnectionManager) -> Filter {
     Filter {
         name: "envoy.filters.network.http_connection_manager".to_owned(),
         config_type: Some(ConfigType::TypedConfig(any(manager))),
@@ -262,9 +264,39 @@ fn http_filter(manager: &HttpConnectionManager) -> Filter {
 }
 
 fn tcp_filter(engine: Engine, log_name: &str, cluster: &str) -> Filter {
+    let to = ClusterSpecifier::Cluster(cluster.to_owned());
+    tcp_filter_to(engine, log_name, cluster, to)
+}
+
+/// Connections shared between clusters by weight, where a rule asks for it.
+fn shared_tcp_filter(engine: Engine, bound: &Bound<'_>) -> Filter {
+    let weight = |share: &Share| {
+        let key = share.service.as_ref()?;
+        Some(ClusterWeight {
+            name: cluster_name(share.port, &key.namespace, &key.name),
+            weight: share.weight,
+            ..Default::default()
+        })
+    };
+    let clusters: Vec<ClusterWeight> = bound
+        .shares
+        .iter()
+        .filter(|share| share.weight > 0)
+        .filter_map(weight)
+        .collect();
+    match clusters.is_empty() {
+        true => tcp_filter(engine, OUTBOUND, bound.cluster),
+        false => {
+            let to = ClusterSpecifier::WeightedClusters(WeightedCluster { clusters });
+            tcp_filter_to(engine, OUTBOUND, bound.cluster, to)
+        }
+    }
+}
+
+fn tcp_filter_to(engine: Engine, log_name: &str, name: &str, to: ClusterSpecifier) -> Filter {
     let proxy = TcpProxy {
-        stat_prefix: cluster.to_owned(),
-        cluster_specifier: Some(ClusterSpecifier::Cluster(cluster.to_owned())),
+        stat_prefix: name.to_owned(),
+        cluster_specifier: Some(to),
         max_connect_attempts: number(CONNECT_ATTEMPTS),
         idle_timeout: seconds(0),
         // A stream may last for days: it is told when it opens and while it lasts, not only when it ends.
@@ -282,7 +314,7 @@ fn tcp_filter(engine: Engine, log_name: &str, cluster: &str) -> Filter {
     }
 }
 
-fn listener_filter<T: prost::Name>(name: &str, config: &T) -> ListenerFilter {
+pub(super) fn listener_filter<T: prost::Name>(name: &str, config: &T) -> ListenerFilter {
     ListenerFilter {
         name: name.to_owned(),
         config_type: Some(ListenerFilterConfig::TypedConfig(any(config))),

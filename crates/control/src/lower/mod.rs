@@ -13,6 +13,8 @@
 //! | cluster | `direct`, `inbound`, `inbound_http2` | to where the client wanted to go |
 //! | cluster | `inbound_<granularity>_<buckets>` and with `http2` | the same, for ports whose Services choose what is measured |
 //! | cluster | `blocked` | nowhere |
+//! | listener, route | `ingress_http`, `ingress_https` | the gateway's alone: requests from outside, in clear text and by TLS |
+//! | secret | `<namespace>/<secret>` | the gateway's alone: a certificate |
 //! | peer | an address | who has it (on demand) |
 //!
 //! Addresses of single pods (endpoints of headless Services, ports that a pod labels itself) have a cluster of their own
@@ -23,8 +25,11 @@
 
 mod cluster;
 mod endpoint;
+mod gateway;
 mod listener;
 mod route;
+mod rule;
+mod secret;
 mod telemetry;
 
 use std::collections::BTreeMap;
@@ -35,7 +40,8 @@ use envoy_types::pb::envoy::config::core::v3::Http2ProtocolOptions;
 use envoy_types::pb::google::protobuf::{Any, BoolValue, Duration, UInt32Value};
 use prost::Message;
 use weir_api::labels::{Engine, Protocol};
-use weir_mesh::{Key, Mesh};
+use weir_mesh::routes::{Rule, Share};
+use weir_mesh::{Gateway, Key, Mesh};
 use weir_xds::snapshot::{Inconsistency, Resources};
 use weir_xds::types::Peer;
 use weir_xds::{Resource, ResourceType, Snapshot};
@@ -67,6 +73,17 @@ pub const ROUTE_SERVICE: &str = "service";
 /// Route of all other hosts; metrics show them as `other`.
 pub const ROUTE_OTHER: &str = "other";
 
+/// Node id of the gateway.
+pub const GATEWAY_NODE: &str = "traffic-ingress";
+/// The gateway's listener and routes of clear text.
+pub const INGRESS_HTTP: &str = "ingress_http";
+/// The gateway's listener and routes of TLS.
+pub const INGRESS_HTTPS: &str = "ingress_https";
+/// Where the gateway takes clear text.
+pub const INGRESS_HTTP_PORT: u32 = 8080;
+/// Where the gateway takes TLS.
+pub const INGRESS_HTTPS_PORT: u32 = 8444;
+
 /// Streams of one HTTP/2 connection at a time.
 const HTTP2_STREAMS_MAX: u32 = 1000;
 /// What may be on its way of one HTTP/2 stream.
@@ -88,10 +105,14 @@ pub fn listener_name(ip: IpAddr, port: u16) -> String {
 struct Destination<'a> {
     name: String,
     protocol: Protocol,
+    /// The protocol of its listener; `None`: it has none, only rules lead here.
+    listening: Option<Protocol>,
     service: &'a str,
     /// Hosts under which clients know it.
     domains: Vec<String>,
     endpoints: Vec<&'a weir_mesh::Endpoint>,
+    /// What stands in front of the endpoints.
+    rules: &'a [Rule],
     /// How much is measured, as far as somebody says so.
     telemetry: &'a weir_mesh::Telemetry,
     /// The client chose this very address: it stays in whether it is ready or not.
@@ -105,6 +126,8 @@ struct Bound<'a> {
     protocol: Protocol,
     /// Cluster and routes; `direct` where traffic is passed on as it is.
     cluster: &'a str,
+    /// Who gets how much of its connections; empty: the cluster gets all. Requests are shared by the routes instead.
+    shares: &'a [Share],
 }
 
 /// Everything that nodes share, lowered from one mesh.
@@ -118,6 +141,46 @@ pub struct Lowered {
     listeners: BTreeMap<Engine, Arc<Resources>>,
     /// `outbound_ipv6`, by engine: for pods that have IPv6.
     outbound_ipv6: BTreeMap<Engine, Arc<Resource>>,
+    gateway: GatewayResources,
+    /// The secrets of all nodes but the gateway: none.
+    no_secrets: Arc<Resources>,
+}
+
+/// What only the gateway is sent.
+#[derive(Clone, Debug, Default)]
+struct GatewayResources {
+    listeners: BTreeMap<Engine, Arc<Resources>>,
+    routes: Arc<Resources>,
+    secrets: Arc<Resources>,
+}
+
+impl GatewayResources {
+    fn new(gateway: &Gateway, previous: &Self) -> Self {
+        let listeners = [Engine::Weir, Engine::Envoy].into_iter().map(|engine| {
+            let empty = Arc::default();
+            let old = previous.listeners.get(&engine).unwrap_or(&empty);
+            let mut listeners = Collector::new(ResourceType::Listener, old);
+            listeners.add(INGRESS_HTTP, &gateway::http(engine, gateway));
+            if let Some(https) = gateway::https(engine, gateway) {
+                listeners.add(INGRESS_HTTPS, &https);
+            }
+            (engine, listeners.finish())
+        });
+        let mut routes = Collector::new(ResourceType::Route, &previous.routes);
+        routes.add(INGRESS_HTTP, &gateway::routes(INGRESS_HTTP, &gateway.http));
+        if !gateway.chains.is_empty() {
+            routes.add(INGRESS_HTTPS, &gateway::routes(INGRESS_HTTPS, &gateway.https));
+        }
+        let mut secrets = Collector::new(ResourceType::Secret, &previous.secrets);
+        for (name, certificate) in &gateway.certificates {
+            secrets.add(name, &secret::certificate(name, certificate));
+        }
+        Self {
+            listeners: listeners.collect(),
+            routes: routes.finish(),
+            secrets: secrets.finish(),
+        }
+    }
 }
 
 impl Lowered {
@@ -148,7 +211,7 @@ impl Lowered {
             let measured = telemetry::metadata(&destination.telemetry.or(&mesh.telemetry));
             clusters.add_with(&destination.name, &cluster::eds(destination), &measured);
             endpoints.add(&destination.name, &endpoint::assignment(destination));
-            if destination.protocol.has_requests() {
+            if destination.listening.is_some_and(Protocol::has_requests) {
                 routes.add(&destination.name, &route::outbound(destination));
             }
         }
@@ -184,6 +247,8 @@ impl Lowered {
             )
         });
         Self {
+            gateway: GatewayResources::new(&mesh.gateway, &previous.gateway),
+            no_secrets: Arc::clone(&previous.no_secrets),
             outbound_ipv6: outbound_ipv6.collect(),
             listeners: listeners.collect(),
             clusters: clusters.finish(),
@@ -197,7 +262,23 @@ impl Lowered {
     pub fn check(&self) -> Result<(), Vec<Inconsistency>> {
         self.listeners
             .values()
-            .try_for_each(|listeners| self.assemble(Arc::clone(listeners)).check())
+            .try_for_each(|listeners| self.assemble(Arc::clone(listeners)).check())?;
+        self.gateway
+            .listeners
+            .keys()
+            .filter_map(|engine| self.gateway_snapshot(*engine))
+            .try_for_each(|snapshot| snapshot.check())
+    }
+
+    /// The snapshot of the gateway's proxy.
+    pub fn gateway_snapshot(&self, engine: Engine) -> Option<Snapshot> {
+        let listeners = self.gateway.listeners.get(&engine)?;
+        let shared = self.assemble(Arc::clone(listeners));
+        Some(
+            shared
+                .with(ResourceType::Route, Arc::clone(&self.gateway.routes))
+                .with(ResourceType::Secret, Arc::clone(&self.gateway.secrets)),
+        )
     }
 
     /// The snapshot of one pod's proxy; `None` when the mesh does not know the pod. `previous` is the node's last one.
@@ -230,6 +311,7 @@ impl Lowered {
         Snapshot::new()
             .with(ResourceType::Cluster, Arc::clone(&self.clusters))
             .with(ResourceType::Endpoint, Arc::clone(&self.endpoints))
+            .with(ResourceType::Secret, Arc::clone(&self.no_secrets))
             .with(ResourceType::Route, Arc::clone(&self.routes))
             .with(ResourceType::Peer, Arc::clone(&self.peers))
             .with(ResourceType::Listener, listeners)
@@ -310,17 +392,23 @@ impl<'a> Collector<'a> {
 /// Every Service port and single address that is balanced (all but direct).
 fn destinations(mesh: &Mesh) -> Vec<Destination<'_>> {
     let mut found = Vec::new();
-    for service in mesh.services.values().filter(|s| !s.cluster_ips.is_empty()) {
+    for service in mesh.services.values() {
         for (number, port) in &service.ports {
-            let Some(protocol) = port.protocol.filter(|p| *p != Protocol::Direct) else {
+            let Some(protocol) = port.carried().filter(|p| *p != Protocol::Direct) else {
                 continue;
             };
+            let listening = port.protocol.filter(|_| !service.cluster_ips.is_empty());
+            if listening.is_none() && port.routed.is_none() {
+                continue;
+            }
             found.push(Destination {
                 name: cluster_name(*number, &service.namespace, &service.name),
                 protocol,
+                listening,
                 service: &service.name,
                 domains: service.domains(*number).into_iter().collect(),
                 endpoints: one_family(&port.endpoints),
+                rules: &port.rules,
                 telemetry: &service.telemetry,
                 single: false,
             });
@@ -331,9 +419,11 @@ fn destinations(mesh: &Mesh) -> Vec<Destination<'_>> {
             found.push(Destination {
                 name: cluster_name(*port, &address.namespace, &ip.to_string()),
                 protocol: address.protocol,
+                listening: Some(address.protocol),
                 service: &address.service,
                 domains: address.domains.iter().cloned().collect(),
                 endpoints: vec![&address.endpoint],
+                rules: &[],
                 telemetry: &address.telemetry,
                 single: true,
             });
@@ -351,7 +441,10 @@ fn one_family(endpoints: &[weir_mesh::Endpoint]) -> Vec<&weir_mesh::Endpoint> {
 /// Every address with a listener. Two that claim the same address: the stronger protocol has it, http over http2, grpc, tcp and direct.
 fn bound<'a>(mesh: &'a Mesh, destinations: &'a [Destination<'a>]) -> Vec<Bound<'a>> {
     let named: BTreeMap<&str, &Destination<'_>> = destinations.iter().map(|d| (d.name.as_str(), d)).collect();
-    let cluster = |name: String| named.get(name.as_str()).map_or(DIRECT, |d| d.name.as_str());
+    let cluster = |name: String, protocol: Protocol| {
+        let own = named.get(name.as_str()).filter(|_| protocol != Protocol::Direct);
+        own.map_or(DIRECT, |d| d.name.as_str())
+    };
     let mut found: BTreeMap<(IpAddr, u16), Bound<'_>> = BTreeMap::new();
     let mut claim = |bound: Bound<'a>| match found.get(&(bound.ip, bound.port)) {
         Some(held) if held.protocol <= bound.protocol => {}
@@ -362,24 +455,31 @@ fn bound<'a>(mesh: &'a Mesh, destinations: &'a [Destination<'a>]) -> Vec<Bound<'
     for service in mesh.services.values() {
         for (number, port) in &service.ports {
             let Some(protocol) = port.protocol else { continue };
-            let cluster = cluster(cluster_name(*number, &service.namespace, &service.name));
+            // A connection has nothing to match: the first rule takes it.
+            let shares = port.rules.first().map(Rule::shares).unwrap_or_default();
+            let cluster = cluster(cluster_name(*number, &service.namespace, &service.name), protocol);
             for ip in &service.cluster_ips {
                 claim(Bound {
                     ip: *ip,
                     port: *number,
                     protocol,
                     cluster,
+                    shares,
                 });
             }
         }
     }
     for ((ip, port), address) in &mesh.addresses {
-        let cluster = cluster(cluster_name(*port, &address.namespace, &ip.to_string()));
+        let cluster = cluster(
+            cluster_name(*port, &address.namespace, &ip.to_string()),
+            address.protocol,
+        );
         claim(Bound {
             ip: *ip,
             port: *port,
             protocol: address.protocol,
             cluster,
+            shares: &[],
         });
     }
     found.into_values().collect()

@@ -10,37 +10,41 @@ use envoy_types::pb::envoy::config::route::v3::{
     DirectResponseAction, RetryPolicy, Route, RouteAction, RouteConfiguration, RouteMatch, VirtualHost,
 };
 
-use super::{BLOCKED, Destination, INBOUND, ROUTE_OTHER, ROUTE_SERVICE, no, number, seconds};
+use weir_mesh::routes::Rule;
+
+use super::{BLOCKED, Destination, INBOUND, ROUTE_OTHER, ROUTE_SERVICE, no, number, rule, seconds};
 
 /// Only what never reached an application is tried again: no retry can execute a request twice.
 const RETRY_ON: &str = "connect-failure,refused-stream,reset-before-request";
 const RETRIES: u32 = 2;
 
-/// The routes of a destination.
+/// The routes of a destination: its rules, and to its own endpoints what they leave.
 pub(super) fn outbound(destination: &Destination<'_>) -> RouteConfiguration {
-    let retry = RetryPolicy {
-        retry_on: RETRY_ON.to_owned(),
-        num_retries: number(RETRIES),
-        ..Default::default()
-    };
-    configuration(
-        &destination.name,
-        destination.domains.clone(),
-        &destination.name,
-        Some(&retry),
-    )
+    let action = forward(&destination.name, true);
+    let routes = |name: &str| ruled(name, destination.rules, &action);
+    configuration(&destination.name, destination.domains.clone(), routes)
 }
 
 /// The routes of an inbound port: to the application, whatever the host.
 pub(super) fn inbound(port: u16, domains: Vec<String>, cluster: &str) -> RouteConfiguration {
-    configuration(&format!("{INBOUND}_{port}"), domains, cluster, None)
+    let action = forward(cluster, false);
+    configuration(&format!("{INBOUND}_{port}"), domains, |name| vec![route(name, &action)])
 }
 
-fn configuration(name: &str, domains: Vec<String>, cluster: &str, retry: Option<&RetryPolicy>) -> RouteConfiguration {
+/// The rules in their order; then everything by `usual`, unless a rule took all.
+fn ruled(name: &str, rules: &[Rule], usual: &RouteAction) -> Vec<Route> {
+    let mut routes: Vec<Route> = rules.iter().flat_map(|r| rule::routes(r, name, usual)).collect();
+    if !rules.iter().any(Rule::takes_all) {
+        routes.push(route(name, usual));
+    }
+    routes
+}
+
+fn configuration(name: &str, domains: Vec<String>, routes: impl Fn(&str) -> Vec<Route>) -> RouteConfiguration {
     let host = |name: &str, domains: Vec<String>| VirtualHost {
         name: name.to_owned(),
         domains,
-        routes: vec![route(name, cluster, retry)],
+        routes: routes(name),
         ..Default::default()
     };
     let mut virtual_hosts = vec![host(ROUTE_SERVICE, domains), host(ROUTE_OTHER, vec!["*".to_owned()])];
@@ -53,6 +57,21 @@ fn configuration(name: &str, domains: Vec<String>, cluster: &str, retry: Option<
     }
 }
 
+/// To a cluster, without limits of time. With `retry`, what never reached an application is tried again.
+pub(super) fn forward(cluster: &str, retry: bool) -> RouteAction {
+    RouteAction {
+        cluster_specifier: Some(ClusterSpecifier::Cluster(cluster.to_owned())),
+        // No limit unless somebody asks for one.
+        timeout: seconds(0),
+        retry_policy: retry.then(|| RetryPolicy {
+            retry_on: RETRY_ON.to_owned(),
+            num_retries: number(RETRIES),
+            ..Default::default()
+        }),
+        ..Default::default()
+    }
+}
+
 fn everything() -> Option<RouteMatch> {
     Some(RouteMatch {
         path_specifier: Some(PathSpecifier::Prefix("/".to_owned())),
@@ -60,17 +79,11 @@ fn everything() -> Option<RouteMatch> {
     })
 }
 
-fn route(name: &str, cluster: &str, retry: Option<&RetryPolicy>) -> Route {
+fn route(name: &str, action: &RouteAction) -> Route {
     Route {
         name: name.to_owned(),
         r#match: everything(),
-        action: Some(Action::Route(RouteAction {
-            cluster_specifier: Some(ClusterSpecifier::Cluster(cluster.to_owned())),
-            // No limit unless somebody asks for one.
-            timeout: seconds(0),
-            retry_policy: retry.cloned(),
-            ..Default::default()
-        })),
+        action: Some(Action::Route(action.clone())),
         ..Default::default()
     }
 }

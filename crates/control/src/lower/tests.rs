@@ -33,6 +33,8 @@ fn snapshot_json(snapshot: &Snapshot) -> Value {
     Value::Object(
         ResourceType::ALL
             .into_iter()
+            // Only the gateway has any.
+            .filter(|ty| *ty != ResourceType::Secret || !snapshot.resources(*ty).is_empty())
             .map(|ty| (ty.short().to_owned(), of_type(ty)))
             .collect(),
     )
@@ -56,7 +58,20 @@ fn golden_files() {
         let snapshot = lowered.snapshot(&mesh, key, pod.engine, None).unwrap();
         assert_eq!(snapshot.check(), Ok(()), "{name}");
         let problems: Vec<String> = problems.iter().map(ToString::to_string).collect();
-        let shown = json!({"node": key.node_id(), "problems": problems, "snapshot": snapshot_json(&snapshot)});
+        let mut shown = json!({"node": key.node_id(), "problems": problems, "snapshot": snapshot_json(&snapshot)});
+        if mesh.gateway != weir_mesh::Gateway::default() {
+            let gateway = lowered.gateway_snapshot(pod.engine).unwrap();
+            assert_eq!(gateway.check(), Ok(()), "{name}: gateway");
+            let mut gateway = snapshot_json(&gateway);
+            assert_eq!(
+                gateway["cds"], shown["snapshot"]["cds"],
+                "the gateway is sent the same clusters"
+            );
+            if let Some(types) = gateway.as_object_mut() {
+                types.retain(|ty, _| ["lds", "rds", "sds"].contains(&ty.as_str()));
+            }
+            shown["gateway"] = gateway;
+        }
         insta::with_settings!({snapshot_path => directory.join("snapshots"), prepend_module_to_snapshot => false, omit_expression => true}, {
             insta::assert_json_snapshot!(name, shown);
         });

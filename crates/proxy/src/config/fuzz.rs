@@ -14,7 +14,8 @@ use weir_xds::ResourceType;
 
 use super::bootstrap::Bootstrap;
 use super::decode::{self, Rejection};
-use super::route::PathMatch;
+use super::route::Target;
+use super::route::matching::{PathMatch, path_of};
 use super::{Action, EndpointSource, Filter, FilterChain, RouteSource, RouteTable, proto_json};
 
 /// A listener, with all that stands in it.
@@ -158,20 +159,35 @@ fn check_table(table: &RouteTable) {
             assert!(fixed.is_some_and(|f| !f.contains('*')), "{domain:?} matches nothing");
         }
         let Some(first) = host.routes.first() else { continue };
-        let (PathMatch::Prefix(path) | PathMatch::Exact(path) | PathMatch::SeparatedPrefix(path)) = &first.path;
-        if !first.path.matches(path) {
+        let (PathMatch::Prefix(path) | PathMatch::Exact(path) | PathMatch::SeparatedPrefix(path)) =
+            &first.matching.path
+        else {
+            continue;
+        };
+        if first.matching.more.is_some() || !first.matching.path.matches(path_of(path), false) {
             continue;
         }
         for domain in host.domains.iter().filter(|d| !d.contains('*')) {
-            assert!(table.find(domain, path).is_some(), "nobody gets to {domain:?} {path:?}");
+            assert!(
+                table.find(&Target(domain, path)).is_some(),
+                "nobody gets to {domain:?} {path:?}"
+            );
         }
     }
     for (_, route) in table.destinations() {
-        if let Action::Respond { status, .. } = &route.action {
-            assert!((200..=599).contains(&status.as_u16()));
+        match &route.action {
+            Action::Respond { status, .. } => assert!((200..=599).contains(&status.as_u16())),
+            Action::Redirect(redirect) => assert!(matches!(redirect.status, 301..=303 | 307 | 308)),
+            Action::Forward(forward) => {
+                let drawn = forward.draw().0;
+                assert!(
+                    forward.clusters().any(|c| c == drawn),
+                    "{drawn:?} is no cluster of the route"
+                );
+            }
         }
     }
     // A host of any kind is looked up without a panic.
-    let _ = table.find("", "");
-    let _ = table.find("Ä:80", "?");
+    let _ = table.find(&Target("", ""));
+    let _ = table.find(&Target("Ä:80", "?"));
 }

@@ -15,6 +15,7 @@ pub mod bootstrap;
 pub mod cache;
 pub mod decode;
 pub mod duration;
+pub mod fault;
 pub mod fuzz;
 mod node;
 mod proto_json;
@@ -147,6 +148,10 @@ pub struct Http {
     pub http2: Http2Options,
     /// Where the routes come from.
     pub routes: RouteSource,
+    /// What the fault filter does where no route says something else; `None`: there is no such filter.
+    pub fault: Option<Arc<fault::Fault>>,
+    /// Endpoints are told the path of requests whose path is rewritten.
+    pub original_path: bool,
     /// Add `x-request-id` where it is absent.
     pub generate_request_id: bool,
     /// Forward `Upgrade: websocket`.

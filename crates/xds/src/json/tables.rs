@@ -5,6 +5,10 @@ use super::Kind::{
 };
 use super::{Field, many, one};
 
+mod route;
+
+use route::ROUTES;
+
 const U32: Kind = Wrapped(&Int);
 const BOOL: Kind = Wrapped(&Bool);
 
@@ -290,10 +294,13 @@ const MANAGER: &[Field] = &[
     many(13, "access_log", Msg(ACCESS_LOG)),
     one(14, "use_remote_address", BOOL),
     one(15, "generate_request_id", BOOL),
+    one(19, "xff_num_trusted_hops", Int),
     one(21, "skip_xff_append", Bool),
     many(23, "upgrade_configs", Msg(&[one(1, "upgrade_type", Str)])),
     one(24, "stream_idle_timeout", Duration),
     one(28, "request_timeout", Duration),
+    one(30, "normalize_path", BOOL),
+    one(33, "merge_slashes", Bool),
     one(
         34,
         "server_header_transformation",
@@ -312,6 +319,11 @@ const TCP_PROXY: &[Field] = &[
     many(5, "access_log", Msg(ACCESS_LOG)),
     one(7, "max_connect_attempts", U32),
     one(8, "idle_timeout", Duration),
+    one(
+        10,
+        "weighted_clusters",
+        Msg(&[many(1, "clusters", Msg(&[one(1, "name", Str), one(2, "weight", Int)]))]),
+    ),
     one(
         17,
         "access_log_options",
@@ -364,66 +376,4 @@ const CUSTOM_TAG: &[Field] = &[
         ]),
     ),
     one(6, "value", Str),
-];
-
-// envoy.config.route.v3
-const ROUTES: &[Field] = &[
-    one(1, "name", Str),
-    many(
-        2,
-        "virtual_hosts",
-        Msg(&[
-            one(1, "name", Str),
-            many(2, "domains", Str),
-            many(3, "routes", Msg(ROUTE)),
-        ]),
-    ),
-    one(7, "validate_clusters", BOOL),
-];
-const ROUTE: &[Field] = &[
-    one(
-        1,
-        "match",
-        Msg(&[
-            one(1, "prefix", Str),
-            one(2, "path", Str),
-            one(4, "case_sensitive", BOOL),
-        ]),
-    ),
-    one(2, "route", Msg(ROUTE_ACTION)),
-    one(
-        7,
-        "direct_response",
-        Msg(&[
-            one(1, "status", Int),
-            one(2, "body", Msg(DATA)),
-            one(3, "body_format", Msg(BODY_FORMAT)),
-        ]),
-    ),
-    one(14, "name", Str),
-    one(4, "metadata", Msg(METADATA)),
-];
-const BODY_FORMAT: &[Field] = &[
-    one(1, "text_format", Str),
-    one(4, "content_type", Str),
-    one(5, "text_format_source", Msg(DATA)),
-];
-const ROUTE_ACTION: &[Field] = &[
-    one(1, "cluster", Str),
-    one(
-        3,
-        "weighted_clusters",
-        Msg(&[many(1, "clusters", Msg(&[one(1, "name", Str), one(2, "weight", U32)]))]),
-    ),
-    one(8, "timeout", Duration),
-    one(
-        9,
-        "retry_policy",
-        Msg(&[
-            one(1, "retry_on", Str),
-            one(2, "num_retries", U32),
-            one(3, "per_try_timeout", Duration),
-        ]),
-    ),
-    one(24, "idle_timeout", Duration),
 ];

@@ -27,7 +27,7 @@ const BUFFER_BYTES: u32 = 1 << 20;
 /// What an entry tells of the endpoint.
 const TAGS: [&str; 5] = ["namespace", "pod", "owner_kind", "owner", "service"];
 
-pub(super) fn http(engine: Engine, log_name: &str) -> Vec<AccessLog> {
+pub(in super::super) fn http(engine: Engine, log_name: &str) -> Vec<AccessLog> {
     let config = HttpGrpcAccessLogConfig {
         common_config: Some(common(log_name)),
         // Whether it is gRPC, and with which status.

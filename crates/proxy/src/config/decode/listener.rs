@@ -7,15 +7,17 @@ use std::time::Duration;
 
 use envoy_types::pb::envoy::config::core::v3::{HttpProtocolOptions, TrafficDirection};
 use envoy_types::pb::envoy::config::listener::v3 as pb;
+use envoy_types::pb::envoy::extensions::filters::http::router::v3::Router;
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3 as hcm;
 use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3 as tcp_proxy;
 use envoy_types::pb::google::protobuf;
 use weir_series::canonical::Direction;
 
 use super::{
-    Decoded, Within, flag, http2, message_name, nothing_left, optional_duration, parse, port, reject, route,
+    Decoded, Within, fault, flag, http2, message_name, nothing_left, optional_duration, parse, port, reject, route,
     socket_address, tls, unpack,
 };
+use crate::config::fault::Fault;
 use crate::config::{Codec, Filter, FilterChain, Http, Listener, RouteSource, Tcp};
 
 /// Envoy's default for waiting on listener filters.
@@ -346,9 +348,7 @@ fn http(mut rest: hcm::HttpConnectionManager) -> Decoded<Http> {
         }
         None => return reject("route_config", "is missing; either rds or route_config must be set"),
     };
-    for (i, filter) in take(&mut rest.http_filters).iter().enumerate() {
-        router(filter).within(format_args!("http_filters[{i}]"))?;
-    }
+    let filters = http_filters(take(&mut rest.http_filters))?;
     let generate_request_id = flag(&rest.generate_request_id.take(), true);
     let websocket = upgrades(take(&mut rest.upgrade_configs))?;
     let idle_timeout = match rest.common_http_protocol_options.take() {
@@ -392,6 +392,8 @@ fn http(mut rest: hcm::HttpConnectionManager) -> Decoded<Http> {
         codec,
         http2,
         routes,
+        fault: filters.fault,
+        original_path: filters.original_path,
         generate_request_id,
         websocket,
         idle_timeout,
@@ -400,15 +402,58 @@ fn http(mut rest: hcm::HttpConnectionManager) -> Decoded<Http> {
     })
 }
 
-fn router(filter: &hcm::HttpFilter) -> Decoded<()> {
-    let kind = match &filter.config_type {
-        Some(hcm::http_filter::ConfigType::TypedConfig(any)) => message_name(&any.type_url),
-        None if filter.name == "envoy.filters.http.router" => return Ok(()),
+/// What the HTTP filters say; they stand in one order.
+struct HttpFilters {
+    fault: Option<Arc<Fault>>,
+    original_path: bool,
+}
+
+fn http_filters(filters: Vec<hcm::HttpFilter>) -> Decoded<HttpFilters> {
+    let mut found = HttpFilters {
+        fault: None,
+        original_path: true,
+    };
+    let mut routed = false;
+    for (i, filter) in filters.into_iter().enumerate() {
+        let at = format!("http_filters[{i}]");
+        if std::mem::replace(&mut routed, false) {
+            return reject(at, "stands behind the router, where nothing is reached");
+        }
+        routed = http_filter(filter, &mut found).within(at)?;
+    }
+    Ok(found)
+}
+
+/// `true`: it is the router.
+fn http_filter(mut rest: hcm::HttpFilter, found: &mut HttpFilters) -> Decoded<bool> {
+    let any = match rest.config_type.take() {
+        Some(hcm::http_filter::ConfigType::TypedConfig(any)) => any,
+        None if rest.name == "envoy.filters.http.router" => return Ok(true),
         _ => return reject("typed_config", "is missing"),
     };
-    match kind {
-        "envoy.extensions.filters.http.router.v3.Router" => Ok(()),
-        other => reject("typed_config", format!("{other} is unknown; known is Router")),
+    let name = take(&mut rest.name);
+    rest.is_optional = false;
+    nothing_left(&rest)?;
+    match message_name(&any.type_url) {
+        "envoy.extensions.filters.http.router.v3.Router" => {
+            let mut router: Router = unpack(&any).within("typed_config")?;
+            found.original_path = !take(&mut router.suppress_envoy_headers);
+            router.dynamic_stats = None;
+            nothing_left(&router).within("typed_config")?;
+            Ok(true)
+        }
+        fault::MESSAGE if found.fault.is_some() => reject("typed_config", "is a second fault filter"),
+        // Routes speak to it by its name.
+        fault::MESSAGE if name != fault::FILTER => reject("name", format!("must be {}", fault::FILTER)),
+        fault::MESSAGE => {
+            let fault = unpack(&any).and_then(fault::fault).within("typed_config")?;
+            found.fault = Some(Arc::new(fault));
+            Ok(false)
+        }
+        other => reject(
+            "typed_config",
+            format!("{other} is unknown; known are Router and HTTPFault"),
+        ),
     }
 }
 

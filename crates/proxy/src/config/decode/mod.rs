@@ -6,6 +6,7 @@
 
 mod cluster;
 mod endpoint;
+mod fault;
 mod http2;
 mod listener;
 mod route;

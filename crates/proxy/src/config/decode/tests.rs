@@ -118,12 +118,12 @@ fn what_a_route_may_not_say_is_named() {
     assert_eq!(forward.retry.limit, 0);
     let place = "virtual_hosts[0].routes[0].route";
     let rewrite = route_pb::RouteAction {
-        prefix_rewrite: "/x".into(),
+        path_rewrite: "/x".into(),
         ..action.clone()
     };
     assert_eq!(
         route_table(&with(rewrite)).unwrap_err().field,
-        format!("{place}.prefix_rewrite")
+        format!("{place}.path_rewrite")
     );
     let policy = route_pb::RetryPolicy {
         retry_on: "5xx, sometimes".into(),
@@ -220,6 +220,10 @@ fn a_response_text_is_put_together_for_each_connection() {
         "10.96.0.7:80 is shut, port 80, 100%"
     );
     assert!(with("%REQ(:path)%").unwrap_err().message.contains("REQ(:path)"));
+    for open in ["%DOWNSTREAM_LOCAL_PORT", "50% off", "%%%"] {
+        let error = with(open).unwrap_err();
+        assert!(error.message.contains("has no end"), "{open}: {error}");
+    }
 }
 
 #[test]
