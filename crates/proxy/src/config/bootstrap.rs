@@ -38,7 +38,18 @@ pub struct Node {
     locality: Option<Value>,
 }
 
+/// What every node is called that no other name was found for.
+const CLUSTER_OF_ALL: &str = "weir";
+
 impl Node {
+    /// What traces call this proxy's service: its cluster, where that tells it from others, else its own name.
+    pub fn service(&self) -> String {
+        match self.cluster.as_str() {
+            "" | CLUSTER_OF_ALL => self.id.clone(),
+            cluster => cluster.to_owned(),
+        }
+    }
+
     /// The address of the pod's node.
     pub fn host_ip(&self) -> Option<std::net::IpAddr> {
         self.metadata

@@ -25,6 +25,7 @@ pub mod stats;
 pub mod store;
 pub mod telemetry;
 pub mod tls;
+pub mod trace;
 
 pub use active::Active;
 pub use node::node_message;
@@ -150,6 +151,8 @@ pub struct Http {
     pub routes: RouteSource,
     /// What the fault filter does where no route says something else; `None`: there is no such filter.
     pub fault: Option<Arc<fault::Fault>>,
+    /// How requests are traced; `None`: not at all.
+    pub tracing: Option<Arc<trace::Tracing>>,
     /// Endpoints are told the path of requests whose path is rewritten.
     pub original_path: bool,
     /// Add `x-request-id` where it is absent.

@@ -19,3 +19,4 @@ mod streams;
 mod support;
 mod tcp;
 mod tls;
+mod tracing;
