@@ -136,7 +136,7 @@ fn a_rejected_resource_is_named_and_the_last_good_one_stays() {
         envoy.has(&good, "good").await;
 
         let name = "10.96.0.20_9080.outbound";
-        let mut listeners = (**good.resources(ResourceType::Listener)).clone();
+        let mut listeners = good.resources(ResourceType::Listener).to_map();
         listeners.insert(name.to_owned(), harness::listener_with_unknown_filter(name));
         envoy.publish(&good.clone().with(ResourceType::Listener, Arc::new(listeners)));
         wait_until("the rejection", Duration::from_secs(10), async || {

@@ -13,12 +13,13 @@ use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::{
     CommonTlsContext, DownstreamTlsContext, SdsSecretConfig,
 };
 use weir_api::labels::Engine;
-use weir_mesh::{ANY_HOST, Chain, Gateway, Host};
+use weir_mesh::routes::Rule;
+use weir_mesh::{ANY_HOST, Chain, Gateway, Host, Mesh, Policy};
 
 use super::listener::{self, access_log};
 use super::{
     Family, INGRESS_HTTP, INGRESS_HTTP_PORT, INGRESS_HTTPS, INGRESS_HTTPS_PORT, OUTBOUND, ROUTE_OTHER, ROUTE_SERVICE,
-    any, cluster, no, route, rule, seconds, yes,
+    action, any, cluster, no, rule, seconds, yes,
 };
 
 /// What counts of all its traffic.
@@ -27,9 +28,9 @@ const STAT_PREFIX: &str = "ingress";
 const INSPECTION_TIMEOUT_S: i64 = 15;
 
 /// Where requests in clear text arrive.
-pub(super) fn http(engine: Engine, gateway: &Gateway) -> Listener {
+pub(super) fn http(engine: Engine, gateway: &Gateway, shared: &listener::Shared<'_>) -> Listener {
     let chain = FilterChain {
-        filters: vec![listener::http_filter(&manager(engine, gateway, INGRESS_HTTP))],
+        filters: vec![listener::http_filter(&manager(engine, gateway, shared, INGRESS_HTTP))],
         name: INGRESS_HTTP.to_owned(),
         ..Default::default()
     };
@@ -40,8 +41,8 @@ pub(super) fn http(engine: Engine, gateway: &Gateway) -> Listener {
 }
 
 /// Where TLS arrives; `None` while there is no certificate, for a listener without a chain is none.
-pub(super) fn https(engine: Engine, gateway: &Gateway) -> Option<Listener> {
-    let manager = manager(engine, gateway, INGRESS_HTTPS);
+pub(super) fn https(engine: Engine, gateway: &Gateway, shared: &listener::Shared<'_>) -> Option<Listener> {
+    let manager = manager(engine, gateway, shared, INGRESS_HTTPS);
     let chain = |chain: &Chain| FilterChain {
         filter_chain_match: (!chain.server_names.is_empty()).then(|| FilterChainMatch {
             server_names: chain.server_names.clone(),
@@ -75,7 +76,7 @@ fn bound(name: &str, port: u32) -> Listener {
 }
 
 /// As for any requests, but for what a stranger could do by a path or a header of the kind that proxies set.
-fn manager(engine: Engine, gateway: &Gateway, routes: &str) -> HttpConnectionManager {
+fn manager(engine: Engine, gateway: &Gateway, shared: &listener::Shared<'_>, routes: &str) -> HttpConnectionManager {
     let rds = RouteSpecifier::Rds(Rds {
         config_source: Some(cluster::ads()),
         route_config_name: routes.to_owned(),
@@ -90,7 +91,7 @@ fn manager(engine: Engine, gateway: &Gateway, routes: &str) -> HttpConnectionMan
             upgrade_type: "websocket".to_owned(),
             ..Default::default()
         }],
-        ..listener::manager(STAT_PREFIX, rds, access_log::http(engine, OUTBOUND))
+        ..listener::manager(STAT_PREFIX, rds, access_log::http(shared.logs(engine), OUTBOUND))
     }
 }
 
@@ -114,8 +115,21 @@ fn transport_socket(certificate: &str) -> TransportSocket {
 
 /// The routes of clear text or of TLS. The port in a host header says how a client came here, not what it wants. Figures
 /// show hosts by name only where they are names, not where they are whatever a client writes.
-pub(super) fn routes(name: &str, hosts: &[Host]) -> RouteConfiguration {
-    let usual = route::forward("", true);
+pub(super) fn routes(name: &str, hosts: &[Host], mesh: &Mesh) -> RouteConfiguration {
+    let nobodys = Policy::default();
+    // What the first Service of a rule asks for holds for the whole rule, but for faults: strangers get none.
+    let policy = |rule: &Rule| {
+        let service = rule
+            .shares()
+            .first()
+            .and_then(|share| mesh.services.get(share.service.as_ref()?));
+        service.map_or_else(|| nobodys.clone(), |service| service.policy.clone())
+    };
+    let of_rule = |rule: &Rule, shown: &str| -> Vec<_> {
+        let policy = policy(rule);
+        let usual = action::forward("", &policy, &policy.timeouts);
+        rule::routes(rule, shown, &usual).collect()
+    };
     let host = |host: &Host| {
         let shown = match host.domain.starts_with('*') {
             true => ROUTE_OTHER,
@@ -124,7 +138,7 @@ pub(super) fn routes(name: &str, hosts: &[Host]) -> RouteConfiguration {
         VirtualHost {
             name: host.domain.clone(),
             domains: vec![host.domain.clone()],
-            routes: host.rules.iter().flat_map(|r| rule::routes(r, shown, &usual)).collect(),
+            routes: host.rules.iter().flat_map(|r| of_rule(r, shown)).collect(),
             ..Default::default()
         }
     };

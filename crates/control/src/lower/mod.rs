@@ -15,14 +15,16 @@
 //! | cluster | `blocked` | nowhere |
 //! | listener, route | `ingress_http`, `ingress_https` | the gateway's alone: requests from outside, in clear text and by TLS |
 //! | secret | `<namespace>/<secret>` | the gateway's alone: a certificate |
+//! | cluster, perhaps endpoints | `tracing` | who takes spans, if anybody does |
 //! | peer | an address | who has it (on demand) |
 //!
 //! Addresses of single pods (endpoints of headless Services, ports that a pod labels itself) have a cluster of their own
 //! with that one endpoint, named `<port>|<namespace>|<ip>.outbound`: the client chose the pod, and metrics still know it.
 //!
-//! All but the listeners is the same for every node, and shared. Listeners differ by engine (Envoy gets access logs);
-//! `inbound` differs by pod. Pods that have IPv6 get `outbound_ipv6` and `inbound_ipv6` beside these: the same on `::`. What did not change stays the same allocation from one lowering to the next.
+//! All but the listeners is the same for every node, and shared. Listeners differ by engine (Envoy gets access logs)
+//! and by how much the pod itself asks to be traced; `inbound` differs by pod. Pods that have IPv6 get `outbound_ipv6` and `inbound_ipv6` beside these: the same on `::`. What did not change stays the same allocation from one lowering to the next.
 
+mod action;
 mod cluster;
 mod endpoint;
 mod gateway;
@@ -31,8 +33,9 @@ mod route;
 mod rule;
 mod secret;
 mod telemetry;
+mod tracing;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -40,11 +43,14 @@ use envoy_types::pb::envoy::config::core::v3::Http2ProtocolOptions;
 use envoy_types::pb::google::protobuf::{Any, BoolValue, Duration, UInt32Value};
 use prost::Message;
 use weir_api::labels::{Engine, Protocol};
+use weir_mesh::policy::Tracing;
 use weir_mesh::routes::{Rule, Share};
-use weir_mesh::{Gateway, Key, Mesh};
+use weir_mesh::{Key, Mesh, Policy};
 use weir_xds::snapshot::{Inconsistency, Resources};
 use weir_xds::types::Peer;
 use weir_xds::{Resource, ResourceType, Snapshot};
+
+pub use tracing::TRACING;
 
 /// Where redirected outbound connections arrive.
 pub const OUTBOUND_PORT: u32 = 15001;
@@ -115,6 +121,10 @@ struct Destination<'a> {
     rules: &'a [Rule],
     /// How much is measured, as far as somebody says so.
     telemetry: &'a weir_mesh::Telemetry,
+    /// What its labels ask for.
+    policy: &'a Policy,
+    /// What spans of its requests are called.
+    operation: String,
     /// The client chose this very address: it stays in whether it is ready or not.
     single: bool,
 }
@@ -128,6 +138,32 @@ struct Bound<'a> {
     cluster: &'a str,
     /// Who gets how much of its connections; empty: the cluster gets all. Requests are shared by the routes instead.
     shares: &'a [Share],
+    /// Which of its requests are traced, whoever sends them.
+    tracing: Tracing,
+}
+
+/// What the listeners of nodes differ by, apart from `inbound`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Variant {
+    engine: Engine,
+    /// The pod itself asks for traces of what it sends.
+    tracing: Tracing,
+}
+
+impl Variant {
+    /// Those that the pods of a mesh need, and of each engine the one that most need.
+    fn all(mesh: &Mesh) -> BTreeSet<Self> {
+        let of_pods = mesh.pods.values().map(|pod| pod.tracing);
+        let tracing: BTreeSet<_> = of_pods.chain([Tracing::default()]).collect();
+        let engines = [Engine::Weir, Engine::Envoy];
+        let of = |engine: Engine| {
+            tracing.iter().map(move |tracing| Self {
+                engine,
+                tracing: *tracing,
+            })
+        };
+        engines.into_iter().flat_map(of).collect()
+    }
 }
 
 /// Everything that nodes share, lowered from one mesh.
@@ -137,8 +173,8 @@ pub struct Lowered {
     endpoints: Arc<Resources>,
     routes: Arc<Resources>,
     peers: Arc<Resources>,
-    /// Without `inbound`, by engine.
-    listeners: BTreeMap<Engine, Arc<Resources>>,
+    /// Without `inbound`.
+    listeners: BTreeMap<Variant, Arc<Resources>>,
     /// `outbound_ipv6`, by engine: for pods that have IPv6.
     outbound_ipv6: BTreeMap<Engine, Arc<Resource>>,
     gateway: GatewayResources,
@@ -155,21 +191,22 @@ struct GatewayResources {
 }
 
 impl GatewayResources {
-    fn new(gateway: &Gateway, previous: &Self) -> Self {
+    fn new(mesh: &Mesh, shared: &listener::Shared<'_>, previous: &Self) -> Self {
+        let gateway = &mesh.gateway;
         let listeners = [Engine::Weir, Engine::Envoy].into_iter().map(|engine| {
             let empty = Arc::default();
             let old = previous.listeners.get(&engine).unwrap_or(&empty);
             let mut listeners = Collector::new(ResourceType::Listener, old);
-            listeners.add(INGRESS_HTTP, &gateway::http(engine, gateway));
-            if let Some(https) = gateway::https(engine, gateway) {
+            listeners.add(INGRESS_HTTP, &gateway::http(engine, gateway, shared));
+            if let Some(https) = gateway::https(engine, gateway, shared) {
                 listeners.add(INGRESS_HTTPS, &https);
             }
             (engine, listeners.finish())
         });
         let mut routes = Collector::new(ResourceType::Route, &previous.routes);
-        routes.add(INGRESS_HTTP, &gateway::routes(INGRESS_HTTP, &gateway.http));
+        routes.add(INGRESS_HTTP, &gateway::routes(INGRESS_HTTP, &gateway.http, mesh));
         if !gateway.chains.is_empty() {
-            routes.add(INGRESS_HTTPS, &gateway::routes(INGRESS_HTTPS, &gateway.https));
+            routes.add(INGRESS_HTTPS, &gateway::routes(INGRESS_HTTPS, &gateway.https, mesh));
         }
         let mut secrets = Collector::new(ResourceType::Secret, &previous.secrets);
         for (name, certificate) in &gateway.certificates {
@@ -208,12 +245,18 @@ impl Lowered {
         }
         clusters.add(BLOCKED, &cluster::blocked());
         for destination in &destinations {
-            let measured = telemetry::metadata(&destination.telemetry.or(&mesh.telemetry));
+            let rule = destination.policy.balance.policy;
+            let measured = telemetry::metadata_with_rule(&destination.telemetry.or(&mesh.telemetry), rule);
             clusters.add_with(&destination.name, &cluster::eds(destination), &measured);
             endpoints.add(&destination.name, &endpoint::assignment(destination));
             if destination.listening.is_some_and(Protocol::has_requests) {
                 routes.add(&destination.name, &route::outbound(destination));
             }
+        }
+        if let Some(collector) = mesh.collector() {
+            let (cluster, assignment) = tracing::cluster(&collector);
+            clusters.add(TRACING, &cluster);
+            assignment.iter().for_each(|a| endpoints.add(TRACING, a));
         }
         let mut peers = Collector::new(ResourceType::Peer, &previous.peers);
         for (ip, who) in &mesh.identities {
@@ -226,20 +269,20 @@ impl Lowered {
             peers.add(&ip.to_string(), &peer);
         }
         let bound = bound(mesh, &destinations);
-        let uninspected = listener::uninspected_ports(mesh);
-        let listeners = [Engine::Weir, Engine::Envoy].into_iter().map(|engine| {
+        let shared = listener::Shared::of(mesh);
+        let listeners = Variant::all(mesh).into_iter().map(|variant| {
             let empty = Arc::default();
-            let old = previous.listeners.get(&engine).unwrap_or(&empty);
+            let old = previous.listeners.get(&variant).unwrap_or(&empty);
             let mut listeners = Collector::new(ResourceType::Listener, old);
-            listeners.add(OUTBOUND, &listener::outbound(engine, Family::Ipv4, &uninspected));
+            listeners.add(OUTBOUND, &listener::outbound(variant.engine, Family::Ipv4, &shared));
             for address in &bound {
                 let name = listener_name(address.ip, address.port);
-                listeners.add(&name, &listener::address(engine, &name, address));
+                listeners.add(&name, &listener::address(variant, &name, address, &shared));
             }
-            (engine, listeners.finish())
+            (variant, listeners.finish())
         });
         let outbound_ipv6 = [Engine::Weir, Engine::Envoy].into_iter().map(|engine| {
-            let body = listener::outbound(engine, Family::Ipv6, &uninspected).encode_to_vec();
+            let body = listener::outbound(engine, Family::Ipv6, &shared).encode_to_vec();
             let old = previous.outbound_ipv6.get(&engine);
             (
                 engine,
@@ -247,7 +290,7 @@ impl Lowered {
             )
         });
         Self {
-            gateway: GatewayResources::new(&mesh.gateway, &previous.gateway),
+            gateway: GatewayResources::new(mesh, &shared, &previous.gateway),
             no_secrets: Arc::clone(&previous.no_secrets),
             outbound_ipv6: outbound_ipv6.collect(),
             listeners: listeners.collect(),
@@ -284,27 +327,24 @@ impl Lowered {
     /// The snapshot of one pod's proxy; `None` when the mesh does not know the pod. `previous` is the node's last one.
     pub fn snapshot(&self, mesh: &Mesh, pod: &Key, engine: Engine, previous: Option<&Snapshot>) -> Option<Snapshot> {
         let pod = mesh.pods.get(pod)?;
+        let shared = listener::Shared::of_inbound(mesh);
         let inbound = |family: Family| {
-            let (name, body) = (
-                family.inbound(),
-                listener::inbound(engine, family, &mesh.telemetry, pod),
-            );
+            let (name, body) = (family.inbound(), listener::inbound(engine, family, &shared, pod));
             let old = previous.and_then(|s| s.get(ResourceType::Listener, name));
             let resource = Resource::renew(old, ResourceType::Listener, name, body.encode_to_vec());
             (name.to_owned(), resource)
         };
-        let mut listeners = Resources::clone(self.listeners.get(&engine)?);
+        let mut listeners = Resources::clone(self.listeners.get(&Variant {
+            engine,
+            tracing: pod.tracing,
+        })?);
         listeners.extend([inbound(Family::Ipv4)]);
         if pod.has_ipv6() {
             listeners.extend([inbound(Family::Ipv6)]);
             let outbound = self.outbound_ipv6.get(&engine).map(Arc::clone);
             listeners.extend(outbound.map(|resource| (OUTBOUND_IPV6.to_owned(), resource)));
         }
-        let listeners = match previous.map(|s| s.resources(ResourceType::Listener)) {
-            Some(old) if **old == listeners => Arc::clone(old),
-            _ => Arc::new(listeners),
-        };
-        Some(self.assemble(listeners))
+        Some(self.assemble(Arc::new(listeners)))
     }
 
     fn assemble(&self, listeners: Arc<Resources>) -> Snapshot {
@@ -410,6 +450,8 @@ fn destinations(mesh: &Mesh) -> Vec<Destination<'_>> {
                 endpoints: one_family(&port.endpoints),
                 rules: &port.rules,
                 telemetry: &service.telemetry,
+                policy: &service.policy,
+                operation: format!("{}.{}:{number}/*", service.name, service.namespace),
                 single: false,
             });
         }
@@ -425,11 +467,22 @@ fn destinations(mesh: &Mesh) -> Vec<Destination<'_>> {
                 endpoints: vec![&address.endpoint],
                 rules: &[],
                 telemetry: &address.telemetry,
+                policy: &address.policy,
+                operation: format!("{}.{}:{port}/*", named(address, ip), address.namespace),
                 single: true,
             });
         }
     }
     found
+}
+
+/// What a single address is called: by its Service, its pod, or itself.
+fn named(address: &weir_mesh::Address, ip: &IpAddr) -> String {
+    let pod = address.endpoint.identity.as_ref().map(|who| who.pod.clone());
+    match address.service.is_empty() {
+        true => pod.unwrap_or_else(|| ip.to_string()),
+        false => address.service.clone(),
+    }
 }
 
 /// Each pod once: where a Service has endpoints of both families, those of IPv4.
@@ -465,6 +518,7 @@ fn bound<'a>(mesh: &'a Mesh, destinations: &'a [Destination<'a>]) -> Vec<Bound<'
                     protocol,
                     cluster,
                     shares,
+                    tracing: service.policy.tracing,
                 });
             }
         }
@@ -480,6 +534,7 @@ fn bound<'a>(mesh: &'a Mesh, destinations: &'a [Destination<'a>]) -> Vec<Bound<'
             protocol: address.protocol,
             cluster,
             shares: &[],
+            tracing: address.policy.tracing,
         });
     }
     found.into_values().collect()
@@ -489,6 +544,13 @@ fn bound<'a>(mesh: &'a Mesh, destinations: &'a [Destination<'a>]) -> Vec<Bound<'
 
 fn seconds(seconds: i64) -> Option<Duration> {
     Some(Duration { seconds, nanos: 0 })
+}
+
+fn duration(duration: std::time::Duration) -> Option<Duration> {
+    Some(Duration {
+        seconds: i64::try_from(duration.as_secs()).unwrap_or(i64::MAX),
+        nanos: i32::try_from(duration.subsec_nanos()).unwrap_or_default(),
+    })
 }
 
 fn yes() -> Option<BoolValue> {

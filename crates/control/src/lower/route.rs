@@ -4,31 +4,35 @@ use envoy_types::pb::envoy::config::core::v3::data_source::Specifier;
 use envoy_types::pb::envoy::config::core::v3::substitution_format_string::Format;
 use envoy_types::pb::envoy::config::core::v3::{DataSource, SubstitutionFormatString};
 use envoy_types::pb::envoy::config::route::v3::route::Action;
-use envoy_types::pb::envoy::config::route::v3::route_action::ClusterSpecifier;
 use envoy_types::pb::envoy::config::route::v3::route_match::PathSpecifier;
 use envoy_types::pb::envoy::config::route::v3::{
-    DirectResponseAction, RetryPolicy, Route, RouteAction, RouteConfiguration, RouteMatch, VirtualHost,
+    DirectResponseAction, Route, RouteAction, RouteConfiguration, RouteMatch, VirtualHost,
 };
 
 use weir_mesh::routes::Rule;
 
-use super::{BLOCKED, Destination, INBOUND, ROUTE_OTHER, ROUTE_SERVICE, no, number, rule, seconds};
-
-/// Only what never reached an application is tried again: no retry can execute a request twice.
-const RETRY_ON: &str = "connect-failure,refused-stream,reset-before-request";
-const RETRIES: u32 = 2;
+use super::{BLOCKED, Destination, INBOUND, ROUTE_OTHER, ROUTE_SERVICE, action, no, rule};
 
 /// The routes of a destination: its rules, and to its own endpoints what they leave.
 pub(super) fn outbound(destination: &Destination<'_>) -> RouteConfiguration {
-    let action = forward(&destination.name, true);
-    let routes = |name: &str| ruled(name, destination.rules, &action);
-    configuration(&destination.name, destination.domains.clone(), routes)
+    let policy = destination.policy;
+    let usual = action::forward(&destination.name, policy, &policy.timeouts);
+    configuration(&destination.name, destination.domains.clone(), |name| {
+        let mut routes = ruled(name, destination.rules, &usual);
+        for route in &mut routes {
+            action::inject(route, &policy.fault);
+            action::decorate(route, &destination.operation);
+        }
+        routes
+    })
 }
 
 /// The routes of an inbound port: to the application, whatever the host.
 pub(super) fn inbound(port: u16, domains: Vec<String>, cluster: &str) -> RouteConfiguration {
-    let action = forward(cluster, false);
-    configuration(&format!("{INBOUND}_{port}"), domains, |name| vec![route(name, &action)])
+    let forward = action::pass_on(cluster);
+    configuration(&format!("{INBOUND}_{port}"), domains, |name| {
+        vec![route(name, &forward)]
+    })
 }
 
 /// The rules in their order; then everything by `usual`, unless a rule took all.
@@ -53,21 +57,6 @@ fn configuration(name: &str, domains: Vec<String>, routes: impl Fn(&str) -> Vec<
         name: name.to_owned(),
         virtual_hosts,
         validate_clusters: no(),
-        ..Default::default()
-    }
-}
-
-/// To a cluster, without limits of time. With `retry`, what never reached an application is tried again.
-pub(super) fn forward(cluster: &str, retry: bool) -> RouteAction {
-    RouteAction {
-        cluster_specifier: Some(ClusterSpecifier::Cluster(cluster.to_owned())),
-        // No limit unless somebody asks for one.
-        timeout: seconds(0),
-        retry_policy: retry.then(|| RetryPolicy {
-            retry_on: RETRY_ON.to_owned(),
-            num_retries: number(RETRIES),
-            ..Default::default()
-        }),
         ..Default::default()
     }
 }

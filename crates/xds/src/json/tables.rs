@@ -23,6 +23,11 @@ pub(super) fn message(name: &str) -> Option<Kind> {
         "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager" => MANAGER,
         "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy" => TCP_PROXY,
         "envoy.extensions.filters.http.router.v3.Router" => ROUTER,
+        "envoy.extensions.filters.http.fault.v3.HTTPFault" => FAULT,
+        "envoy.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate" => &[],
+        "envoy.config.trace.v3.ZipkinConfig" => ZIPKIN,
+        "envoy.config.trace.v3.OpenTelemetryConfig" => OPEN_TELEMETRY,
+        "envoy.extensions.access_loggers.stream.v3.StdoutAccessLog" => STDOUT_LOG,
         "envoy.extensions.filters.listener.original_dst.v3.OriginalDst"
         | "envoy.extensions.filters.listener.http_inspector.v3.HttpInspector"
         | "envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector" => &[],
@@ -144,6 +149,7 @@ const CLUSTER: &[Field] = &[
         ]),
     ),
     one(10, "circuit_breakers", Msg(&[many(1, "thresholds", Msg(THRESHOLDS))])),
+    one(19, "outlier_detection", Msg(OUTLIER)),
     one(20, "cleanup_interval", Duration),
     one(21, "upstream_bind_config", Msg(BIND)),
     one(24, "transport_socket", Msg(TRANSPORT_SOCKET)),
@@ -162,6 +168,35 @@ const THRESHOLDS: &[Field] = &[
     one(3, "max_pending_requests", U32),
     one(4, "max_requests", U32),
     one(5, "max_retries", U32),
+    one(6, "track_remaining", Bool),
+    one(
+        8,
+        "retry_budget",
+        Msg(&[
+            one(1, "budget_percent", Msg(PERCENT)),
+            one(2, "min_retry_concurrency", U32),
+        ]),
+    ),
+];
+const PERCENT: &[Field] = &[one(1, "value", Double)];
+const FRACTION: &[Field] = &[
+    one(1, "numerator", Int),
+    one(2, "denominator", Enum(&["HUNDRED", "TEN_THOUSAND", "MILLION"])),
+];
+const OUTLIER: &[Field] = &[
+    one(1, "consecutive_5xx", U32),
+    one(2, "interval", Duration),
+    one(3, "base_ejection_time", Duration),
+    one(4, "max_ejection_percent", U32),
+    one(5, "enforcing_consecutive_5xx", U32),
+    one(6, "enforcing_success_rate", U32),
+    one(10, "consecutive_gateway_failure", U32),
+    one(11, "enforcing_consecutive_gateway_failure", U32),
+    one(12, "split_external_local_origin_errors", Bool),
+    one(13, "consecutive_local_origin_failure", U32),
+    one(14, "enforcing_consecutive_local_origin_failure", U32),
+    one(15, "enforcing_local_origin_success_rate", U32),
+    one(21, "max_ejection_time", Duration),
 ];
 const HTTP2: &[Field] = &[
     one(2, "max_concurrent_streams", U32),
@@ -288,6 +323,17 @@ const MANAGER: &[Field] = &[
         "http_filters",
         Msg(&[one(1, "name", Str), one(4, "typed_config", Any)]),
     ),
+    one(
+        7,
+        "tracing",
+        Msg(&[
+            one(3, "client_sampling", Msg(PERCENT)),
+            one(4, "random_sampling", Msg(PERCENT)),
+            one(5, "overall_sampling", Msg(PERCENT)),
+            one(9, "provider", Msg(&[one(1, "name", Str), one(3, "typed_config", Any)])),
+            one(10, "spawn_upstream_span", BOOL),
+        ]),
+    ),
     one(8, "http_protocol_options", Msg(&[one(2, "accept_http_10", Bool)])),
     one(9, "http2_protocol_options", Msg(HTTP2)),
     one(12, "drain_timeout", Duration),
@@ -312,6 +358,55 @@ const MANAGER: &[Field] = &[
         Msg(&[one(1, "idle_timeout", Duration)]),
     ),
 ];
+const FAULT: &[Field] = &[
+    one(
+        1,
+        "delay",
+        Msg(&[one(3, "fixed_delay", Duration), one(4, "percentage", Msg(FRACTION))]),
+    ),
+    one(
+        2,
+        "abort",
+        Msg(&[one(2, "http_status", Int), one(3, "percentage", Msg(FRACTION))]),
+    ),
+    one(
+        7,
+        "response_rate_limit",
+        Msg(&[
+            one(1, "fixed_limit", Msg(&[one(1, "limit_kbps", Int)])),
+            one(2, "percentage", Msg(FRACTION)),
+        ]),
+    ),
+];
+const ZIPKIN: &[Field] = &[
+    one(1, "collector_cluster", Str),
+    one(2, "collector_endpoint", Str),
+    one(3, "trace_id_128bit", Bool),
+    one(4, "shared_span_context", BOOL),
+    one(
+        5,
+        "collector_endpoint_version",
+        Enum(&["DEPRECATED_AND_UNAVAILABLE_DO_NOT_USE", "HTTP_JSON", "HTTP_PROTO"]),
+    ),
+    one(6, "collector_hostname", Str),
+];
+const OPEN_TELEMETRY: &[Field] = &[
+    one(2, "service_name", Str),
+    one(
+        3,
+        "http_service",
+        Msg(&[one(
+            1,
+            "http_uri",
+            Msg(&[one(1, "uri", Str), one(2, "cluster", Str), one(3, "timeout", Duration)]),
+        )]),
+    ),
+];
+const STDOUT_LOG: &[Field] = &[one(
+    1,
+    "log_format",
+    Msg(&[one(2, "json_format", Struct), one(5, "text_format_source", Msg(DATA))]),
+)];
 const ROUTER: &[Field] = &[one(4, "suppress_envoy_headers", Bool)];
 const TCP_PROXY: &[Field] = &[
     one(1, "stat_prefix", Str),
