@@ -38,16 +38,15 @@ pub struct Node {
     locality: Option<Value>,
 }
 
-/// What every node is called that no other name was found for.
-const CLUSTER_OF_ALL: &str = "weir";
-
 impl Node {
-    /// What traces call this proxy's service: its cluster, where that tells it from others, else its own name.
+    /// What traces call this proxy's service: its cluster, or, without one, its own name.
     pub fn service(&self) -> String {
-        match self.cluster.as_str() {
-            "" | CLUSTER_OF_ALL => self.id.clone(),
-            cluster => cluster.to_owned(),
-        }
+        let name = if self.cluster.is_empty() {
+            &self.id
+        } else {
+            &self.cluster
+        };
+        name.clone()
     }
 
     /// The address of the pod's node.

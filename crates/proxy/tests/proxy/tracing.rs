@@ -465,3 +465,43 @@ async fn a_dead_collector_harms_nobody() {
         assert!(lost().await <= 6000);
     }
 }
+
+#[tokio::test]
+async fn tracing_of_a_bootstrap() {
+    let collector = Collector::start().await;
+    let (application, heads) = application().await;
+    let (port, at) = (free_port(), collector.server.address.port());
+    let tracing = r#"stat_prefix: web
+          tracing:
+            random_sampling: {value: 100}
+            provider:
+              name: envoy.tracers.zipkin
+              typed_config:
+                "@type": type.googleapis.com/envoy.config.trace.v3.ZipkinConfig
+                collector_cluster: tracing
+                collector_endpoint: /api/v2/spans
+                collector_endpoint_version: HTTP_JSON
+                shared_span_context: false
+                trace_id_128bit: true
+"#;
+    let clusters = format!(
+        r#"  clusters:
+  - name: tracing
+    load_assignment: {{cluster_name: tracing, endpoints: [{{lb_endpoints: [{{endpoint: {{address:
+      {{socket_address: {{address: 127.0.0.1, port_value: {at}}}}}}}}}]}}]}}
+"#
+    );
+    let text = http_bootstrap(port, &[(application.address, 1)], "")
+        .replace("stat_prefix: web\n", tracing)
+        .replace("  clusters:\n", &clusters);
+    let _proxy = Proxy::start(&text).await;
+    assert_eq!(Client::connect(local(port)).await.get("svc", "/").await.status, 200);
+    let spans = collector.wait(1).await;
+    assert_eq!(
+        spans[0]["localEndpoint"]["serviceName"], "client.default",
+        "the node's own name"
+    );
+    assert_eq!(spans[0]["name"], "svc", "the host, as no route says otherwise");
+    let head = heads.lock().unwrap()[0].clone();
+    assert_eq!(header(&head, "x-b3-spanid").unwrap(), spans[0]["id"]);
+}
