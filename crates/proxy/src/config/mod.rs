@@ -15,6 +15,7 @@ pub mod bootstrap;
 pub mod cache;
 pub mod decode;
 pub mod duration;
+pub mod edge;
 pub mod fault;
 pub mod fuzz;
 mod node;
@@ -153,6 +154,8 @@ pub struct Http {
     pub fault: Option<Arc<fault::Fault>>,
     /// How requests are traced; `None`: not at all.
     pub tracing: Option<Arc<trace::Tracing>>,
+    /// What is made of requests before their route is looked for.
+    pub edge: Option<Box<edge::Edge>>,
     /// Endpoints are told the path of requests whose path is rewritten.
     pub original_path: bool,
     /// Add `x-request-id` where it is absent.
