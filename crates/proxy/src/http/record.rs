@@ -76,6 +76,8 @@ impl Record {
             status: 0,
             grpc: false,
             grpc_status: None,
+            // Traces tell of the request, not of its copies.
+            trace: None,
             ended: false,
             shadow: true,
         }
