@@ -195,6 +195,10 @@ impl Admin {
                 "accepted": self.shared.accepted.load(Ordering::Relaxed),
                 "refused": self.shared.refused.load(Ordering::Relaxed),
             },
+            "spans": {
+                "sent": self.shared.traces.sent.load(Ordering::Relaxed),
+                "dropped": self.shared.traces.dropped.load(Ordering::Relaxed),
+            },
             "received": {
                 "clusters": resource(ResourceType::Cluster),
                 "endpoints": resource(ResourceType::Endpoint),

@@ -262,7 +262,7 @@ pub fn page(shared: &Shared) -> impl FnMut(&mut String, usize) -> bool + use<> {
     let active = shared.active.load_full();
     let mut groups: Vec<Writer> = Vec::new();
     let mut server = String::new();
-    server_gauges(&mut server, shared);
+    server_values(&mut server, shared);
     groups.push(Box::new(move |out, _| {
         out.push_str(&server);
         false
@@ -330,7 +330,7 @@ fn sorted<T>(rows: impl Iterator<Item = (String, T)>) -> Vec<(String, T)> {
     rows
 }
 
-fn server_gauges(out: &mut String, shared: &Shared) {
+fn server_values(out: &mut String, shared: &Shared) {
     // As Envoy numbers them: live, draining, initialising.
     let state = match (shared.life.draining(), shared.ready()) {
         (true, _) => 1,
@@ -361,8 +361,14 @@ fn server_gauges(out: &mut String, shared: &Shared) {
     if let Some(bytes) = resident_bytes() {
         gauges.push(("envoy_server_memory_physical_size", bytes));
     }
-    for (name, value) in gauges {
-        header(out, name, "gauge");
+    let counters = [
+        ("envoy_tracing_spans_sent", shared.traces.sent.load(Relaxed)),
+        ("envoy_tracing_spans_dropped", shared.traces.dropped.load(Relaxed)),
+    ];
+    let gauges = gauges.into_iter().map(|(name, value)| (name, value, "gauge"));
+    let counters = counters.into_iter().map(|(name, value)| (name, value, "counter"));
+    for (name, value, kind) in gauges.chain(counters) {
+        header(out, name, kind);
         let labels = "";
         Lines { out, name, labels }.value(value);
     }

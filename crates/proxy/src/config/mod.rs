@@ -26,6 +26,7 @@ pub mod stats;
 pub mod store;
 pub mod telemetry;
 pub mod tls;
+pub mod trace;
 
 pub use active::Active;
 pub use node::node_message;
@@ -151,6 +152,8 @@ pub struct Http {
     pub routes: RouteSource,
     /// What the fault filter does where no route says something else; `None`: there is no such filter.
     pub fault: Option<Arc<fault::Fault>>,
+    /// How requests are traced; `None`: not at all.
+    pub tracing: Option<Arc<trace::Tracing>>,
     /// What is made of requests before their route is looked for.
     pub edge: Option<Box<edge::Edge>>,
     /// Endpoints are told the path of requests whose path is rewritten.

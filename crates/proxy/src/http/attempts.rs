@@ -103,6 +103,7 @@ impl<'a> Attempts<'a> {
             _ => self.flow.worker.choose(self.cluster, &self.failed),
         }?;
         record.attempt(self.cluster, &endpoint.peer);
+        record.tried(endpoint.address, &endpoint.peer);
         Some(endpoint)
     }
 

@@ -78,6 +78,15 @@ impl Unanswered {
             Self::Late => (504, "upstream request timeout"),
             Self::Slow => (408, "the body of the request did not come in time"),
         };
+        record.flag(match self {
+            Self::NoCluster(_) => "NC",
+            Self::NoEndpoint => "UH",
+            Self::Failed(Failure::Connect) => "UF",
+            Self::Failed(Failure::Malformed) => "UPE",
+            Self::Failed(_) => "UC",
+            Self::Late => "UT",
+            Self::Slow => "SI",
+        });
         match self {
             Self::NoCluster(_) => {
                 record.no_cluster();

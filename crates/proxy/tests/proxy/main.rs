@@ -21,3 +21,4 @@ mod streams;
 mod support;
 mod tcp;
 mod tls;
+mod tracing;

@@ -21,6 +21,7 @@ const MANIFESTS: &[(&str, &str)] = &[
     ("40-metrics.yaml", include_str!("../../../../deploy/40-metrics.yaml")),
     ("50-agent.yaml", include_str!("../../../../deploy/50-agent.yaml")),
     ("60-ingress.yaml", include_str!("../../../../deploy/60-ingress.yaml")),
+    ("70-zipkin.yaml", include_str!("../../../../deploy/70-zipkin.yaml")),
 ];
 
 /// `weir install`: everything on standard output.

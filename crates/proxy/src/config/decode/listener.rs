@@ -15,7 +15,7 @@ use weir_series::canonical::Direction;
 
 use super::{
     Decoded, Within, fault, flag, http2, message_name, nothing_left, optional_duration, parse, port, reject, route,
-    socket_address, tls, unpack,
+    socket_address, tls, trace, unpack,
 };
 use crate::config::edge::{Edge, EscapedSlashes, Strangers, StripPort};
 use crate::config::fault::Fault;
@@ -356,6 +356,7 @@ fn http(mut rest: hcm::HttpConnectionManager) -> Decoded<Http> {
         None => IDLE_TIMEOUT,
         Some(options) => idle_timeout(options).within("common_http_protocol_options")?,
     };
+    let tracing = rest.tracing.take().map(trace::tracing).transpose().within("tracing")?;
     http1_options(&mut rest).within("http_protocol_options")?;
     // Zero switches each of them off.
     let limit = |field, value: Option<protobuf::Duration>| -> Decoded<Option<Duration>> {
@@ -387,6 +388,7 @@ fn http(mut rest: hcm::HttpConnectionManager) -> Decoded<Http> {
         http2,
         routes,
         fault: filters.fault,
+        tracing,
         edge,
         original_path: filters.original_path,
         generate_request_id,

@@ -12,6 +12,7 @@ mod listener;
 mod route;
 mod telemetry;
 mod tls;
+mod trace;
 
 pub use cluster::cluster;
 pub use endpoint::assignment;

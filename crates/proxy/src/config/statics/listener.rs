@@ -12,7 +12,8 @@ use serde_json::Value;
 use weir_xds::ResourceType;
 
 use super::tls::{self, TransportSocket};
-use super::{Read, address, boolean, http2, number, resource, timespan};
+use super::trace::{self, Tracing};
+use super::{Read, address, boolean, http2, number, resource, timespan, type_url};
 use crate::config::bootstrap::{StaticResource, from_value, wrong};
 
 const TYPE_PREFIX: &str = "type.googleapis.com/";
@@ -90,6 +91,7 @@ struct HttpConnectionManager {
     request_headers_timeout: Option<String>,
     use_remote_address: Option<bool>,
     upgrade_configs: Vec<UpgradeConfig>,
+    tracing: Option<Tracing>,
 }
 
 #[derive(Deserialize, Default)]
@@ -221,14 +223,6 @@ pub fn listener(at: &str, value: Value) -> Read<StaticResource> {
     resource(at, ResourceType::Listener, file.name, &message)
 }
 
-fn type_url(config: &Value) -> String {
-    config
-        .get("@type")
-        .and_then(Value::as_str)
-        .unwrap_or_default()
-        .to_owned()
-}
-
 fn filter_chain(at: &str, file: FilterChain) -> Read<pb::FilterChain> {
     let mut filters = Vec::new();
     for (i, one) in file.filters.into_iter().enumerate() {
@@ -326,6 +320,10 @@ fn http(at: &str, file: HttpConnectionManager) -> Read<hcm::HttpConnectionManage
             ..Default::default()
         })
         .collect();
+    let tracing = file
+        .tracing
+        .map(|tracing| trace::message(&format!("{at}.tracing"), tracing))
+        .transpose()?;
     let upgrade = |u: UpgradeConfig| hcm::http_connection_manager::UpgradeConfig {
         upgrade_type: u.upgrade_type,
         enabled: boolean(u.enabled),
@@ -343,6 +341,7 @@ fn http(at: &str, file: HttpConnectionManager) -> Read<hcm::HttpConnectionManage
         request_headers_timeout: timespan(&format!("{at}.request_headers_timeout"), file.request_headers_timeout)?,
         use_remote_address: boolean(file.use_remote_address),
         upgrade_configs: file.upgrade_configs.into_iter().map(upgrade).collect(),
+        tracing,
         ..Default::default()
     })
 }
