@@ -12,6 +12,7 @@ use h2::{RecvStream, SendStream};
 use http::HeaderMap;
 
 use super::filters::bandwidth::Bandwidth;
+use super::filters::mirror::{self, CopySink, CopySource};
 use super::h1::body::{Body, Broken};
 use super::translate;
 use crate::wire::Wire;
@@ -38,6 +39,10 @@ pub enum Source<'w> {
     H2(RecvStream),
     /// An HTTP/1 message, and whether its trailers were taken.
     H1(&'w SharedWire<'w>, Body, bool),
+    /// The same that somebody else gets.
+    Copied(CopySource),
+    /// One of which others get the same.
+    Shared(Box<Source<'w>>, Vec<CopySink>),
 }
 
 impl Source<'_> {
@@ -48,6 +53,8 @@ impl Source<'_> {
             Self::Whole(bytes) => bytes.is_empty(),
             Self::H2(stream) => stream.is_end_stream(),
             Self::H1(_, body, _) => body.is_done() && body.trailers().len() <= 2,
+            Self::Copied(source) => source.is_end(),
+            Self::Shared(source, _) => source.is_end(),
         }
     }
 
@@ -81,14 +88,51 @@ impl Source<'_> {
                 let trailers = translate::trailers(body.trailers()).map_err(Broken::Malformed)?;
                 Poll::Ready(Ok(trailers.map(Frame::Trailers)))
             }
+            Self::Copied(source) => source.poll_frame(cx),
+            Self::Shared(source, copies) => {
+                let frame = ready!(source.poll_frame(cx))?;
+                if let Some(frame) = &frame {
+                    copies.iter().for_each(|copy| copy.push(frame));
+                }
+                // Whoever sends it on may not ask for more than that.
+                if frame.is_none() || source.is_end() {
+                    copies.iter().for_each(CopySink::end);
+                }
+                Poll::Ready(Ok(frame))
+            }
+        }
+    }
+
+    /// The same for others too: `send` is given what makes the body of each.
+    pub fn copied(self, send: impl FnOnce(&mut dyn FnMut() -> Source<'static>)) -> Self {
+        match self {
+            Self::Empty => {
+                send(&mut || Source::Empty);
+                self
+            }
+            Self::Whole(bytes) => {
+                send(&mut || Source::Whole(bytes.clone()));
+                Self::Whole(bytes)
+            }
+            source => {
+                let mut sinks = Vec::new();
+                send(&mut || {
+                    let (sink, copied) = mirror::copy();
+                    sinks.push(sink);
+                    Source::Copied(copied)
+                });
+                Self::Shared(Box::new(source), sinks)
+            }
         }
     }
 
     /// So much of the content went on: the sender may send as much again.
     fn release(&mut self, bytes: usize) {
-        if let Self::H2(stream) = self {
+        match self {
             // It fails only for more than was received.
-            let _ = stream.flow_control().release_capacity(bytes);
+            Self::H2(stream) => drop(stream.flow_control().release_capacity(bytes)),
+            Self::Shared(source, _) => source.release(bytes),
+            Self::Empty | Self::Whole(_) | Self::H1(..) | Self::Copied(_) => {}
         }
     }
 }
@@ -108,6 +152,8 @@ pub enum Sink<'w> {
     H2(SendStream<Bytes>),
     /// An HTTP/1 message.
     H1(&'w SharedWire<'w>, Writing),
+    /// To nobody.
+    Nowhere,
 }
 
 /// A body on its way.
@@ -241,7 +287,7 @@ impl<'s, 't> Pump<'s, 't> {
 
     fn end(&mut self, trailers: Option<&HeaderMap>) -> Result<(), Broken> {
         match &mut self.sink {
-            Sink::H1(_, Writing::Plain) => {}
+            Sink::H1(_, Writing::Plain) | Sink::Nowhere => {}
             Sink::H1(_, Writing::Chunked) => {
                 self.before.extend_from_slice(b"0\r\n");
                 if let Some(trailers) = trailers {
@@ -292,6 +338,12 @@ impl<'s, 't> Pump<'s, 't> {
                 }
                 Poll::Ready(Ok(()))
             }
+            Sink::Nowhere => {
+                self.source.release(self.data.len());
+                (self.data, self.after) = (Bytes::new(), b"");
+                self.before.clear();
+                Poll::Ready(Ok(()))
+            }
             Sink::H1(wire, _) => {
                 let mut wire = wire.borrow_mut();
                 while !(self.before.is_empty() && self.data.is_empty() && self.after.is_empty()) {
@@ -313,7 +365,7 @@ impl<'s, 't> Pump<'s, 't> {
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &self.sink {
             Sink::H1(wire, _) => wire.borrow_mut().poll_flush(cx),
-            Sink::H2(_) => Poll::Ready(Ok(())),
+            Sink::H2(_) | Sink::Nowhere => Poll::Ready(Ok(())),
         }
     }
 

@@ -91,6 +91,11 @@ impl Upload {
         self.whole.is_some() || !self.touched
     }
 
+    /// All of it, where it is here and stays so.
+    pub fn whole<'c>(&self, client: &'c Wire) -> Option<&'c [u8]> {
+        client.unread().get(..self.whole?)
+    }
+
     /// All of it is written.
     pub fn is_sent(&self) -> bool {
         self.sent

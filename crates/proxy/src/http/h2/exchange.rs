@@ -17,6 +17,7 @@ use super::server::Session;
 use super::upstream::{Client, End, Exchange};
 use crate::config::route::edit::{Editable, Fields};
 use crate::config::route::matching;
+use crate::http::filters::mirror::Copies;
 use crate::http::filters::{self, Verdict};
 use crate::http::headers;
 use crate::http::lifetime::Lifetime;
@@ -52,7 +53,7 @@ pub async fn serve(session: &Session, request: Request<RecvStream>, mut respond:
         target: None,
         secure,
     };
-    let decision = filters::decide(&mut head, &active, &http, flow, &mut record);
+    let decision = filters::decide(&mut head, &active, &http, flow, secure, &mut record);
     let (authority, target) = (head.authority, head.target);
     let mut time = Lifetime::new(&flow.worker);
     let mut begun = record.started();
@@ -93,6 +94,10 @@ pub async fn serve(session: &Session, request: Request<RecvStream>, mut respond:
             };
             return answer(&mut respond, &why.reply(&mut record));
         }
+    };
+    let source = match Copies::draw(&active, &http, route) {
+        None => source,
+        Some(copies) => source.copied(|make| copies.send(flow, &active, &record, (&parts, &authority), make)),
     };
     let exchange = Exchange {
         flow,
