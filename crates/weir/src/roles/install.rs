@@ -12,6 +12,10 @@ const MANIFESTS: &[(&str, &str)] = &[
         include_str!("../../../../deploy/00-namespace.yaml"),
     ),
     ("10-crds.yaml", include_str!("../../../../deploy/10-crds.yaml")),
+    (
+        "12-gateway-api.yaml",
+        include_str!("../../../../deploy/12-gateway-api.yaml"),
+    ),
     ("20-rbac.yaml", include_str!("../../../../deploy/20-rbac.yaml")),
     ("30-control.yaml", include_str!("../../../../deploy/30-control.yaml")),
     ("40-metrics.yaml", include_str!("../../../../deploy/40-metrics.yaml")),
