@@ -24,6 +24,7 @@ pub mod stats;
 pub mod store;
 pub mod telemetry;
 pub mod tls;
+pub mod upstream;
 
 pub use active::Active;
 pub use node::node_message;
@@ -31,12 +32,15 @@ pub use route::{Action, RetryOn, RetryPolicy, Route, RouteTable};
 pub use stats::{ClusterStats, HttpStats, ListenerStats};
 pub use telemetry::{Granularity, Telemetry};
 pub use tls::{ClientTls, ServerTls};
+pub use upstream::LbPolicy;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use weir_series::canonical::{Direction, Peer};
+
+use crate::balance::{Breaker, Members};
 
 /// A map keyed by names of the configuration.
 pub type Map<K, V> = rapidhash::RapidHashMap<K, V>;
@@ -103,9 +107,10 @@ pub enum Codec {
 }
 
 /// What an endpoint is spoken to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Protocol {
     /// HTTP/1.1.
+    #[default]
     Http1,
     /// HTTP/2, without TLS from the first byte.
     Http2,
@@ -196,6 +201,18 @@ pub struct ClusterSpec {
     pub tls: Option<Arc<ClientTls>>,
     /// How much is measured about it.
     pub telemetry: Arc<Telemetry>,
+    /// How the next endpoint is found.
+    pub policy: LbPolicy,
+    /// What it may have at a time.
+    pub limits: upstream::Limits,
+    /// When an endpoint is left out; `None`: never.
+    pub outlier: Option<upstream::Outlier>,
+    /// When fewer endpoints than so many in a hundred are left, all are used.
+    pub panic_percent: f64,
+    /// A connection without a request is closed after this time; `None`: as the pool does it.
+    pub idle_timeout: Option<Duration>,
+    /// Requests after which a connection is closed; `None`: it is kept.
+    pub requests_per_connection: Option<u32>,
 }
 
 /// Where the endpoints of a cluster come from.
@@ -220,6 +237,23 @@ pub struct Cluster {
     pub endpoints: Arc<Vec<Endpoint>>,
     /// Counters that outlive one configuration.
     pub stats: Arc<ClusterStats>,
+    /// What balancing needs to know of the endpoints.
+    pub members: Arc<Members>,
+    /// What there is now of all that is limited.
+    pub breaker: Arc<Breaker>,
+}
+
+impl Cluster {
+    /// A cluster with its endpoints; what is known of the one before stays, as far as it still holds.
+    pub fn new(spec: Arc<ClusterSpec>, endpoints: Arc<Vec<Endpoint>>, before: Option<&Self>) -> Self {
+        Self {
+            members: Arc::new(Members::new(&spec, &endpoints, before)),
+            stats: before.map_or_else(Arc::default, |c| Arc::clone(&c.stats)),
+            breaker: before.map_or_else(Arc::default, |c| Arc::clone(&c.breaker)),
+            spec,
+            endpoints,
+        }
+    }
 }
 
 /// One server of a cluster.

@@ -11,6 +11,7 @@ mod listener;
 mod route;
 mod telemetry;
 mod tls;
+mod upstream;
 
 pub use cluster::cluster;
 pub use endpoint::assignment;
