@@ -148,11 +148,11 @@ pub struct RetryOn {
 
 /// The outcome of a look-up.
 #[derive(Debug)]
-pub struct Match {
+pub struct Match<'a> {
     /// The configured domain that matched; `None` for the catch-all `*`.
-    pub authority: Option<Arc<str>>,
+    pub authority: Option<&'a Arc<str>>,
     /// The route.
-    pub route: Arc<Route>,
+    pub route: &'a Route,
 }
 
 impl RouteTable {
@@ -197,24 +197,21 @@ impl RouteTable {
     }
 
     /// The route of a request, or `None` where no virtual host or no route matches.
-    pub fn find(&self, host: &str, path: &str) -> Option<Match> {
+    pub fn find(&self, host: &str, path: &str) -> Option<Match<'_>> {
         let (index, authority) = self.host(host)?;
         let host = self.hosts.get(index)?;
         let route = host.routes.iter().find(|r| r.path.matches(path))?;
-        Some(Match {
-            authority,
-            route: Arc::clone(route),
-        })
+        Some(Match { authority, route })
     }
 
-    fn host(&self, host: &str) -> Option<(usize, Option<Arc<str>>)> {
+    fn host(&self, host: &str) -> Option<(usize, Option<&Arc<str>>)> {
         let host = if host.bytes().any(|b| b.is_ascii_uppercase()) {
             Cow::Owned(host.to_ascii_lowercase())
         } else {
             Cow::Borrowed(host)
         };
         if let Some((index, domain)) = self.exact.get(&*host) {
-            return Some((*index, Some(Arc::clone(domain))));
+            return Some((*index, Some(domain)));
         }
         let longer = |pattern: &str| host.len() > pattern.len();
         let wild = self
@@ -223,7 +220,7 @@ impl RouteTable {
             .find(|(s, ..)| longer(s) && host.ends_with(&**s))
             .or_else(|| self.prefixes.iter().find(|(p, ..)| longer(p) && host.starts_with(&**p)));
         if let Some((_, index, domain)) = wild {
-            return Some((*index, Some(Arc::clone(domain))));
+            return Some((*index, Some(domain)));
         }
         self.any.map(|index| (index, None))
     }

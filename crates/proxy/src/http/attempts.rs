@@ -62,6 +62,23 @@ impl Failure {
     }
 }
 
+/// Where a request goes.
+#[derive(Clone, Copy)]
+pub struct Target<'a> {
+    /// To one of its endpoints.
+    pub cluster: &'a Arc<Cluster>,
+    /// As its route says.
+    pub forward: &'a Forward,
+}
+
+impl<'a> Target<'a> {
+    /// Where a route leads; `None`: its cluster is not there.
+    pub fn of(active: &'a Active, forward: &'a Forward) -> Option<Self> {
+        let cluster = active.clusters.get(&forward.cluster)?;
+        Some(Self { cluster, forward })
+    }
+}
+
 /// The tries of one request.
 pub struct Attempts<'a> {
     flow: &'a Flow,
@@ -74,14 +91,14 @@ pub struct Attempts<'a> {
 
 impl<'a> Attempts<'a> {
     /// None made yet.
-    pub fn new(flow: &'a Flow, active: &'a Active, cluster: &'a Arc<Cluster>, route: &'a Forward) -> Self {
+    pub fn new(flow: &'a Flow, active: &'a Active, target: Target<'a>) -> Self {
         Self {
             flow,
             active,
-            cluster,
-            route,
+            cluster: target.cluster,
+            route: target.forward,
             failed: Vec::new(),
-            left: route.retry.limit,
+            left: target.forward.retry.limit,
         }
     }
 

@@ -16,13 +16,13 @@ use super::pool::Origin;
 use super::render::{self, After};
 use super::send::{Answer, Sent, Upload};
 use super::serve::{Connection, Next};
-use crate::config::route::Forward;
-use crate::config::{Action, Active, EndpointSource, Protocol, Route};
-use crate::http::attempts::{Attempts, Failure};
+use crate::config::{Action, Active, EndpointSource, Http, Protocol};
+use crate::http::attempts::{Attempts, Failure, Target};
 use crate::http::h2::upstream::{Client, End, Exchange};
 use crate::http::headers;
 use crate::http::message::Source;
 use crate::http::record::Record;
+use crate::http::reply::{Reply, Unanswered};
 use crate::http::translate as other;
 use crate::wire::Wire;
 
@@ -49,51 +49,54 @@ pub struct Facts {
 }
 
 /// What is to be done with a request.
-enum Plan {
+enum Plan<'a> {
     Refuse(head::Malformed),
     /// The proxy answers by itself.
-    Local(u16, bytes::Bytes),
-    Forward(Arc<Route>),
+    Local(Reply),
+    Forward(Target<'a>),
     /// The endpoints speak HTTP/2.
-    Translate(Arc<Route>, Box<http::request::Parts>),
+    Translate(Target<'a>, Box<http::request::Parts>),
 }
 
 impl Connection {
     /// Serves the request whose head are the first `length` unread bytes.
     pub async fn exchange(&mut self, length: usize) -> Next {
         let active = self.flow.worker.active();
-        let http = self.follow(&active);
-        let (record, plan, facts) = self.plan(&active, &http, length);
-        let (Some(facts), mut record) = (facts, record) else {
+        self.chain.follow(&self.flow, &active);
+        let http = Arc::clone(&self.chain.http);
+        let (mut record, plan, facts) = self.plan(&active, &http, length);
+        let Some(facts) = facts else {
             return match plan {
                 Plan::Refuse(why) => self.refuse_malformed(why).await,
                 _ => Next::Gone,
             };
         };
         self.wire.consume(length);
+        if let Plan::Forward(target) | Plan::Translate(target, _) = &plan {
+            let (timeout, now) = (target.forward.timeout, record.started());
+            self.time.limit_request(timeout, http.stall_timeout, now);
+        }
         match plan {
-            Plan::Forward(route) => match &route.action {
-                Action::Forward(forward) => self.forward(&active, forward, facts, record).await,
-                Action::Respond { .. } => Next::Gone,
-            },
-            Plan::Local(status, body) => self.local(&mut record, status, &body, facts).await,
-            Plan::Translate(route, parts) => match &route.action {
-                Action::Forward(forward) => self.translate(&active, forward, *parts, facts, record).await,
-                Action::Respond { .. } => Next::Gone,
-            },
+            Plan::Forward(target) => self.forward(&active, target, facts, record).await,
+            Plan::Translate(target, parts) => self.translate(&active, target, *parts, facts, record).await,
+            Plan::Local(reply) => {
+                record.local(reply.status);
+                self.say(&reply, facts).await
+            }
             Plan::Refuse(_) => Next::Gone,
         }
     }
 
     /// Reads the head, finds the route, and renders the head for the endpoint.
-    fn plan(&mut self, active: &Active, http: &crate::config::Http, length: usize) -> (Record, Plan, Option<Facts>) {
+    fn plan<'a>(&mut self, active: &'a Active, http: &'a Http, length: usize) -> (Record, Plan<'a>, Option<Facts>) {
+        let stats = &self.chain.stats;
         let mut room = head::room();
         let request = match head::request(&self.wire.unread()[..length], &mut room) {
             Ok(request) => request,
-            Err(why) => return (Record::new(&self.flow, &self.stats, true), Plan::Refuse(why), None),
+            Err(why) => return (Record::new(&self.flow, stats, true), Plan::Refuse(why), None),
         };
         let muted = self.flow.from_host && request.probe;
-        let mut record = Record::new(&self.flow, &self.stats, muted);
+        let mut record = Record::new(&self.flow, stats, muted);
         let websocket = request.websocket && http.websocket;
         let facts = Facts {
             to_head: request.method == "HEAD",
@@ -107,41 +110,34 @@ impl Connection {
         let table = active.table_of(http);
         let Some(found) = table.and_then(|table| table.find(request.host, request.path())) else {
             record.no_route();
-            return (record, Plan::Local(404, bytes::Bytes::new()), Some(facts));
+            return (record, Plan::Local(Reply::new(404, "")), Some(facts));
         };
-        record.authority(found.authority);
-        let two = |forward: &Forward| {
-            let cluster = active.clusters.get(&forward.cluster);
-            cluster.is_some_and(|c| c.spec.protocol == Protocol::Http2)
-        };
-        let plan = match &found.route.action {
-            Action::Forward(forward) if two(forward) => {
-                match other::request(&request, &self.flow.destination.to_string()) {
-                    Ok(mut parts) => {
-                        headers::add_request_headers(&mut parts.headers, http.generate_request_id);
-                        Plan::Translate(found.route, Box::new(parts))
-                    }
-                    Err(why) => return (record, Plan::Refuse(why), None),
-                }
-            }
+        record.authority(found.authority.cloned());
+        let forward = match &found.route.action {
             Action::Respond { status, body } => {
                 record.direct_response();
-                Plan::Local(status.as_u16(), body.render(self.flow.destination))
+                let reply = Reply::new(status.as_u16(), body.render(self.flow.destination));
+                return (record, Plan::Local(reply), Some(facts));
             }
-            Action::Forward(_) => {
-                self.request.clear();
-                let out = &mut self.request;
-                render::request(
-                    out,
-                    &request,
-                    self.flow.destination,
-                    websocket,
-                    http.generate_request_id,
-                );
-                Plan::Forward(found.route)
-            }
+            Action::Forward(forward) => forward,
         };
-        (record, plan, Some(facts))
+        let Some(target) = Target::of(active, forward) else {
+            let reply = Unanswered::NoCluster.reply(&mut record);
+            return (record, Plan::Local(reply), Some(facts));
+        };
+        if target.cluster.spec.protocol == Protocol::Http2 {
+            return match other::request(&request, &self.flow.destination.to_string()) {
+                Ok(mut parts) => {
+                    headers::add_request_headers(&mut parts.headers, http.generate_request_id);
+                    (record, Plan::Translate(target, Box::new(parts)), Some(facts))
+                }
+                Err(why) => (record, Plan::Refuse(why), None),
+            };
+        }
+        self.request.clear();
+        let (out, destination) = (&mut self.request, self.flow.destination);
+        render::request(out, &request, destination, websocket, http.generate_request_id);
+        (record, Plan::Forward(target), Some(facts))
     }
 
     /// What the connection does after a response, as far as the request tells.
@@ -153,42 +149,42 @@ impl Connection {
         }
     }
 
-    /// Answers without an endpoint.
-    async fn local(&mut self, record: &mut Record, status: u16, body: &[u8], facts: Facts) -> Next {
-        record.local(status);
-        self.say(status, body, facts).await
-    }
-
-    /// Replies, having thrown the body of the request away where it is here already.
-    async fn say(&mut self, status: u16, text: &[u8], facts: Facts) -> Next {
+    /// Answers without an endpoint, having thrown the body of the request away where it is here already.
+    async fn say(&mut self, reply: &Reply, facts: Facts) -> Next {
         let mut body = Body::new(facts.framing);
         let here = body.ready(self.wire.unread()).unwrap_or(0);
         body.passed(here);
         self.wire.consume(here);
         let after = self.after(facts);
-        self.reply(status, text, facts.to_head, after, !body.is_done()).await
+        self.reply(reply, facts.to_head, after, !body.is_done()).await
     }
 
-    async fn forward(&mut self, active: &Arc<Active>, route: &Forward, facts: Facts, mut record: Record) -> Next {
-        let Some(cluster) = active.clusters.get(&route.cluster) else {
-            record.no_cluster();
-            return self.local(&mut record, 503, b"", facts).await;
-        };
-        let now = record.started();
-        self.time
-            .limit_stall(route.timeout.map(|limit| now + limit), self.http.stall_timeout, now);
-        let mut upload = Upload::new(facts, route.retry.limit > 0, REPLAY_BYTES_MAX);
+    /// There is no response of an endpoint.
+    async fn unanswered(&mut self, mut record: Record, why: Unanswered, facts: Facts) -> Next {
+        let reply = why.reply(&mut record);
+        match why {
+            // The rest of it may come at any time.
+            Unanswered::Slow => self.reply(&reply, false, After::Close, true).await,
+            _ => self.say(&reply, facts).await,
+        }
+    }
+
+    async fn forward(&mut self, active: &Active, target: Target<'_>, facts: Facts, mut record: Record) -> Next {
+        let cluster = target.cluster;
+        let mut upload = Upload::new(facts, target.forward.retry.limit > 0, REPLAY_BYTES_MAX);
         match self.gather(&mut upload).await {
             Sent::Done => {}
-            Sent::Late if self.time.is_past_deadline() => return self.late(record, facts).await,
-            Sent::Late => return self.slow(record).await,
+            Sent::Late if self.time.is_past_deadline() => {
+                return self.unanswered(record, Unanswered::Late, facts).await;
+            }
+            Sent::Late => return self.unanswered(record, Unanswered::Slow, facts).await,
             _ => return self.client_failed(record, None).await,
         }
         let flow = Rc::clone(&self.flow);
-        let mut attempts = Attempts::new(&flow, active, cluster, route);
+        let mut attempts = Attempts::new(&flow, active, target);
         loop {
             let Some(endpoint) = attempts.next(&mut record) else {
-                return self.local(&mut record, 503, b"no healthy upstream", facts).await;
+                return self.unanswered(record, Unanswered::NoEndpoint, facts).await;
             };
             let origin = Origin {
                 address: endpoint.address,
@@ -204,20 +200,20 @@ impl Connection {
                     wait => wait,
                 },
                 Err(Sent::Failed(failure)) => match attempts.after_failure(&endpoint, failure, upload.is_whole()) {
-                    None => return self.failed(record, failure, facts).await,
+                    None => return self.unanswered(record, Unanswered::Failed(failure), facts).await,
                     wait => wait,
                 },
                 Err(Sent::Late) if !upload.is_sent() && !self.time.is_past_deadline() => {
-                    return self.slow(record).await;
+                    return self.unanswered(record, Unanswered::Slow, facts).await;
                 }
-                Err(Sent::Late) => return self.late(record, facts).await,
+                Err(Sent::Late) => return self.unanswered(record, Unanswered::Late, facts).await,
                 Err(Sent::Refused(why)) => return self.client_failed(record, Some(why)).await,
                 Err(Sent::Gone | Sent::Done) => return self.client_failed(record, None).await,
             };
             if let Some(wait) = wait.filter(|wait| !wait.is_zero())
                 && self.pause(wait).await.is_err()
             {
-                return self.late(record, facts).await;
+                return self.unanswered(record, Unanswered::Late, facts).await;
             }
         }
     }
@@ -225,19 +221,12 @@ impl Connection {
     /// Forwards a request to endpoints that speak HTTP/2.
     async fn translate(
         &mut self,
-        active: &Arc<Active>,
-        route: &Forward,
+        active: &Active,
+        target: Target<'_>,
         parts: http::request::Parts,
         facts: Facts,
         mut record: Record,
     ) -> Next {
-        let Some(cluster) = active.clusters.get(&route.cluster) else {
-            record.no_cluster();
-            return self.local(&mut record, 503, b"", facts).await;
-        };
-        let now = record.started();
-        self.time
-            .limit_stall(route.timeout.map(|limit| now + limit), self.http.stall_timeout, now);
         let flow = Rc::clone(&self.flow);
         let after = self.after(facts);
         let authority = parts.uri.authority().map(ToString::to_string).unwrap_or_default();
@@ -260,7 +249,7 @@ impl Connection {
             time: &mut self.time,
             record: &mut record,
         };
-        let (end, client) = exchange.run(active, cluster, route).await;
+        let (end, client) = exchange.run(active, target).await;
         let after = match client {
             Client::H1 { after, .. } => after,
             Client::H2(_) => After::Close,
@@ -272,31 +261,11 @@ impl Connection {
                 self.wire.reset_on_close();
                 Next::Gone
             }
-            // Nothing was answered; what was read of the body is gone.
-            End::NoEndpoint => {
-                record.local(503);
-                self.reply(
-                    503,
-                    b"no healthy upstream",
-                    facts.to_head,
-                    after,
-                    facts.framing != Framing::Empty,
-                )
-                .await
-            }
-            End::Failed(failure) => {
-                record.head(failure.status(), false, None);
-                record.upstream_failed();
-                let (status, text) = (failure.status(), failure.reason().as_bytes());
-                self.reply(status, text, facts.to_head, after, facts.framing != Framing::Empty)
-                    .await
-            }
-            End::Late => {
-                record.head(504, false, None);
-                record.timed_out();
-                let text = b"upstream request timeout";
-                self.reply(504, text, facts.to_head, after, facts.framing != Framing::Empty)
-                    .await
+            // What was read of the body is gone.
+            End::Unanswered(why) => {
+                let reply = why.reply(&mut record);
+                let more = facts.framing != Framing::Empty;
+                self.reply(&reply, facts.to_head, after, more).await
             }
         }
     }
@@ -309,33 +278,6 @@ impl Connection {
         }
     }
 
-    /// No endpoint gave an answer.
-    async fn failed(&mut self, mut record: Record, failure: Failure, facts: Facts) -> Next {
-        record.head(failure.status(), false, None);
-        record.upstream_failed();
-        self.say(failure.status(), failure.reason().as_bytes(), facts).await
-    }
-
-    /// The time of the request, or of its body, is over before there is an answer.
-    pub async fn late(&mut self, mut record: Record, facts: Facts) -> Next {
-        record.head(504, false, None);
-        record.timed_out();
-        self.say(504, b"upstream request timeout", facts).await
-    }
-
-    /// The body of the request does not come.
-    async fn slow(&mut self, mut record: Record) -> Next {
-        record.local(408);
-        self.reply(
-            408,
-            b"the body of the request did not come in time",
-            false,
-            After::Close,
-            true,
-        )
-        .await
-    }
-
     /// The client broke its request off, or sent a body that is none.
     async fn client_failed(&mut self, mut record: Record, why: Option<head::Malformed>) -> Next {
         match why {
@@ -343,8 +285,8 @@ impl Connection {
             Some(why) => {
                 record.local(400);
                 drop(record);
-                let text = why.to_string();
-                self.reply(400, text.as_bytes(), false, After::Close, true).await
+                let reply = Reply::new(400, why.to_string());
+                self.reply(&reply, false, After::Close, true).await
             }
         }
     }
@@ -392,7 +334,8 @@ impl Connection {
             Err(Broken::Sink) => Next::Gone,
             Err(_) if sent == 0 => {
                 upstream.fail();
-                self.failed(record, Failure::Malformed, facts).await
+                let why = Unanswered::Failed(Failure::Malformed);
+                self.unanswered(record, why, facts).await
             }
             Err(Broken::Source | Broken::Malformed(_)) => {
                 upstream.fail();

@@ -7,6 +7,7 @@ use std::time::SystemTime;
 
 use super::head::{Framing, Request, Response};
 use crate::http::headers::random_uuid;
+use crate::http::reply::Reply;
 
 /// Appends the head of a request as it goes to an endpoint.
 pub fn request(
@@ -68,16 +69,20 @@ pub fn response(out: &mut Vec<u8>, response: &Response<'_, '_>, after: After, da
 }
 
 /// Appends a whole reply of the proxy's own.
-pub fn reply(out: &mut Vec<u8>, status: u16, body: &[u8], head_only: bool, after: After, date: &[u8]) {
-    let reason = http::StatusCode::from_u16(status)
+pub fn reply(out: &mut Vec<u8>, reply: &Reply, head_only: bool, after: After, date: &[u8]) {
+    let Reply { status, body, fields } = reply;
+    let reason = http::StatusCode::from_u16(*status)
         .ok()
         .and_then(|s| s.canonical_reason());
-    status_line(out, status, reason.unwrap_or_default().as_bytes());
+    status_line(out, *status, reason.unwrap_or_default().as_bytes());
     if !body.is_empty() {
         field(out, "content-type", b"text/plain");
     }
     field(out, "content-length", body.len().to_string().as_bytes());
     field(out, "date", date);
+    for (name, value) in fields {
+        field(out, name.as_str(), value.as_bytes());
+    }
     connection(out, after);
     out.extend_from_slice(b"\r\n");
     if !head_only {

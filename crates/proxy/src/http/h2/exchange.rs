@@ -3,10 +3,7 @@
 //! Enters: a stream with its head. Leaves: its response. Finds the route as HTTP/1 does; the rest is up to `upstream`.
 
 use std::future::poll_fn;
-use std::rc::Rc;
-use std::sync::Arc;
 use std::task::Poll;
-use std::time::Duration;
 
 use bytes::Bytes;
 use h2::RecvStream;
@@ -17,12 +14,13 @@ use http::{HeaderMap, Method, Request, Response, StatusCode, Uri};
 
 use super::server::Session;
 use super::upstream::{Client, End, Exchange};
-use crate::config::route::Forward;
-use crate::config::{Action, Active};
+use crate::config::Action;
+use crate::http::attempts::Target;
 use crate::http::headers;
 use crate::http::lifetime::Lifetime;
 use crate::http::message::Source;
 use crate::http::record::Record;
+use crate::http::reply::{Reply, Unanswered};
 use crate::http::translate;
 
 /// Bodies up to this size are read whole before they are sent where a retry policy may want them again.
@@ -38,10 +36,10 @@ pub async fn serve(session: &Session, request: Request<RecvStream>, mut respond:
     let (mut parts, body) = request.into_parts();
     let authority = match authority(&parts.uri, &parts.headers) {
         Ok(_) if parts.method == Method::CONNECT => {
-            return local(&mut record, &mut respond, 400, b"CONNECT is not supported");
+            return local(&mut record, &mut respond, Reply::new(400, "CONNECT is not supported"));
         }
         Ok(authority) => authority,
-        Err(why) => return local(&mut record, &mut respond, 400, why.as_bytes()),
+        Err(why) => return local(&mut record, &mut respond, Reply::new(400, why)),
     };
     let table = active.table_of(&http);
     // The whole server, which an asterisk stands for, is where its root is.
@@ -51,14 +49,14 @@ pub async fn serve(session: &Session, request: Request<RecvStream>, mut respond:
     };
     let Some(found) = table.and_then(|table| table.find(&authority, path)) else {
         record.no_route();
-        return local(&mut record, &mut respond, 404, b"");
+        return local(&mut record, &mut respond, Reply::new(404, ""));
     };
-    record.authority(found.authority);
+    record.authority(found.authority.cloned());
     let forward = match &found.route.action {
         Action::Respond { status, body } => {
             record.direct_response();
-            let text = body.render(flow.destination);
-            return local(&mut record, &mut respond, status.as_u16(), &text);
+            let reply = Reply::new(status.as_u16(), body.render(flow.destination));
+            return local(&mut record, &mut respond, reply);
         }
         Action::Forward(forward) => forward,
     };
@@ -67,50 +65,23 @@ pub async fn serve(session: &Session, request: Request<RecvStream>, mut respond:
     if parts.uri.authority().is_none() || parts.uri.scheme() != Some(&Scheme::HTTP) || parts.uri.path().is_empty() {
         match whole_uri(&parts.uri, &authority) {
             Ok(uri) => parts.uri = uri,
-            Err(why) => return local(&mut record, &mut respond, 400, why.as_bytes()),
+            Err(why) => return local(&mut record, &mut respond, Reply::new(400, why)),
         }
     }
-    send(
-        session,
-        &active,
-        forward,
-        parts,
-        authority,
-        body,
-        respond,
-        record,
-        http.stall_timeout,
-    )
-    .await;
-}
-
-#[allow(clippy::too_many_arguments)] // the parts of one request, each with its own owner
-async fn send(
-    session: &Session,
-    active: &Active,
-    forward: &Forward,
-    parts: http::request::Parts,
-    authority: String,
-    body: RecvStream,
-    mut respond: SendResponse<Bytes>,
-    mut record: Record,
-    stall: Option<Duration>,
-) {
-    let flow: &Rc<_> = &session.flow;
-    let Some(cluster) = active.clusters.get(&forward.cluster) else {
-        record.no_cluster();
-        return local(&mut record, &mut respond, 503, b"");
+    let Some(target) = Target::of(&active, forward) else {
+        return answer(&mut respond, &Unanswered::NoCluster.reply(&mut record));
     };
     let mut time = Lifetime::new(&flow.worker);
-    let now = record.started();
-    time.limit_stall(forward.timeout.map(|limit| now + limit), stall, now);
+    time.limit_request(forward.timeout, http.stall_timeout, record.started());
     let source = match source(body, &parts.headers, forward.retry.limit > 0, &mut time).await {
         Ok(source) => source,
         Err(NoBody::Gone) => return,
-        Err(NoBody::Late) if time.is_past_deadline() => return late(&mut record, &mut respond),
         Err(NoBody::Late) => {
-            let text = b"the body of the request did not come in time";
-            return local(&mut record, &mut respond, 408, text);
+            let why = match time.is_past_deadline() {
+                true => Unanswered::Late,
+                false => Unanswered::Slow,
+            };
+            return answer(&mut respond, &why.reply(&mut record));
         }
     };
     let exchange = Exchange {
@@ -122,19 +93,12 @@ async fn send(
         time: &mut time,
         record: &mut record,
     };
-    let cluster = Arc::clone(cluster);
-    let (end, client) = exchange.run(active, &cluster, forward).await;
+    let (end, client) = exchange.run(&active, target).await;
     let Client::H2(mut respond) = client else { return };
     match end {
         End::Complete { .. } => {}
         End::Broken => respond.send_reset(h2::Reason::INTERNAL_ERROR),
-        End::NoEndpoint => local(&mut record, &mut respond, 503, b"no healthy upstream"),
-        End::Failed(failure) => {
-            record.head(failure.status(), false, None);
-            record.upstream_failed();
-            answer(&mut respond, failure.status(), failure.reason().as_bytes());
-        }
-        End::Late => late(&mut record, &mut respond),
+        End::Unanswered(why) => answer(&mut respond, &why.reply(&mut record)),
     }
 }
 
@@ -209,30 +173,26 @@ fn authority(uri: &Uri, headers: &HeaderMap) -> Result<String, &'static str> {
     }
 }
 
-/// The time of the request is over before there is an answer.
-fn late(record: &mut Record, respond: &mut SendResponse<Bytes>) {
-    record.head(504, false, None);
-    record.timed_out();
-    answer(respond, 504, b"upstream request timeout");
-}
-
 /// A reply that the proxy makes itself.
-fn local(record: &mut Record, respond: &mut SendResponse<Bytes>, status: u16, text: &[u8]) {
-    record.local(status);
-    answer(respond, status, text);
+fn local(record: &mut Record, respond: &mut SendResponse<Bytes>, reply: Reply) {
+    record.local(reply.status);
+    answer(respond, &reply);
 }
 
-fn answer(respond: &mut SendResponse<Bytes>, status: u16, text: &[u8]) {
+fn answer(respond: &mut SendResponse<Bytes>, reply: &Reply) {
     let mut response = Response::new(());
-    *response.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    if !text.is_empty() {
-        let plain = HeaderValue::from_static("text/plain");
-        response.headers_mut().insert(header::CONTENT_TYPE, plain);
+    *response.status_mut() = StatusCode::from_u16(reply.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let headers = response.headers_mut();
+    if !reply.body.is_empty() {
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+    }
+    for (name, value) in &reply.fields {
+        headers.append(name.clone(), value.clone());
     }
     // Errors mean that the client is gone.
-    if let Ok(mut stream) = respond.send_response(response, text.is_empty())
-        && !text.is_empty()
+    if let Ok(mut stream) = respond.send_response(response, reply.body.is_empty())
+        && !reply.body.is_empty()
     {
-        let _ = stream.send_data(Bytes::copy_from_slice(text), true);
+        let _ = stream.send_data(reply.body.clone(), true);
     }
 }

@@ -16,10 +16,9 @@ use h2::server::SendResponse;
 use http::{HeaderMap, Method, Request, Response, request};
 
 use super::pool::{Handle, origin};
-use crate::config::route::Forward;
 use crate::config::{Active, Cluster, Endpoint, EndpointSource, Protocol};
 use crate::flow::Flow;
-use crate::http::attempts::{Attempts, Failure};
+use crate::http::attempts::{Attempts, Failure, Target};
 use crate::http::h1::body::{Body, Broken};
 use crate::http::h1::head::{self, Framing};
 use crate::http::h1::render::{self, After};
@@ -28,6 +27,7 @@ use crate::http::headers;
 use crate::http::lifetime::Lifetime;
 use crate::http::message::{Pump, SharedWire, Sink, Source, Writing};
 use crate::http::record::Record;
+use crate::http::reply::Unanswered;
 use crate::http::translate;
 
 /// Kept connections that may turn out closed in a row before a new one is made.
@@ -58,12 +58,8 @@ pub enum End {
         /// The whole request was read too.
         request_read: bool,
     },
-    /// Nothing was answered: this is what happened.
-    Failed(Failure),
-    /// There is no endpoint.
-    NoEndpoint,
-    /// Time is up, and nothing was answered.
-    Late,
+    /// Nothing was answered: this is why.
+    Unanswered(Unanswered),
     /// Half a response was sent, or nobody is there.
     Broken,
 }
@@ -98,17 +94,18 @@ enum Try {
 impl<'w> Exchange<'_, 'w> {
     /// Tries endpoints until there is a response, and passes it on.
     /// Returns the client for what could not be said here.
-    pub async fn run(mut self, active: &Active, cluster: &Arc<Cluster>, route: &Forward) -> (End, Client<'w>) {
-        let end = self.tries(active, cluster, route).await;
+    pub async fn run(mut self, active: &Active, target: Target<'_>) -> (End, Client<'w>) {
+        let end = self.tries(active, target).await;
         (end, self.client)
     }
 
-    async fn tries(&mut self, active: &Active, cluster: &Arc<Cluster>, route: &Forward) -> End {
+    async fn tries(&mut self, active: &Active, target: Target<'_>) -> End {
+        let cluster = target.cluster;
         let flow = Rc::clone(self.flow);
-        let mut attempts = Attempts::new(&flow, active, cluster, route);
+        let mut attempts = Attempts::new(&flow, active, target);
         loop {
             let Some(endpoint) = attempts.next(self.record) else {
-                return End::NoEndpoint;
+                return End::Unanswered(Unanswered::NoEndpoint);
             };
             let two = match cluster.spec.protocol {
                 Protocol::Http1 => false,
@@ -123,14 +120,14 @@ impl<'w> Exchange<'_, 'w> {
                 Try::End(end) => return end,
                 Try::Again(wait) => wait,
                 Try::Failed(failure) => match attempts.after_failure(&endpoint, failure, self.body.is_some()) {
-                    None => return End::Failed(failure),
+                    None => return End::Unanswered(Unanswered::Failed(failure)),
                     Some(wait) => wait,
                 },
             };
             if !wait.is_zero() {
                 tokio::select! {
                     () = tokio::time::sleep(wait) => {}
-                    () = poll_fn(|cx| self.time.poll(cx)) => return End::Late,
+                    () = poll_fn(|cx| self.time.poll(cx)) => return End::Unanswered(Unanswered::Late),
                 }
             }
         }
@@ -160,7 +157,10 @@ impl<'w> Exchange<'_, 'w> {
             let handle = poll_fn(|cx| match taking.as_mut().poll(cx) {
                 Poll::Ready(outcome) => Poll::Ready(outcome.map_err(|_| Try::Failed(Failure::Connect))),
                 Poll::Pending if self.client_is_gone(cx) => Poll::Ready(Err(Try::End(End::Broken))),
-                Poll::Pending => self.time.poll(cx).map(|()| Err(Try::End(End::Late))),
+                Poll::Pending => self
+                    .time
+                    .poll(cx)
+                    .map(|()| Err(Try::End(End::Unanswered(Unanswered::Late)))),
             });
             let handle = match handle.await {
                 Ok(handle) => handle,
@@ -197,7 +197,10 @@ impl<'w> Exchange<'_, 'w> {
                 Poll::Ready(Ok(response)) => Poll::Ready(Ok(response)),
                 Poll::Ready(Err(error)) => Poll::Ready(Err(Try::Failed(failure(&error)))),
                 Poll::Pending if self.client_is_gone(cx) => Poll::Ready(Err(Try::End(End::Broken))),
-                Poll::Pending => self.time.poll(cx).map(|()| Err(Try::End(End::Late))),
+                Poll::Pending => self
+                    .time
+                    .poll(cx)
+                    .map(|()| Err(Try::End(End::Unanswered(Unanswered::Late)))),
             }
         });
         let response = match outcome.await {
@@ -246,7 +249,10 @@ impl<'w> Exchange<'_, 'w> {
                     let connected = poll_fn(|cx| match connecting.as_mut().poll(cx) {
                         Poll::Ready(outcome) => Poll::Ready(outcome.map_err(|_| Try::Failed(Failure::Connect))),
                         Poll::Pending if self.client_is_gone(cx) => Poll::Ready(Err(Try::End(End::Broken))),
-                        Poll::Pending => self.time.poll(cx).map(|()| Err(Try::End(End::Late))),
+                        Poll::Pending => self
+                            .time
+                            .poll(cx)
+                            .map(|()| Err(Try::End(End::Unanswered(Unanswered::Late)))),
                     });
                     match connected.await {
                         Ok(wire) => wire,
@@ -462,7 +468,10 @@ async fn message<'s>(
                     if exchange.client_is_gone(cx) {
                         return Poll::Ready(Err(Try::End(End::Broken)));
                     }
-                    return exchange.time.poll(cx).map(|()| Err(Try::End(End::Late)));
+                    return exchange
+                        .time
+                        .poll(cx)
+                        .map(|()| Err(Try::End(End::Unanswered(Unanswered::Late))));
                 }
             }
         }

@@ -1,0 +1,75 @@
+//! What the proxy itself answers where no endpoint does.
+//!
+//! Enters: why there is no response. Leaves: a record that says so, and the reply, for HTTP/1 and HTTP/2 alike.
+
+use bytes::Bytes;
+use http::header::{HeaderName, HeaderValue};
+
+use super::attempts::Failure;
+use super::record::Record;
+
+/// A response of the proxy's own.
+#[derive(Debug, Default)]
+pub struct Reply {
+    /// HTTP status.
+    pub status: u16,
+    /// Content, plain text.
+    pub body: Bytes,
+    /// Headers beside those that every reply has.
+    pub fields: Vec<(HeaderName, HeaderValue)>,
+}
+
+impl Reply {
+    /// Only status and content.
+    pub fn new(status: u16, body: impl Into<Bytes>) -> Self {
+        Self {
+            status,
+            body: body.into(),
+            fields: Vec::new(),
+        }
+    }
+}
+
+/// Why a request is not answered by an endpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unanswered {
+    /// The cluster of the route is not there.
+    NoCluster,
+    /// The cluster has no endpoint.
+    NoEndpoint,
+    /// The last try failed.
+    Failed(Failure),
+    /// The time of the request is over.
+    Late,
+    /// The client's body does not come.
+    Slow,
+}
+
+impl Unanswered {
+    /// Records it; leaves what the client is told.
+    pub fn reply(self, record: &mut Record) -> Reply {
+        let (status, text) = match self {
+            Self::NoCluster => (503, ""),
+            Self::NoEndpoint => (503, "no healthy upstream"),
+            Self::Failed(failure) => (failure.status(), failure.reason()),
+            Self::Late => (504, "upstream request timeout"),
+            Self::Slow => (408, "the body of the request did not come in time"),
+        };
+        match self {
+            Self::NoCluster => {
+                record.no_cluster();
+                record.local(status);
+            }
+            Self::NoEndpoint | Self::Slow => record.local(status),
+            Self::Failed(_) => {
+                record.head(status, false, None);
+                record.upstream_failed();
+            }
+            Self::Late => {
+                record.head(status, false, None);
+                record.timed_out();
+            }
+        }
+        Reply::new(status, text.as_bytes())
+    }
+}
