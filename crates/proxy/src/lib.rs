@@ -25,6 +25,7 @@ mod metrics;
 mod page;
 mod peers;
 mod publish;
+mod random;
 mod shared;
 mod socket;
 mod tcp;

@@ -9,6 +9,9 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
+use weir_series::canonical::Slot;
+
+use crate::balance::{Limit, Line};
 use crate::config::{Active, Cluster, EndpointSource, Tcp, Telemetry};
 use crate::flow::Flow;
 use crate::http::h1::body::{Body, Broken, poll_transfer};
@@ -31,7 +34,7 @@ pub async fn serve(flow: Rc<Flow>, io: Io, first: &[u8], tcp: Arc<Tcp>, active: 
         None => None,
     };
     drop(active);
-    let Some(mut upstream) = connected else {
+    let Some((mut upstream, _busy)) = connected else {
         // Nowhere to go: the client learns it at once.
         if let Some(slot) = flow.upstream_slot(&flow.worker.nobody, &telemetry) {
             slot.tcp_open();
@@ -52,19 +55,37 @@ pub async fn serve(flow: Rc<Flow>, io: Io, first: &[u8], tcp: Arc<Tcp>, active: 
 }
 
 /// Connects to an endpoint; to another one when that fails.
-async fn connect(flow: &Flow, active: &Active, cluster: &Arc<Cluster>, attempts: u32) -> Option<Wire> {
+async fn connect(flow: &Flow, active: &Active, cluster: &Arc<Cluster>, attempts: u32) -> Option<(Wire, Busy)> {
     let mut failed: Vec<SocketAddr> = Vec::new();
+    let limits = &cluster.spec.limits;
+    let line = Rc::new(Line::default());
     for _ in 0..attempts {
-        let endpoint = match cluster.spec.source {
-            EndpointSource::OriginalDst => flow.original_endpoint(active)?,
-            _ => flow.worker.choose(cluster, &failed)?,
+        let (endpoint, place) = match cluster.spec.source {
+            EndpointSource::OriginalDst => (flow.original_endpoint(active)?, usize::MAX),
+            _ => {
+                let chosen = flow.worker.choose(cluster, None, &failed)?;
+                (chosen.endpoint, chosen.place)
+            }
         };
         if failed.contains(&endpoint.address) {
             return None;
         }
         let slot = flow.upstream_slot(&endpoint.peer, &cluster.spec.telemetry);
-        match flow.worker.connect(cluster, endpoint.address, slot).await {
-            Ok(wire) => return Some(wire),
+        let held = match limits.connections {
+            None => None,
+            Some(_) => match line.open_more(&cluster.breaker, limits) {
+                Some(held) => Some(held),
+                None => {
+                    cluster.stats.cx_overflow();
+                    slot.iter().for_each(|s| s.overflow(Limit::Connections.name()));
+                    return None;
+                }
+            },
+        };
+        let connected = flow.worker.connect(cluster, endpoint.address, slot.clone(), held).await;
+        watch(cluster, place, slot.as_ref(), connected.is_ok());
+        match connected {
+            Ok(wire) => return Some((wire, Busy::new(cluster, place))),
             Err(error) => {
                 tracing::debug!(address = %endpoint.address, %error, "no connection");
                 failed.push(endpoint.address);
@@ -72,6 +93,49 @@ async fn connect(flow: &Flow, active: &Active, cluster: &Arc<Cluster>, attempts:
         }
     }
     None
+}
+
+/// Tells the endpoint's record how connecting ended, and leaves the endpoint out where that is too much.
+fn watch(cluster: &Cluster, place: usize, slot: Option<&Slot>, connected: bool) {
+    let (Some(outlier), Some(host)) = (&cluster.spec.outlier, cluster.members.host(place)) else {
+        return;
+    };
+    if connected {
+        return host.connected(outlier);
+    }
+    if let Some(cause) = host.failed(true, outlier) {
+        let outcome = cluster.members.eject(place, outlier);
+        cluster.stats.ejection(cause, outcome.err());
+        if let (Ok(lasts), Some(slot)) = (outcome, slot) {
+            slot.ejection(cause.name(), lasts);
+        }
+    }
+}
+
+/// A connection counts among what an endpoint has to do.
+struct Busy(Option<(Arc<Cluster>, usize)>);
+
+impl Busy {
+    fn new(cluster: &Arc<Cluster>, place: usize) -> Self {
+        let host = cluster
+            .members
+            .host(place)
+            .filter(|_| cluster.spec.policy.counts_requests());
+        Self(host.map(|host| {
+            host.begin();
+            (Arc::clone(cluster), place)
+        }))
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        if let Some((cluster, place)) = &self.0
+            && let Some(host) = cluster.members.host(*place)
+        {
+            host.end();
+        }
+    }
 }
 
 /// Copies both ways, after `head` to the first of the two, until both halves have ended.

@@ -17,6 +17,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::{client, server};
 use weir_series::canonical::Slot;
 
+use crate::balance::Held;
 use crate::buffers::{BUFFER_BYTES, Buffers};
 use crate::config::{ClusterStats, HttpStats};
 
@@ -140,6 +141,8 @@ pub struct Counts {
     pub cluster: Option<Arc<ClusterStats>>,
     /// Among the connections of an HTTP chain.
     pub http: Option<Arc<HttpStats>>,
+    /// Among those of which there may be so many.
+    pub _held: Option<Held>,
 }
 
 impl Counts {
@@ -176,6 +179,8 @@ pub struct Wire {
     failed: bool,
     buffers: Rc<Buffers>,
     counts: Counts,
+    /// Requests that it carried.
+    pub served: u32,
 }
 
 impl Wire {
@@ -194,6 +199,7 @@ impl Wire {
             failed: false,
             buffers: Rc::clone(buffers),
             counts,
+            served: 0,
         };
         wire.put_back(first);
         wire

@@ -3,6 +3,8 @@
 //! Enters: limits. Leaves: permits, which are given back when they are dropped. Shared by all workers, because limits hold
 //! over all of them; what is not limited is not counted here.
 
+use std::cell::Cell;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
@@ -102,19 +104,12 @@ impl Breaker {
 
     /// A request, of which there are `requests` now, may be tried once more.
     pub fn retry(self: &Arc<Self>, limits: &Limits, requests: u64) -> Result<Option<Permit>, Limit> {
-        let (limit, name) = match limits.retries {
-            None => return Ok(None),
-            Some(RetryLimit::Number(limit)) => (limit, Limit::Retries),
-            Some(RetryLimit::Budget { percent, min }) => {
-                #[allow(
-                    clippy::cast_precision_loss,
-                    clippy::cast_possible_truncation,
-                    clippy::cast_sign_loss
-                )]
-                let part = (requests as f64 * percent / 100.0) as u32;
-                (part.max(min), Limit::RetryBudget)
-            }
+        let Some(limit) = limits.retries else { return Ok(None) };
+        let name = match limit {
+            RetryLimit::Number(_) => Limit::Retries,
+            RetryLimit::Budget { .. } => Limit::RetryBudget,
         };
+        let limit = limit.of(requests);
         self.take(Kind::Retry, limit).map(Some).ok_or(name)
     }
 
@@ -126,6 +121,55 @@ impl Breaker {
     /// What there is now, as (connections, pending, requests, retries).
     pub fn counts(&self) -> [u32; 4] {
         [&self.connections, &self.pending, &self.requests, &self.retries].map(|n| n.load(Relaxed))
+    }
+}
+
+/// The connections of one worker to one endpoint, where they are limited, and those who wait for one.
+#[derive(Debug, Default)]
+pub struct Line {
+    open: Cell<u32>,
+    /// How many wait.
+    pub waiting: Cell<u32>,
+    /// A connection, or a place on one, can be had.
+    pub free: Notify,
+}
+
+/// A limited connection, as long as it is open.
+#[derive(Debug)]
+pub struct Held {
+    _permit: Permit,
+    line: Rc<Line>,
+}
+
+impl Line {
+    /// May another connection be opened? The first one here always may: nobody could wait for any other.
+    pub fn open(self: &Rc<Self>, breaker: &Arc<Breaker>, limits: &Limits) -> Option<Held> {
+        self.hold(breaker.connection(limits, self.open.get() == 0)?)
+    }
+
+    /// The same, where nobody waits.
+    pub fn open_more(self: &Rc<Self>, breaker: &Arc<Breaker>, limits: &Limits) -> Option<Held> {
+        self.hold(breaker.connection(limits, false)?)
+    }
+
+    #[allow(clippy::unnecessary_wraps)] // what both end with
+    fn hold(self: &Rc<Self>, permit: Permit) -> Option<Held> {
+        self.open.set(self.open.get() + 1);
+        Some(Held {
+            _permit: permit,
+            line: Rc::clone(self),
+        })
+    }
+
+    /// Whether it is of use to anybody.
+    pub fn is_idle(&self) -> bool {
+        self.open.get() == 0 && self.waiting.get() == 0
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.line.open.set(self.line.open.get() - 1);
     }
 }
 

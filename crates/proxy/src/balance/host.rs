@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::random::Random;
 use crate::config::upstream::Outlier;
+use crate::random;
 
 /// Latencies lose half of their weight and more in this time.
 const DECAY: Duration = Duration::from_secs(10);
@@ -219,7 +219,7 @@ fn reaches(errors: &AtomicU32, (limit, enforced): (u32, u32)) -> bool {
         return false;
     }
     errors.store(0, Relaxed);
-    Random::chance(enforced)
+    enforced >= 100 || random::below(100) < u64::from(enforced)
 }
 
 #[cfg(test)]

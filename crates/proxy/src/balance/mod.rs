@@ -8,14 +8,12 @@
 
 mod breaker;
 mod host;
-mod random;
 mod rotation;
 mod table;
 mod xxhash;
 
-pub use breaker::{Breaker, Limit, Permit};
+pub use breaker::{Breaker, Held, Limit, Line, Permit};
 pub use host::{Cause, Host};
-pub use random::Random;
 pub use xxhash::xxh64;
 
 use std::net::SocketAddr;
@@ -28,6 +26,7 @@ use table::Table;
 
 use crate::config::upstream::{LbPolicy, Outlier};
 use crate::config::{Cluster, ClusterSpec, Endpoint, Map};
+use crate::random;
 
 /// Weights of endpoints with requests are divided by their number; this keeps them whole numbers.
 const FINE: i64 = 1 << 20;
@@ -240,7 +239,7 @@ impl Balancer {
             LbPolicy::Random => {
                 let share = |i: usize, e: &Endpoint| if may(i) { u64::from(e.weight) } else { 0 };
                 let shares = || endpoints.iter().enumerate().map(|(i, e)| share(i, e));
-                let mut left = Random::below(shares().sum());
+                let mut left = random::below(shares().sum());
                 shares().position(|share| {
                     let found = left < share;
                     left = left.saturating_sub(share);
@@ -248,7 +247,7 @@ impl Balancer {
                 })
             }
             LbPolicy::RingHash { .. } | LbPolicy::Maglev { .. } => {
-                let hash = hash.unwrap_or_else(Random::bits);
+                let hash = hash.unwrap_or_else(random::random);
                 members.table.as_ref()?.find(hash, may)
             }
         }
@@ -257,7 +256,7 @@ impl Balancer {
 
 /// Any of those that may be had.
 fn draw(count: usize, may: impl Fn(usize) -> bool) -> Option<usize> {
-    let any = |count: usize| usize::try_from(Random::below(count as u64)).unwrap_or(0);
+    let any = |count: usize| usize::try_from(random::below(count as u64)).unwrap_or(0);
     if count > 0
         && let Some(found) = (0..DRAWS_MAX).map(|_| any(count)).find(|i| may(*i))
     {

@@ -31,13 +31,19 @@ impl Table {
         match self {
             Self::Ring(ring) => {
                 let start = ring.partition_point(|(begin, _)| *begin < hash);
-                let mut round = ring[start..].iter().chain(&ring[..start]);
-                round.map(|(_, place)| *place as usize).find(|i| allowed(*i))
+                let mut round = ring[start..]
+                    .iter()
+                    .chain(&ring[..start])
+                    .map(|(_, place)| *place as usize);
+                round.find(|i| allowed(*i))
             }
             Self::Maglev(table) => {
                 let start = usize::try_from(hash % table.len() as u64).unwrap_or(0);
-                let mut round = table[start..].iter().chain(&table[..start]);
-                round.map(|place| *place as usize).find(|i| allowed(*i))
+                let mut round = table[start..]
+                    .iter()
+                    .chain(&table[..start])
+                    .map(|place| *place as usize);
+                round.find(|i| allowed(*i))
             }
         }
     }

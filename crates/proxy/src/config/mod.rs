@@ -18,6 +18,7 @@ pub mod duration;
 pub mod fuzz;
 mod node;
 mod proto_json;
+pub mod retry;
 pub mod route;
 pub mod statics;
 pub mod stats;
@@ -28,7 +29,8 @@ pub mod upstream;
 
 pub use active::Active;
 pub use node::node_message;
-pub use route::{Action, RetryOn, RetryPolicy, Route, RouteTable};
+pub use retry::{RetryOn, RetryPolicy};
+pub use route::{Action, Route, RouteTable};
 pub use stats::{ClusterStats, HttpStats, ListenerStats};
 pub use telemetry::{Granularity, Telemetry};
 pub use tls::{ClientTls, ServerTls};

@@ -10,6 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::Map;
+pub use super::retry::RetryPolicy;
 
 /// A route configuration, ready for look-ups.
 #[derive(Debug, Default)]
@@ -120,30 +121,31 @@ pub struct Forward {
     pub timeout: Option<Duration>,
     /// When to try again.
     pub retry: RetryPolicy,
+    /// By what endpoints are chosen where the cluster does so by a hash.
+    pub hash: Box<[HashOn]>,
 }
 
-/// When to try again.
-#[derive(Debug, Default, Clone, PartialEq)]
-pub struct RetryPolicy {
-    /// Conditions.
-    pub on: RetryOn,
-    /// Tries after the first, at most.
-    pub limit: u32,
-}
-
-/// The conditions of a retry, named as in Envoy's `retry_on`.
-#[derive(Debug, Default, Clone, Copy, PartialEq)]
-pub struct RetryOn {
-    /// No connection to the endpoint.
-    pub connect_failure: bool,
-    /// The connection broke before any byte of the request was sent.
-    pub reset_before_request: bool,
-    /// The connection broke before any byte of the response came.
-    pub reset: bool,
-    /// Any response 500-599, or no response.
-    pub server_error: bool,
-    /// 502, 503, 504.
-    pub gateway_error: bool,
+/// What the hash of a request is made of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum HashOn {
+    /// A header; the name is lower case.
+    Header {
+        /// Its name.
+        name: Box<str>,
+        /// Nothing behind this is looked at where it was there.
+        terminal: bool,
+    },
+    /// A cookie.
+    Cookie {
+        /// Its name.
+        name: Box<str>,
+        /// Made for those who have none, for this long (zero: until the client ends); `None`: never made.
+        ttl: Option<Duration>,
+        /// Below which path a made one is sent back; may be empty.
+        path: Box<str>,
+        /// Nothing behind this is looked at where it was there, or was made.
+        terminal: bool,
+    },
 }
 
 /// The outcome of a look-up.
@@ -259,13 +261,6 @@ impl PathMatch {
                 .strip_prefix(&**prefix)
                 .is_some_and(|rest| rest.is_empty() || rest.starts_with('/')),
         }
-    }
-}
-
-impl RetryOn {
-    /// Whether a response of this status is to be tried again.
-    pub fn status(&self, status: u16) -> bool {
-        (self.server_error && (500..600).contains(&status)) || (self.gateway_error && matches!(status, 502..=504))
     }
 }
 

@@ -67,6 +67,24 @@ pub enum RetryLimit {
     },
 }
 
+impl RetryLimit {
+    /// The limit while there are so many requests.
+    pub fn of(&self, requests: u64) -> u32 {
+        match self {
+            Self::Number(limit) => *limit,
+            Self::Budget { percent, min } => {
+                #[allow(
+                    clippy::cast_precision_loss,
+                    clippy::cast_possible_truncation,
+                    clippy::cast_sign_loss
+                )]
+                let part = (requests as f64 * percent / 100.0) as u32;
+                part.max(*min)
+            }
+        }
+    }
+}
+
 impl Limits {
     /// Whether anything of it stands between a request and a connection.
     pub fn of_requests(&self) -> bool {

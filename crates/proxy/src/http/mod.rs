@@ -8,6 +8,7 @@
 //!
 //! Enters: a connection for which an HTTP chain was chosen. Leaves: exchanged messages and recorded series.
 
+mod affinity;
 pub mod attempts;
 mod chain;
 pub mod h1;

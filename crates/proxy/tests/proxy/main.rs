@@ -1,6 +1,8 @@
 //! The proxy in one process with its clients and servers, on loopback.
 
 mod ads;
+mod balance;
+mod breakers;
 mod config;
 mod counting;
 mod drain;

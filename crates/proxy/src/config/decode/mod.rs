@@ -8,6 +8,7 @@ mod cluster;
 mod endpoint;
 mod http2;
 mod listener;
+mod retry;
 mod route;
 mod telemetry;
 mod tls;

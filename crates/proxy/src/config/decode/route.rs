@@ -10,9 +10,10 @@ use envoy_types::pb::envoy::config::core::v3::substitution_format_string::Format
 use envoy_types::pb::envoy::config::core::v3::{DataSource, SubstitutionFormatString};
 use envoy_types::pb::envoy::config::route::v3 as pb;
 
+use super::retry::retry_policy;
 use super::{Decoded, Within, flag, nothing_left, optional_duration, reject};
 use crate::config::route::{
-    Action, Forward, PathMatch, ResponseText, RetryOn, RetryPolicy, Route, RouteTable, TextPart, VirtualHost,
+    Action, Forward, HashOn, PathMatch, ResponseText, RetryPolicy, Route, RouteTable, TextPart, VirtualHost,
 };
 
 /// Envoy's default for whole requests.
@@ -183,46 +184,42 @@ fn forward(mut rest: pb::RouteAction, inherited: Option<&RetryPolicy>) -> Decode
     if optional_duration("idle_timeout", &rest.idle_timeout)?.is_some_and(|d| d.is_zero()) {
         rest.idle_timeout = None;
     }
+    let mut hash = Vec::new();
+    for (i, policy) in take(&mut rest.hash_policy).into_iter().enumerate() {
+        hash.push(hash_policy(policy).within(format_args!("hash_policy[{i}]"))?);
+    }
     rest.cluster_not_found_response_code = 0;
     nothing_left(&rest)?;
     Ok(Forward {
         cluster,
         timeout: (!timeout.is_zero()).then_some(timeout),
         retry,
+        hash: hash.into(),
     })
 }
 
-fn retry_policy(mut rest: pb::RetryPolicy) -> Decoded<RetryPolicy> {
-    let mut on = RetryOn::default();
-    let conditions = take(&mut rest.retry_on);
-    for condition in conditions.split(',').map(str::trim).filter(|c| !c.is_empty()) {
-        match condition {
-            "connect-failure" => on.connect_failure = true,
-            "reset-before-request" => on.reset_before_request = true,
-            "reset" => {
-                on.reset = true;
-                on.connect_failure = true;
-                on.reset_before_request = true;
-            }
-            "5xx" => {
-                on.server_error = true;
-                on.reset = true;
-                on.connect_failure = true;
-                on.reset_before_request = true;
-            }
-            "gateway-error" => on.gateway_error = true,
-            // Of HTTP/2 alone.
-            "refused-stream" => {}
-            other => {
-                let known = "connect-failure, refused-stream, reset-before-request, reset, 5xx, gateway-error";
-                return reject("retry_on", format!("{other:?} is unknown; known are {known}"));
+fn hash_policy(mut rest: pb::route_action::HashPolicy) -> Decoded<HashOn> {
+    use pb::route_action::hash_policy::PolicySpecifier;
+    let terminal = take(&mut rest.terminal);
+    let on = match rest.policy_specifier.take() {
+        Some(PolicySpecifier::Header(mut header)) => {
+            let name = take(&mut header.header_name).to_ascii_lowercase().into();
+            nothing_left(&header).within("header")?;
+            HashOn::Header { name, terminal }
+        }
+        Some(PolicySpecifier::Cookie(mut cookie)) => {
+            let ttl = optional_duration("cookie.ttl", &cookie.ttl.take())?;
+            let (name, path) = (take(&mut cookie.name).into(), take(&mut cookie.path).into());
+            nothing_left(&cookie).within("cookie")?;
+            HashOn::Cookie {
+                name,
+                ttl,
+                path,
+                terminal,
             }
         }
-    }
-    // Another endpoint than the last one is taken anyway.
-    rest.retry_host_predicate.clear();
-    rest.host_selection_retry_max_attempts = 0;
-    let limit = rest.num_retries.take().map_or(1, |n| n.value);
+        _ => return reject("policy_specifier", "must be header or cookie"),
+    };
     nothing_left(&rest)?;
-    Ok(RetryPolicy { on, limit })
+    Ok(on)
 }

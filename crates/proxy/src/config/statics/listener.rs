@@ -12,6 +12,7 @@ use serde_json::Value;
 use weir_xds::ResourceType;
 
 use super::tls::{self, TransportSocket};
+use super::upstream::{HashPolicy, RetryPolicy, hash_policy, retry_policy};
 use super::{Read, address, boolean, http2, number, resource, timespan};
 use crate::config::bootstrap::{StaticResource, from_value, wrong};
 
@@ -148,13 +149,7 @@ struct RouteAction {
     cluster: String,
     timeout: Option<String>,
     retry_policy: Option<RetryPolicy>,
-}
-
-#[derive(Deserialize, Default)]
-#[serde(deny_unknown_fields, default)]
-struct RetryPolicy {
-    retry_on: String,
-    num_retries: Option<u32>,
+    hash_policy: Vec<HashPolicy>,
 }
 
 #[derive(Deserialize, Default)]
@@ -357,7 +352,10 @@ fn routes(at: &str, file: RouteConfiguration) -> Read<route::RouteConfiguration>
             name: host.name,
             domains: host.domains,
             routes,
-            retry_policy: host.retry_policy.map(retry_policy),
+            retry_policy: host
+                .retry_policy
+                .map(|policy| retry_policy(&format!("{at}.retry_policy"), policy))
+                .transpose()?,
             ..Default::default()
         });
     }
@@ -385,7 +383,15 @@ fn one_route(at: &str, file: Route) -> Read<route::Route> {
         (Some(action), None) => route::route::Action::Route(route::RouteAction {
             cluster_specifier: Some(route::route_action::ClusterSpecifier::Cluster(action.cluster)),
             timeout: timespan(&format!("{at}.route.timeout"), action.timeout)?,
-            retry_policy: action.retry_policy.map(retry_policy),
+            retry_policy: action
+                .retry_policy
+                .map(|policy| retry_policy(&format!("{at}.route.retry_policy"), policy))
+                .transpose()?,
+            hash_policy: action
+                .hash_policy
+                .into_iter()
+                .map(|policy| hash_policy(&format!("{at}.route.hash_policy"), policy))
+                .collect::<Read<_>>()?,
             ..Default::default()
         }),
         (None, Some(response)) => route::route::Action::DirectResponse(route::DirectResponseAction {
@@ -407,12 +413,4 @@ fn one_route(at: &str, file: Route) -> Read<route::Route> {
         action: Some(action),
         ..Default::default()
     })
-}
-
-fn retry_policy(file: RetryPolicy) -> route::RetryPolicy {
-    route::RetryPolicy {
-        retry_on: file.retry_on,
-        num_retries: number(file.num_retries),
-        ..Default::default()
-    }
 }

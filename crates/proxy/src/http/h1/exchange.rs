@@ -16,7 +16,8 @@ use super::pool::Origin;
 use super::render::{self, After};
 use super::send::{Answer, Sent, Upload};
 use super::serve::{Connection, Next};
-use crate::config::{Action, Active, EndpointSource, Http, Protocol};
+use crate::config::{Action, Active, Cluster, ClusterStats, Http, Protocol};
+use crate::http::affinity;
 use crate::http::attempts::{Attempts, Failure, Target};
 use crate::http::h2::upstream::{Client, End, Exchange};
 use crate::http::headers;
@@ -25,9 +26,6 @@ use crate::http::record::Record;
 use crate::http::reply::{Reply, Unanswered};
 use crate::http::translate as other;
 use crate::wire::Wire;
-
-/// Bodies up to this size are read whole before they are sent where a retry policy may want them again.
-const REPLAY_BYTES_MAX: u64 = 64 * 1024;
 
 /// What remains of a request's head once it is rendered.
 #[derive(Debug, Clone, Copy)]
@@ -46,6 +44,8 @@ pub struct Facts {
     pub websocket: bool,
     /// The client waits for a word before it sends the body.
     pub expects: bool,
+    /// By which the endpoint is chosen, where the cluster does so.
+    pub hash: Option<u64>,
 }
 
 /// What is to be done with a request.
@@ -98,7 +98,7 @@ impl Connection {
         let muted = self.flow.from_host && request.probe;
         let mut record = Record::new(&self.flow, stats, muted);
         let websocket = request.websocket && http.websocket;
-        let facts = Facts {
+        let mut facts = Facts {
             to_head: request.method == "HEAD",
             idempotent: matches!(request.method, "GET" | "HEAD" | "OPTIONS" | "TRACE" | "PUT" | "DELETE"),
             one_one: request.one_one,
@@ -106,6 +106,7 @@ impl Connection {
             framing: request.framing,
             websocket,
             expects: request.expects,
+            hash: None,
         };
         let table = active.table_of(http);
         let Some(found) = table.and_then(|table| table.find(request.host, request.path())) else {
@@ -133,6 +134,12 @@ impl Connection {
                 }
                 Err(why) => (record, Plan::Refuse(why), None),
             };
+        }
+        if !forward.hash.is_empty() {
+            let headers = || request.headers.iter().map(|h| (h.name, h.value));
+            let affinity = affinity::of(target, &self.flow, headers);
+            facts.hash = affinity.hash;
+            self.cookie = affinity.cookie.map(Into::into);
         }
         self.request.clear();
         let (out, destination) = (&mut self.request, self.flow.destination);
@@ -171,45 +178,64 @@ impl Connection {
 
     async fn forward(&mut self, active: &Active, target: Target<'_>, facts: Facts, mut record: Record) -> Next {
         let cluster = target.cluster;
-        let mut upload = Upload::new(facts, target.forward.retry.limit > 0, REPLAY_BYTES_MAX);
-        match self.gather(&mut upload).await {
-            Sent::Done => {}
-            Sent::Late if self.time.is_past_deadline() => {
-                return self.unanswered(record, Unanswered::Late, facts).await;
-            }
-            Sent::Late => return self.unanswered(record, Unanswered::Slow, facts).await,
-            _ => return self.client_failed(record, None).await,
-        }
+        let retry = &target.forward.retry;
+        let replay = retry.resends() || (retry.limit > 0 && facts.idempotent);
+        let mut upload = Upload::new(facts, replay && !facts.expects);
         let flow = Rc::clone(&self.flow);
-        let mut attempts = Attempts::new(&flow, active, target);
+        let mut attempts = Attempts::new(&flow, active, target, facts.hash);
         loop {
             let Some(endpoint) = attempts.next(&mut record) else {
                 return self.unanswered(record, Unanswered::NoEndpoint, facts).await;
             };
-            let origin = Origin {
-                address: endpoint.address,
-                mark: cluster.spec.mark,
-                original: matches!(cluster.spec.source, EndpointSource::OriginalDst),
-                tls: cluster.spec.tls.as_ref().map_or(0, |tls| Arc::as_ptr(tls) as usize),
-            };
-            let wait = match self.attempt(cluster, &endpoint, origin, &mut upload, facts).await {
-                Ok((upstream, answer)) => match attempts.after_status(&endpoint, answer.status, upload.is_whole()) {
-                    None => {
-                        return self.respond(upstream, origin, answer, upload, facts, record).await;
+            let origin = Origin::new(cluster, endpoint.address);
+            self.time.limit_try(attempts.time());
+            let attempt = self.attempt(
+                cluster,
+                &endpoint,
+                origin,
+                &mut upload,
+                facts,
+                &mut attempts,
+                &mut record,
+            );
+            let wait = match attempt.await {
+                Ok((upstream, answer)) => {
+                    self.time.limit_try(None);
+                    let status = (answer.status, answer.grpc_status);
+                    match attempts.after_answer(&endpoint, status, upload.is_whole(), &mut record) {
+                        None => {
+                            return self
+                                .respond(cluster, upstream, origin, answer, upload, facts, record)
+                                .await;
+                        }
+                        wait => wait,
                     }
-                    wait => wait,
-                },
-                Err(Sent::Failed(failure)) => match attempts.after_failure(&endpoint, failure, upload.is_whole()) {
-                    None => return self.unanswered(record, Unanswered::Failed(failure), facts).await,
-                    wait => wait,
-                },
+                }
+                Err(Sent::Late) if self.time.is_try_over() => {
+                    ClusterStats::add(&cluster.stats.rq_per_try_timeout);
+                    let failure = Failure::Timeout;
+                    match attempts.after_failure(&endpoint, failure, upload.is_whole(), &mut record) {
+                        None => return self.unanswered(record, Unanswered::Failed(failure), facts).await,
+                        wait => wait,
+                    }
+                }
+                Err(Sent::Failed(failure)) => {
+                    match attempts.after_failure(&endpoint, failure, upload.is_whole(), &mut record) {
+                        None => return self.unanswered(record, Unanswered::Failed(failure), facts).await,
+                        wait => wait,
+                    }
+                }
                 Err(Sent::Late) if !upload.is_sent() && !self.time.is_past_deadline() => {
                     return self.unanswered(record, Unanswered::Slow, facts).await;
                 }
-                Err(Sent::Late) => return self.unanswered(record, Unanswered::Late, facts).await,
+                Err(Sent::Late) => {
+                    attempts.timed_out(&mut record);
+                    return self.unanswered(record, Unanswered::Late, facts).await;
+                }
                 Err(Sent::Refused(why)) => return self.client_failed(record, Some(why)).await,
-                Err(Sent::Gone | Sent::Done) => return self.client_failed(record, None).await,
+                Err(Sent::Gone) => return self.client_failed(record, None).await,
             };
+            self.time.limit_try(None);
             if let Some(wait) = wait.filter(|wait| !wait.is_zero())
                 && self.pause(wait).await.is_err()
             {
@@ -248,6 +274,7 @@ impl Connection {
             },
             time: &mut self.time,
             record: &mut record,
+            cookie: None,
         };
         let (end, client) = exchange.run(active, target).await;
         let after = match client {
@@ -292,8 +319,10 @@ impl Connection {
     }
 
     /// Passes a response on, whose head is rendered in `out`, and gives the upstream connection back.
+    #[allow(clippy::too_many_arguments)] // the parts of one response, each with its own owner
     async fn respond(
         &mut self,
+        cluster: &Cluster,
         mut upstream: Wire,
         origin: Origin,
         answer: Answer,
@@ -320,7 +349,7 @@ impl Connection {
                 record.complete();
                 let reusable = answer.keep_alive && upload.is_sent() && framing != Framing::UntilClose;
                 if reusable && upstream.unread().is_empty() {
-                    self.flow.worker.pool.put(origin, upstream, Instant::now());
+                    self.flow.worker.pool.put(cluster, origin, upstream, Instant::now());
                 }
                 match answer.after {
                     After::Close => Next::End {

@@ -92,6 +92,7 @@ pub async fn serve(session: &Session, request: Request<RecvStream>, mut respond:
         client: Client::H2(respond),
         time: &mut time,
         record: &mut record,
+        cookie: None,
     };
     let (end, client) = exchange.run(&active, target).await;
     let Client::H2(mut respond) = client else { return };
