@@ -85,7 +85,7 @@ impl Series {
             for chain in listener.all_chains() {
                 let http = match &chain.filter {
                     Filter::Tcp(chain) => {
-                        reach(&chain.cluster, direction, &tcp);
+                        chain.clusters().for_each(|cluster| reach(cluster, direction, &tcp));
                         continue;
                     }
                     Filter::Http(http) => http,

@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::time::Instant;
 
 use weir_series::canonical::Slot;
 
@@ -16,11 +17,12 @@ use crate::config::{Active, Cluster, EndpointSource, Tcp, Telemetry};
 use crate::flow::Flow;
 use crate::http::h1::body::{Body, Broken, poll_transfer};
 use crate::http::h1::head::Framing;
+use crate::http::lifetime::Lifetime;
 use crate::wire::{Counts, Io, Wire};
 
 /// Serves a connection until both halves are closed. `first` are bytes that were read from it before.
 pub async fn serve(flow: Rc<Flow>, io: Io, first: &[u8], tcp: Arc<Tcp>, active: Arc<Active>) {
-    let cluster = active.clusters.get(&tcp.cluster).cloned();
+    let cluster = active.clusters.get(tcp.draw()).cloned();
     let telemetry = cluster
         .as_ref()
         .map_or_else(Telemetry::usual, |c| Arc::clone(&c.spec.telemetry));
@@ -44,8 +46,13 @@ pub async fn serve(flow: Rc<Flow>, io: Io, first: &[u8], tcp: Arc<Tcp>, active: 
         return;
     };
     let closing = &flow.worker.shared.life.closing;
+    let mut time = tcp.idle_timeout.map(|idle| {
+        let mut time = Lifetime::new(&flow.worker);
+        time.limit_stall(None, Some(idle), Instant::now());
+        time
+    });
     let end = tokio::select! {
-        end = join(&mut downstream, &mut upstream, &[]) => end,
+        end = join(&mut downstream, &mut upstream, &[], time.as_mut()) => end,
         () = closing.cancelled() => Ok(()),
     };
     if end.is_err() {
@@ -138,15 +145,28 @@ impl Drop for Busy {
     }
 }
 
-/// Copies both ways, after `head` to the first of the two, until both halves have ended.
-pub async fn join(downstream: &mut Wire, upstream: &mut Wire, head: &[u8]) -> Result<(), Broken> {
+/// Copies both ways, after `head` to the first of the two, until both halves have ended, or time is up.
+pub async fn join(
+    downstream: &mut Wire,
+    upstream: &mut Wire,
+    head: &[u8],
+    mut time: Option<&mut Lifetime>,
+) -> Result<(), Broken> {
     let (mut up, mut down) = (Half::default(), Half::default());
     poll_fn(|cx| {
-        let up = up.poll(&[], downstream, upstream, cx)?;
-        let down = down.poll(head, upstream, downstream, cx)?;
+        let mut moved = false;
+        let up = up.poll(&[], downstream, upstream, &mut moved, cx)?;
+        let down = down.poll(head, upstream, downstream, &mut moved, cx)?;
         match (up, down) {
             (Poll::Ready(()), Poll::Ready(())) => Poll::Ready(Ok(())),
-            _ => Poll::Pending,
+            _ => match &mut time {
+                None => Poll::Pending,
+                Some(time) => {
+                    time.moved |= moved;
+                    // Whoever is idle for too long is closed as if both had had enough.
+                    time.poll(cx).map(|()| Ok(()))
+                }
+            },
         }
     })
     .await
@@ -170,20 +190,18 @@ impl Default for Half {
 }
 
 impl Half {
-    fn poll(&mut self, head: &[u8], from: &mut Wire, to: &mut Wire, cx: &mut Context<'_>) -> Poll<Result<(), Broken>> {
+    fn poll(
+        &mut self,
+        head: &[u8],
+        from: &mut Wire,
+        to: &mut Wire,
+        moved: &mut bool,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(), Broken>> {
         if self.closed {
             return Poll::Ready(Ok(()));
         }
-        let mut moved = false;
-        ready!(poll_transfer(
-            head,
-            &mut self.sent,
-            &mut self.body,
-            from,
-            to,
-            &mut moved,
-            cx
-        ))?;
+        ready!(poll_transfer(head, &mut self.sent, &mut self.body, from, to, moved, cx))?;
         let end = ready!(to.poll_shutdown(cx));
         self.closed = true;
         Poll::Ready(end.map_err(|_| Broken::Sink))

@@ -43,6 +43,7 @@ use std::time::Duration;
 use weir_series::canonical::{Direction, Peer};
 
 use crate::balance::{Breaker, Members};
+use crate::random;
 
 /// A map keyed by names of the configuration.
 pub type Map<K, V> = rapidhash::RapidHashMap<K, V>;
@@ -178,10 +179,35 @@ pub enum RouteSource {
 pub struct Tcp {
     /// Name for statistics.
     pub stat_prefix: Arc<str>,
-    /// Name of the cluster.
+    /// Name of the cluster; of the first of several.
     pub cluster: Arc<str>,
+    /// Where there are several: all of them with their weights, of which one is above 0.
+    pub shares: Box<[(Arc<str>, u32)]>,
+    /// A connection on which nothing moves for this long is closed (up to a quarter more); `None`: never.
+    pub idle_timeout: Option<Duration>,
     /// Endpoints to try before a connection is given up, at least 1.
     pub connect_attempts: u32,
+}
+
+impl Tcp {
+    /// The cluster of the next connection.
+    pub fn draw(&self) -> &Arc<str> {
+        let total = self.shares.iter().map(|(_, weight)| u64::from(*weight)).sum();
+        let mut left = random::below(total);
+        for (cluster, weight) in &self.shares {
+            match left.checked_sub(u64::from(*weight)) {
+                None => return cluster,
+                Some(rest) => left = rest,
+            }
+        }
+        &self.cluster
+    }
+
+    /// All clusters that connections may go to.
+    pub fn clusters(&self) -> impl Iterator<Item = &Arc<str>> {
+        let alone = Some(&self.cluster).filter(|_| self.shares.is_empty());
+        alone.into_iter().chain(self.shares.iter().map(|(cluster, _)| cluster))
+    }
 }
 
 /// A cluster as configured, without its endpoints.
@@ -329,6 +355,8 @@ mod tests {
             filter: Filter::Tcp(Arc::new(Tcp {
                 stat_prefix: "".into(),
                 cluster: cluster.into(),
+                shares: Box::default(),
+                idle_timeout: None,
                 connect_attempts: 1,
             })),
         }

@@ -471,7 +471,7 @@ fn inline_clusters(listener: &Listener) -> impl Iterator<Item = &Arc<str>> {
         .all_chains()
         .flat_map(|chain| -> Box<dyn Iterator<Item = &Arc<str>>> {
             match &chain.filter {
-                Filter::Tcp(tcp) => Box::new(std::iter::once(&tcp.cluster)),
+                Filter::Tcp(tcp) => Box::new(tcp.clusters()),
                 Filter::Http(http) => match &http.routes {
                     RouteSource::Inline(table) => Box::new(table.clusters()),
                     RouteSource::Named(_) => Box::new(std::iter::empty()),

@@ -84,7 +84,10 @@ async fn begins_http2(wire: &mut Wire, flow: &Flow, http: &Http) -> Option<bool>
                 Poll::Ready(Ok(1..)) => {}
                 Poll::Ready(_) => return Poll::Ready(None),
                 Poll::Pending if time.closing() => return Poll::Ready(None),
-                Poll::Pending => return time.poll(cx).map(|()| None),
+                Poll::Pending => {
+                    wire.rest();
+                    return time.poll(cx).map(|()| None);
+                }
             }
         }
     });

@@ -36,9 +36,17 @@ fn what_a_cluster_may_not_say_is_named() {
         EndpointSource::Static(_)
     ));
     let spoils: [Spoil; 8] = [
-        (|c| c.lb_policy = 3, "lb_policy"),
+        (|c| c.lb_policy = 6, "lb_policy"),
         (|c| c.health_checks.push(Default::default()), "health_checks"),
-        (|c| c.outlier_detection = Some(Default::default()), "outlier_detection"),
+        (
+            |c| {
+                c.outlier_detection = Some(cluster_pb::OutlierDetection {
+                    enforcing_success_rate: Some(protobuf::UInt32Value { value: 5 }),
+                    ..Default::default()
+                });
+            },
+            "outlier_detection.enforcing_success_rate",
+        ),
         (
             |c| c.transport_socket = Some(Default::default()),
             "transport_socket.typed_config",
@@ -52,7 +60,7 @@ fn what_a_cluster_may_not_say_is_named() {
             |c| {
                 let limit = Some(protobuf::UInt32Value { value: 5 });
                 let threshold = cluster_pb::circuit_breakers::Thresholds {
-                    max_requests: limit,
+                    max_connection_pools: limit,
                     ..Default::default()
                 };
                 c.circuit_breakers = Some(cluster_pb::CircuitBreakers {
@@ -60,7 +68,7 @@ fn what_a_cluster_may_not_say_is_named() {
                     ..Default::default()
                 });
             },
-            "circuit_breakers.thresholds[0].max_requests",
+            "circuit_breakers.thresholds[0].max_connection_pools",
         ),
         (
             |c| {

@@ -259,6 +259,7 @@ impl Connection {
         let shared = RefCell::new(&mut self.wire);
         let body = match facts.framing {
             Framing::Empty => Source::Empty,
+            framing if target.forward.retry.limit > 0 => Source::H1(&shared, Body::new(framing), false).keep(),
             framing => Source::H1(&shared, Body::new(framing), false),
         };
         let exchange = Exchange {
@@ -442,7 +443,7 @@ impl Connection {
     /// Joins two connections that left HTTP, each half for itself. The head of the answer is in `out`.
     async fn tunnel(&mut self, mut upstream: Wire, mut record: Record) -> Next {
         self.time.limit(None);
-        let end = crate::tcp::join(&mut self.wire, &mut upstream, &self.out).await;
+        let end = crate::tcp::join(&mut self.wire, &mut upstream, &self.out, None).await;
         tracing::debug!(?end, "upgraded connection ended");
         record.complete();
         Next::Gone

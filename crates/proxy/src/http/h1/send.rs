@@ -18,13 +18,14 @@ use crate::buffers::BUFFER_BYTES;
 use crate::config::{Cluster, Endpoint};
 use crate::http::attempts::{Attempts, Failure};
 use crate::http::headers;
+use crate::http::message::REPLAY_BYTES_MAX;
 use crate::http::record::Record;
 use crate::wire::Wire;
 
 /// Kept connections that may turn out closed in a row before a new one is made.
 const STALE_MAX: u32 = 2;
-/// So much of a body is kept while a retry policy may want it again: it stays in the buffer that it was read into.
-const REPLAY_BYTES_MAX: usize = BUFFER_BYTES / 2;
+// What is kept stays in the buffer that it was read into.
+const _: () = assert!(REPLAY_BYTES_MAX < BUFFER_BYTES);
 /// Interim responses that one answer may have.
 const INTERIM_MAX: u32 = 16;
 

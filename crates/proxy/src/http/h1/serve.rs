@@ -140,6 +140,7 @@ impl Connection {
                     Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(Err(Ending::Quiet)),
                     Poll::Ready(Ok(_)) => {}
                     Poll::Pending => {
+                        self.wire.rest();
                         let late = self.time.poll(cx).is_ready();
                         return match (late, begun) {
                             (true, true) => Poll::Ready(Err(Ending::Slow)),

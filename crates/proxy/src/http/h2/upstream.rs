@@ -146,7 +146,7 @@ impl<'w> Exchange<'_, 'w> {
                 Try::End(end) => return end,
                 Try::Again(wait) => wait,
                 Try::Failed(failure) => {
-                    let body = self.body.is_some();
+                    let body = self.has_body();
                     match attempts.after_failure(&endpoint, failure, body, self.record) {
                         None => return End::Unanswered(Unanswered::Failed(failure)),
                         Some(wait) => wait,
@@ -164,10 +164,19 @@ impl<'w> Exchange<'_, 'w> {
 
     /// The body for one try. One that is whole stays for the next.
     fn take_body(&mut self) -> Source<'w> {
+        match self.body.as_ref().map(Source::again) {
+            None => Source::Empty,
+            Some(Some(again)) => again,
+            Some(None) => self.body.take().unwrap_or(Source::Empty),
+        }
+    }
+
+    /// The body was not begun, or can be sent again.
+    fn has_body(&self) -> bool {
         match &self.body {
-            None | Some(Source::Empty) => Source::Empty,
-            Some(Source::Whole(bytes)) => Source::Whole(bytes.clone()),
-            Some(_) => self.body.take().unwrap_or(Source::Empty),
+            None => false,
+            Some(kept @ Source::Kept(..)) => kept.again().is_some(),
+            Some(_) => true,
         }
     }
 
@@ -195,7 +204,7 @@ impl<'w> Exchange<'_, 'w> {
             }
             match self.stream(handle, endpoint, attempts).await {
                 // The endpoint closed the connection without having seen this stream (RFC 9113, 8.7).
-                Try::Failed(Failure::Unsent) if stale < STALE_MAX && self.body.is_some() => stale += 1,
+                Try::Failed(Failure::Unsent | Failure::Refused) if stale < STALE_MAX && self.has_body() => stale += 1,
                 outcome => return outcome,
             }
         }
@@ -234,7 +243,7 @@ impl<'w> Exchange<'_, 'w> {
             Ok(response) => response,
             Err(end) => {
                 up.reset(h2::Reason::CANCEL);
-                if matches!(end, Try::Failed(Failure::Unsent | Failure::Refused)) && self.body.is_none() {
+                if matches!(end, Try::Failed(Failure::Unsent | Failure::Refused)) && !self.has_body() {
                     // Nothing of it was taken where the endpoint did not even see the stream.
                     return Try::Failed(Failure::Reset);
                 }
@@ -244,7 +253,7 @@ impl<'w> Exchange<'_, 'w> {
         let (head, body) = response.into_parts();
         self.time.limit_try(None);
         let status = (head.status.as_u16(), headers::grpc_status(&head.headers));
-        if let Some(wait) = attempts.after_answer(endpoint, status, self.body.is_some(), self.record) {
+        if let Some(wait) = attempts.after_answer(endpoint, status, self.has_body(), self.record) {
             return Try::Again(wait);
         }
         let source = if body.is_end_stream() {
@@ -296,7 +305,7 @@ impl<'w> Exchange<'_, 'w> {
             let (outcome, keep) = message(self, &shared, endpoint, attempts).await;
             let idempotent = self.parts.method.is_idempotent();
             match outcome {
-                Try::Failed(Failure::Reset) if reused && idempotent && self.body.is_some() => stale += 1,
+                Try::Failed(Failure::Reset) if reused && idempotent && self.has_body() => stale += 1,
                 outcome => {
                     if keep && upstream.unread().is_empty() {
                         worker.pool.put(cluster, origin, upstream, std::time::Instant::now());
@@ -517,7 +526,7 @@ async fn message<'s>(
     };
     exchange.time.limit_try(None);
     let outcome = (status, headers::grpc_status(&headers));
-    if let Some(wait) = attempts.after_answer(endpoint, outcome, exchange.body.is_some(), exchange.record) {
+    if let Some(wait) = attempts.after_answer(endpoint, outcome, exchange.has_body(), exchange.record) {
         return (Try::Again(wait), false);
     }
     let framing = render::body_of(framing, exchange.parts.method == Method::HEAD);
