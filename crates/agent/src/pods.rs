@@ -150,7 +150,13 @@ impl Pods {
             present.insert(id.uid.clone());
             let owner = stores.owner(&pod);
             let namespace = stores.namespace(&id.namespace);
-            let (plan, problems) = plan(&pod, owner.workload(), namespace.as_ref(), system.as_ref());
+            let (plan, problems) = plan(
+                &pod,
+                owner.workload(),
+                namespace.as_ref(),
+                system.as_ref(),
+                stores.default_engine(),
+            );
             self.report(problems);
             self.follow(&id, &pod, plan);
         }

@@ -12,13 +12,13 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use weir_mesh::{Key, Mesh};
 use weir_xds::ResourceType;
-use weir_xds::server::{Cache, ServerTls};
+use weir_xds::server::{Authorize, Cache, ServerTls};
 
 use crate::authority::{self, Authority};
 use crate::events::Events;
 use crate::handle::{ControlHandle, Published, engine_of};
 use crate::identity::PodTokens;
-use crate::lower::Lowered;
+use crate::lower::{GATEWAY_NODE, Lowered};
 use crate::problems;
 use crate::watch::Watched;
 
@@ -38,6 +38,8 @@ pub struct Config {
     pub namespace: String,
     /// More names (host names or addresses) for the serving certificate, beside those of the service and localhost.
     pub extra_names: Vec<String>,
+    /// The service account whose pods are the gateway.
+    pub gateway_account: Key,
 }
 
 /// Why the control plane ended or did not start.
@@ -105,13 +107,13 @@ impl Control {
             listener,
             Some(tls),
             handle.cache.clone(),
-            PodTokens::new(config.client.clone()),
+            PodTokens::new(config.client.clone(), config.gateway_account.clone()),
             shutdown.clone().cancelled_owned(),
         );
         let publish = Publisher {
             watched,
             handle,
-            events,
+            events: Some(events),
             shared: Shared::default(),
         };
         tokio::select! {
@@ -120,6 +122,34 @@ impl Control {
             () = write_events => Err(Error::Task("event")),
             _ = watches.join_next() => Err(Error::Task("watching")),
         }
+    }
+}
+
+/// Serves what `watched` holds, without a Kubernetes API: nobody is told of problems but the handle. For measurements.
+pub async fn serve_objects<A: Authorize>(
+    watched: Watched,
+    handle: ControlHandle,
+    listener: TcpListener,
+    tls: Option<ServerTls>,
+    authorize: A,
+    shutdown: CancellationToken,
+) -> Result<(), Error> {
+    let serve = weir_xds::server::serve(
+        listener,
+        tls,
+        handle.cache.clone(),
+        authorize,
+        shutdown.cancelled_owned(),
+    );
+    let publish = Publisher {
+        watched,
+        handle,
+        events: None,
+        shared: Shared::default(),
+    };
+    tokio::select! {
+        served = serve => served.map_err(Error::Serve),
+        () = publish.run() => Err(Error::Task("publishing")),
     }
 }
 
@@ -172,7 +202,8 @@ struct Shared {
 struct Publisher {
     watched: Watched,
     handle: ControlHandle,
-    events: Events,
+    /// Writes problems as Events; `None` where there is no API.
+    events: Option<Events>,
     shared: Shared,
 }
 
@@ -239,6 +270,12 @@ impl Publisher {
         } = &self.shared;
         let cache = &self.handle.cache;
         for node in cache.nodes() {
+            if node.id == GATEWAY_NODE {
+                if let Some(snapshot) = lowered.gateway_snapshot(engine_of(&node.engine, None)) {
+                    cache.publish(&node.id, Arc::new(snapshot));
+                }
+                continue;
+            }
             let Some(key) = Key::from_node_id(&node.id) else {
                 continue;
             };
@@ -253,7 +290,9 @@ impl Publisher {
         }
         let mut all = problems.clone();
         all.extend(problems::rejections(mesh, &cache.status()));
-        self.events.update(&all);
+        if let Some(events) = &mut self.events {
+            events.update(&all);
+        }
         self.handle.published.store(Arc::new(Published {
             mesh: Arc::clone(mesh),
             lowered: Arc::clone(lowered),

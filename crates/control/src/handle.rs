@@ -7,13 +7,15 @@ use arc_swap::ArcSwap;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use weir_api::labels::Engine;
+use weir_api::mesh_status::Explanation;
 use weir_api::problem::Problem;
 use weir_mesh::{Key, Mesh};
 use weir_xds::server::session::{Nack, TypeStatus};
 use weir_xds::server::{Cache, NodeStatus};
 use weir_xds::{ResourceType, Snapshot};
 
-use crate::lower::Lowered;
+use crate::explain;
+use crate::lower::{GATEWAY_NODE, Lowered};
 
 /// What was published last: one owner writes it, all handles read it.
 #[derive(Debug, Default)]
@@ -58,7 +60,7 @@ pub struct ProxyStatus {
 }
 
 /// See the module. Cheap to clone.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct ControlHandle {
     pub(crate) cache: Cache,
     pub(crate) published: Arc<ArcSwap<Published>>,
@@ -140,8 +142,19 @@ impl ControlHandle {
         Some(Value::Object(out))
     }
 
+    /// What happens to a request that a pod makes, by the configuration that its node is sent (or would be).
+    pub fn explain(&self, pod: &Key, request: &explain::Request) -> Result<Explanation, explain::Error> {
+        let id = pod.node_id();
+        let snapshot = self.cache.snapshot(&id).or_else(|| self.would_send(&id).map(Arc::new));
+        let snapshot = snapshot.ok_or_else(|| explain::Error::NoPod(pod.clone()))?;
+        explain::request_of_pod(&self.mesh(), pod, &snapshot, request)
+    }
+
     fn would_send(&self, node_id: &str) -> Option<Snapshot> {
         let published = self.published.load();
+        if node_id == GATEWAY_NODE {
+            return published.lowered.gateway_snapshot(Engine::default());
+        }
         let key = Key::from_node_id(node_id)?;
         let engine = published.mesh.pods.get(&key)?.engine;
         published.lowered.snapshot(&published.mesh, &key, engine, None)

@@ -13,6 +13,7 @@
 pub mod authority;
 pub mod control;
 pub mod events;
+pub mod explain;
 pub mod handle;
 pub mod identity;
 pub mod lower;

@@ -3,6 +3,8 @@
 //! Each test runs itself again in a network namespace of its own, where a real Envoy has the ports 15001 and 15006, the
 //! control plane's ADS server is on loopback behind TLS, and redirection is as in a pod. A missing Envoy fails the test.
 
+#[path = "envoy/gateway.rs"]
+mod gateway;
 #[path = "envoy/harness.rs"]
 mod harness;
 
@@ -134,7 +136,7 @@ fn a_rejected_resource_is_named_and_the_last_good_one_stays() {
         envoy.has(&good, "good").await;
 
         let name = "10.96.0.20_9080.outbound";
-        let mut listeners = (**good.resources(ResourceType::Listener)).clone();
+        let mut listeners = good.resources(ResourceType::Listener).to_map();
         listeners.insert(name.to_owned(), harness::listener_with_unknown_filter(name));
         envoy.publish(&good.clone().with(ResourceType::Listener, Arc::new(listeners)));
         wait_until("the rejection", Duration::from_secs(10), async || {
@@ -244,6 +246,43 @@ fn ipv6_and_ipv4_go_the_same_way() {
         for blocked in ["10.96.0.77:80", "[fd00:10:96::77]:80"] {
             let (status, body) = harness::get(blocked, "x").await;
             assert!(status == 404 && body.contains(blocked), "{blocked}: {status} {body}");
+        }
+        assert_eq!(envoy.rejections(), Vec::<String>::new());
+        envoy.stop().await;
+    });
+}
+
+/// Scenario 10: shares by weight, the backend's own target port, nothing to the backend whose port does not match.
+#[test]
+fn a_split_shares_requests_by_weight() {
+    in_own_namespace("a_split_shares_requests_by_weight", || async {
+        harness::pod_network();
+        harness::serve_http("10.244.1.3:8080", "v1").await;
+        harness::serve_http2("10.244.1.4:8081", "v2").await;
+        let envoy = Envoy::start("client.default", Protocol::Delta).await;
+        let mut lowered = Lowered::default();
+        let mut objects = harness::golden_mesh("splits");
+        let split = |weight: u32| {
+            serde_json::json!({"kind": "TrafficSplit", "metadata": {"namespace": "default", "name": "birds"}, "spec": {
+                "service": "birds", "backends": [{"service": "birds-v1", "weight": 1000}, {"service": "birds-v2", "weight": weight}]}})
+        };
+        for (weight, share) in [(500, 1.0 / 3.0), (0, 0.0), (9000, 0.9_f64)] {
+            objects.insert(split(weight)).expect("a split");
+            let snapshot = snapshot(&objects, &mut lowered);
+            envoy.publish(&snapshot);
+            envoy.has(&snapshot, "the split").await;
+            envoy.has_routes(&snapshot).await;
+            let mut second = 0;
+            for _ in 0..600 {
+                let (status, body) = harness::get("10.96.0.20:80", "birds").await;
+                assert_eq!(status, 200, "{body}");
+                second += u32::from(body == "v2");
+            }
+            let deviation = (600.0 * share * (1.0 - share)).sqrt();
+            assert!(
+                (f64::from(second) - 600.0 * share).abs() <= 5.0 * deviation,
+                "{second} of 600 at weight {weight}"
+            );
         }
         assert_eq!(envoy.rejections(), Vec::<String>::new());
         envoy.stop().await;

@@ -12,7 +12,11 @@ use weir_api::labels::{self, Protocol};
 use crate::CLUSTER_DOMAIN;
 use crate::objects::{Key, Objects, object_ref};
 use crate::pods::{self, Identity, Pod, WEIGHT_DEFAULT};
+use crate::policy::Policy;
+use crate::policy::read::{Labels, Source};
 use crate::problems::{Problems, field};
+use crate::routes::Rule;
+use crate::settings::{Defaults, Settings};
 use crate::telemetry::{self, Telemetry};
 
 /// The label that ties an EndpointSlice to its Service.
@@ -36,6 +40,8 @@ pub struct Service {
     pub headless: bool,
     /// How much is measured about its traffic, as far as it says so itself.
     pub telemetry: Telemetry,
+    /// What its labels ask for its traffic.
+    pub policy: Policy,
     /// TCP ports by number.
     pub ports: BTreeMap<u16, ServicePort>,
 }
@@ -47,8 +53,30 @@ pub struct ServicePort {
     pub name: String,
     /// How meshed clients' traffic is handled; `None`: it is blocked.
     pub protocol: Option<Protocol>,
+    /// Rules lead here from elsewhere, with this protocol: there is a destination whether the port is labelled or not.
+    pub routed: Option<Protocol>,
     /// Where it leads, in order of address and port.
     pub endpoints: Vec<Endpoint>,
+    /// What stands in front of the endpoints; the first rule that takes a request decides. What no rule takes goes to the
+    /// endpoints.
+    pub rules: Vec<Rule>,
+}
+
+impl ServicePort {
+    /// The protocol in which the endpoints are spoken to. `None` or direct: nothing is balanced to them.
+    pub fn carried(&self) -> Option<Protocol> {
+        match (self.protocol, self.routed) {
+            (Some(Protocol::Direct), Some(routed)) => Some(routed),
+            // A rule sees requests, the label says which HTTP they are.
+            (Some(own), Some(routed)) if routed.has_requests() && !own.has_requests() => Some(routed),
+            (own, routed) => own.or(routed),
+        }
+    }
+
+    /// A rule leads here.
+    pub(crate) fn route_here(&mut self, protocol: Protocol) {
+        self.routed = Some(self.routed.map_or(protocol, |known| known.min(protocol)));
+    }
 }
 
 /// An address behind a Service port.
@@ -83,6 +111,8 @@ pub struct Address {
     pub domains: BTreeSet<String>,
     /// What its services say about how much is measured, the first by name first.
     pub telemetry: Telemetry,
+    /// What the labels of the pod and, below it, of the services ask for its traffic.
+    pub policy: Policy,
 }
 
 impl Service {
@@ -123,7 +153,12 @@ fn with_port(hosts: Vec<String>, port: u16) -> BTreeSet<String> {
         .collect()
 }
 
-pub(crate) fn build(objects: &Objects, pods: &BTreeMap<Key, Pod>, problems: &mut Problems) -> BTreeMap<Key, Service> {
+pub(crate) fn build(
+    objects: &Objects,
+    pods: &BTreeMap<Key, Pod>,
+    settings: &Settings,
+    problems: &mut Problems,
+) -> BTreeMap<Key, Service> {
     let mut slices: BTreeMap<Key, Vec<&EndpointSlice>> = BTreeMap::new();
     for (key, slice) in &objects.endpoint_slices {
         if let Some(name) = slice.metadata.labels.as_ref().and_then(|l| l.get(SERVICE_NAME)) {
@@ -135,7 +170,7 @@ pub(crate) fn build(objects: &Objects, pods: &BTreeMap<Key, Pod>, problems: &mut
     }
     let build = |(key, object): (&Key, &std::sync::Arc<KubeService>)| {
         let slices = slices.get(key).map(Vec::as_slice).unwrap_or_default();
-        (key.clone(), service(key, object, slices, pods, problems))
+        (key.clone(), service(key, object, slices, pods, settings, problems))
     };
     objects.services.iter().map(build).collect()
 }
@@ -145,6 +180,7 @@ fn service(
     object: &KubeService,
     slices: &[&EndpointSlice],
     pods: &BTreeMap<Key, Pod>,
+    settings: &Settings,
     problems: &mut Problems,
 ) -> Service {
     let spec = object.spec.clone().unwrap_or_default();
@@ -160,12 +196,14 @@ fn service(
         if let (true, Ok(number)) = (tcp, u16::try_from(port.port)) {
             let name = port.name.clone().unwrap_or_default();
             let endpoints = endpoints(&name, slices, pods);
+            let addressed = !external;
             ports.insert(
                 number,
                 ServicePort {
                     name,
-                    protocol: None,
+                    protocol: settings.outbound_default.protocol(port).filter(|_| addressed),
                     endpoints,
+                    ..ServicePort::default()
                 },
             );
         }
@@ -197,6 +235,13 @@ fn service(
         uid: object.metadata.uid.clone().unwrap_or_default(),
         headless: cluster_ips.is_empty() && !external,
         telemetry: telemetry::of_service(object, problems),
+        policy: Labels {
+            pod: &[],
+            services: &[Source::service(&object.metadata)],
+            defaults: &settings.defaults,
+            problems,
+        }
+        .policy(),
         cluster_ips,
         ports,
     }
@@ -284,9 +329,11 @@ pub(crate) fn addresses(
     objects: &Objects,
     services: &BTreeMap<Key, Service>,
     pods: &BTreeMap<Key, Pod>,
+    defaults: &Defaults,
     problems: &mut Problems,
 ) -> BTreeMap<(IpAddr, u16), Address> {
     let mut found: BTreeMap<(IpAddr, u16), Address> = BTreeMap::new();
+    let mut leading: BTreeMap<(IpAddr, u16), Vec<Source<'_>>> = BTreeMap::new();
     for service in services.values().filter(|s| s.headless) {
         for (number, port) in &service.ports {
             let Some(protocol) = port.protocol else { continue };
@@ -298,7 +345,12 @@ pub(crate) fn addresses(
                     service: service.name.clone(),
                     domains: own_domains(endpoint.ip, endpoint.port),
                     telemetry: Telemetry::default(),
+                    policy: Policy::default(),
                 });
+                if let Some(object) = objects.services.get(&service.key()) {
+                    let sources = leading.entry((endpoint.ip, endpoint.port)).or_default();
+                    sources.push(Source::service(&object.metadata));
+                }
                 address.telemetry = address.telemetry.or(&service.telemetry);
                 address.protocol = address.protocol.min(protocol);
                 address.domains.extend(service.domains(*number));
@@ -330,10 +382,22 @@ pub(crate) fn addresses(
                     service: String::new(),
                     domains: own_domains(*ip, port),
                     telemetry: Telemetry::default(),
+                    policy: Policy::default(),
                 });
                 address.protocol = protocol;
             }
         }
+    }
+    for (at, address) in &mut found {
+        let pod = address.endpoint.identity.as_ref();
+        let pod = pod.and_then(|who| objects.pods.get(&Key::new(&*who.namespace, &*who.pod)));
+        address.policy = Labels {
+            pod: &pod.map(|pod| pods::sources(objects, &pod.metadata)).unwrap_or_default(),
+            services: leading.get(at).map(Vec::as_slice).unwrap_or_default(),
+            defaults,
+            problems,
+        }
+        .policy();
     }
     found
 }

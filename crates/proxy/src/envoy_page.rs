@@ -126,11 +126,14 @@ const CLUSTER: [Family<Arc<Cluster>>; 40] = [
     counter("upstream_cx_tx_bytes_total", |l, c| l.count(&c.stats.cx_tx_bytes)),
 ];
 
-const HTTP: [Family<Arc<HttpStats>>; 17] = [
+const HTTP: [Family<Arc<HttpStats>>; 20] = [
     counter("rq_total", |l, h| l.count(&h.rq_total)),
     counter("no_route", |l, h| l.count(&h.no_route)),
     counter("no_cluster", |l, h| l.count(&h.no_cluster)),
     counter("rq_direct_response", |l, h| l.count(&h.rq_direct_response)),
+    counter("fault_delays_injected", |l, h| l.count(&h.fault_delays)),
+    counter("fault_aborts_injected", |l, h| l.count(&h.fault_aborts)),
+    counter("fault_response_rl_injected", |l, h| l.count(&h.fault_limits)),
     counter("downstream_rq_total", |l, h| l.count(&h.rq_total)),
     gauge("downstream_rq_active", |l, h| {
         let ended = h.outcomes.classes().iter().sum::<u64>() + h.rq_rx_reset.load(Relaxed);

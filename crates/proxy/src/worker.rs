@@ -355,15 +355,16 @@ async fn connection(worker: Rc<Worker>, entry: Arc<str>, mut stream: TcpStream, 
     let Some(listener) = Flow::listener(&active, &entry, destination) else {
         return;
     };
-    let (mut first, mut protocol) = (Bytes::new(), None);
+    let (mut first, mut protocol, mut server_name) = (Bytes::new(), None, None);
     if listener.must_inspect(destination.port()) {
-        let Ok((bytes, verdict, late)) = inspect::inspect(&mut stream, listener.inspect_timeout).await else {
+        let names = listener.must_know_name(destination.port());
+        let Ok(seen) = inspect::inspect(&mut stream, listener.inspect_timeout, names).await else {
             return;
         };
-        if late && !listener.continue_on_timeout {
+        if seen.late && !listener.continue_on_timeout {
             return;
         }
-        (first, protocol) = (bytes, verdict.protocol());
+        (first, protocol, server_name) = (seen.first, seen.verdict.protocol(), seen.server_name);
     }
     let from_host = worker.shared.host_ip == Some(source.ip());
     let redirected = destination != local;
@@ -377,6 +378,7 @@ async fn connection(worker: Rc<Worker>, entry: Arc<str>, mut stream: TcpStream, 
         direction,
         from_host,
         protocol,
+        server_name,
         client: OnceCell::new(),
     };
     flow.identify().await;

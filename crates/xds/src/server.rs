@@ -5,35 +5,43 @@
 //! the node's snapshot in the [`cache`]. This module knows neither who builds snapshots nor how a peer proves who it is.
 
 use std::collections::BTreeMap;
-use std::future::Future;
+use std::convert::Infallible;
+use std::future::{Future, Ready, ready};
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use envoy_types::pb::envoy::config::core::v3::Node;
-use envoy_types::pb::envoy::service::discovery::v3::aggregated_discovery_service_server::{
-    AggregatedDiscoveryService, AggregatedDiscoveryServiceServer,
-};
 use envoy_types::pb::google::protobuf::value::Kind;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
-use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
+use tokio_stream::wrappers::TcpListenerStream;
+use tonic::body::Body;
+use tonic::server::NamedService;
 use tonic::transport::{Identity, Server, ServerTlsConfig};
-use tonic::{Request, Response, Status, Streaming};
+use tonic::{Request, Status, Streaming};
+use tonic_prost::ProstDecoder;
 
-use crate::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse};
+use crate::discovery::{DeltaDiscoveryRequest, DiscoveryRequest};
 use crate::snapshot::Snapshot;
 use crate::types::ResourceType;
 
 pub mod cache;
+mod message;
 pub mod session;
 
 use cache::Connection;
 pub use cache::{Cache, NodeInfo, NodeStatus};
+use message::{Message, ResponseBody};
 use session::delta::DeltaSession;
 use session::sotw::SotwSession;
 use session::{Event, TypeStatus};
 
-/// Responses that may wait for a slow client before its task waits too.
+/// The service that is served, and its two methods.
+const SERVICE: &str = "envoy.service.discovery.v3.AggregatedDiscoveryService";
+const DELTA: &str = "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources";
+const STATE_OF_THE_WORLD: &str = "/envoy.service.discovery.v3.AggregatedDiscoveryService/StreamAggregatedResources";
+/// Responses that may wait for a slow client before its task waits too. Of each type one is on its way at most.
 const RESPONSES_QUEUED: usize = 8;
 /// A client must say who it is within this time.
 const FIRST_REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
@@ -115,9 +123,6 @@ pub async fn serve<A: Authorize>(
             stopped,
         }),
     };
-    let service = AggregatedDiscoveryServiceServer::new(ads)
-        .max_decoding_message_size(REQUEST_BYTES_MAX)
-        .max_encoding_message_size(usize::MAX);
     let mut server = Server::builder()
         .tcp_nodelay(true)
         .http2_keepalive_interval(Some(KEEPALIVE))
@@ -131,7 +136,7 @@ pub async fn serve<A: Authorize>(
         let _ = stop.send(true);
     };
     server
-        .add_service(service)
+        .add_service(ads)
         .serve_with_incoming_shutdown(TcpListenerStream::new(listener), shutdown)
         .await
 }
@@ -146,42 +151,54 @@ struct Ads<A> {
     shared: Arc<Shared<A>>,
 }
 
-#[tonic::async_trait]
-impl<A: Authorize> AggregatedDiscoveryService for Ads<A> {
-    type StreamAggregatedResourcesStream = ReceiverStream<Result<DiscoveryResponse, Status>>;
-    type DeltaAggregatedResourcesStream = ReceiverStream<Result<DeltaDiscoveryResponse, Status>>;
+impl<A> Clone for Ads<A> {
+    fn clone(&self) -> Self {
+        Self {
+            shared: Arc::clone(&self.shared),
+        }
+    }
+}
 
-    async fn stream_aggregated_resources(
-        &self,
-        request: Request<Streaming<DiscoveryRequest>>,
-    ) -> Result<Response<Self::StreamAggregatedResourcesStream>, Status> {
-        Ok(self.open::<SotwSession>(request))
+impl<A> NamedService for Ads<A> {
+    const NAME: &'static str = SERVICE;
+}
+
+impl<A: Authorize> tower_service::Service<http::Request<Body>> for Ads<A> {
+    type Response = http::Response<Body>;
+    type Error = Infallible;
+    type Future = Ready<Result<Self::Response, Infallible>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
     }
 
-    async fn delta_aggregated_resources(
-        &self,
-        request: Request<Streaming<DeltaDiscoveryRequest>>,
-    ) -> Result<Response<Self::DeltaAggregatedResourcesStream>, Status> {
-        Ok(self.open::<DeltaSession>(request))
+    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+        let body = match request.uri().path() {
+            DELTA => self.open::<DeltaSession>(Request::from_http(request)),
+            STATE_OF_THE_WORLD => self.open::<SotwSession>(Request::from_http(request)),
+            _ => return ready(Ok(Status::unimplemented("only ADS is served").into_http())),
+        };
+        let mut response = http::Response::new(Body::new(body));
+        let content = http::HeaderValue::from_static("application/grpc");
+        response.headers_mut().insert(http::header::CONTENT_TYPE, content);
+        ready(Ok(response))
     }
 }
 
 /// What a stream's task needs of either variant of the protocol.
 trait Variant: Default + Send + 'static {
-    type Request: Send + 'static;
-    type Response: Send + 'static;
+    type Request: prost::Message + Default + 'static;
     const NAME: &'static str;
     fn node(request: &Self::Request) -> Option<&Node>;
     fn on_request(&mut self, request: Self::Request) -> Vec<Event>;
-    fn next(&mut self, snapshot: &Snapshot) -> Option<Self::Response>;
+    fn next(&mut self, snapshot: &Snapshot) -> Option<Message>;
     fn status(&self) -> BTreeMap<ResourceType, TypeStatus>;
 }
 
 macro_rules! variant {
-    ($session:ty, $request:ty, $response:ty, $name:literal) => {
+    ($session:ty, $request:ty, $name:literal) => {
         impl Variant for $session {
             type Request = $request;
-            type Response = $response;
             const NAME: &'static str = $name;
             fn node(request: &$request) -> Option<&Node> {
                 request.node.as_ref()
@@ -189,8 +206,8 @@ macro_rules! variant {
             fn on_request(&mut self, request: $request) -> Vec<Event> {
                 Self::on_request(self, request)
             }
-            fn next(&mut self, snapshot: &Snapshot) -> Option<$response> {
-                Self::next(self, snapshot)
+            fn next(&mut self, snapshot: &Snapshot) -> Option<Message> {
+                self.advance(snapshot).map(Message::from)
             }
             fn status(&self) -> BTreeMap<ResourceType, TypeStatus> {
                 Self::status(self)
@@ -198,29 +215,28 @@ macro_rules! variant {
         }
     };
 }
-variant!(DeltaSession, DeltaDiscoveryRequest, DeltaDiscoveryResponse, "delta");
-variant!(SotwSession, DiscoveryRequest, DiscoveryResponse, "sotw");
+variant!(DeltaSession, DeltaDiscoveryRequest, "delta");
+variant!(SotwSession, DiscoveryRequest, "sotw");
 
-type Queue<V> = mpsc::Sender<Result<<V as Variant>::Response, Status>>;
+type Queue = mpsc::Sender<Result<Message, Status>>;
 
 impl<A: Authorize> Ads<A> {
-    fn open<V: Variant>(
-        &self,
-        request: Request<Streaming<V::Request>>,
-    ) -> Response<ReceiverStream<Result<V::Response, Status>>> {
+    fn open<V: Variant>(&self, request: Request<Body>) -> ResponseBody {
         let credentials = Credentials {
             token: bearer_token(&request),
             remote: request.remote_addr(),
         };
+        let decoder = ProstDecoder::<V::Request>::default();
+        let requests = Streaming::new_request(decoder, request.into_inner(), None, Some(REQUEST_BYTES_MAX));
         let (queue, responses) = mpsc::channel(RESPONSES_QUEUED);
         let shared = Arc::clone(&self.shared);
         tokio::spawn(async move {
-            if let Err(status) = shared.stream::<V>(credentials, request.into_inner(), &queue).await {
+            if let Err(status) = shared.stream::<V>(credentials, requests, &queue).await {
                 tracing::debug!(%status, "xDS stream ended");
                 let _ = tokio::time::timeout(SEND_TIMEOUT, queue.send(Err(status))).await;
             }
         });
-        Response::new(ReceiverStream::new(responses))
+        ResponseBody::new(responses)
     }
 }
 
@@ -249,7 +265,7 @@ impl<A: Authorize> Shared<A> {
         &self,
         credentials: Credentials,
         mut requests: Streaming<V::Request>,
-        queue: &Queue<V>,
+        queue: &Queue,
     ) -> Result<(), Status> {
         let first = tokio::time::timeout(FIRST_REQUEST_TIMEOUT, requests.message())
             .await
@@ -281,10 +297,18 @@ impl<A: Authorize> Shared<A> {
         first: V::Request,
         requests: &mut Streaming<V::Request>,
         connection: &mut Connection,
-        queue: &Queue<V>,
+        queue: &Queue,
     ) -> Result<(), Status> {
         let mut stopped = self.stopped.clone();
         let mut session = V::default();
+        // Requests wait until there is something to compare them with: a fleet that comes back lists all it has.
+        tokio::select! {
+            configured = connection.snapshots.wait_for(Option::is_some) => {
+                configured.map_err(|_| Status::unavailable("the node was dropped"))?;
+            }
+            () = queue.closed() => return Ok(()),
+            _ = stopped.wait_for(|stopped| *stopped) => return Err(shutting_down()),
+        }
         let mut events = session.on_request(first);
         loop {
             push(&mut session, &events, connection, queue).await?;
@@ -298,12 +322,14 @@ impl<A: Authorize> Shared<A> {
                     changed.map_err(|_| Status::unavailable("the node was dropped"))?;
                     Vec::new()
                 }
-                _ = stopped.wait_for(|stopped| *stopped) => {
-                    return Err(Status::unavailable("the control plane is shutting down"));
-                }
+                _ = stopped.wait_for(|stopped| *stopped) => return Err(shutting_down()),
             };
         }
     }
+}
+
+fn shutting_down() -> Status {
+    Status::unavailable("the control plane is shutting down")
 }
 
 /// Sends all that the client should get now and shows how it stands.
@@ -311,7 +337,7 @@ async fn push<V: Variant>(
     session: &mut V,
     events: &[Event],
     connection: &mut Connection,
-    queue: &Queue<V>,
+    queue: &Queue,
 ) -> Result<(), Status> {
     for event in events {
         match event {

@@ -1,13 +1,14 @@
 //! The immutable configuration of one node, and its consistency check.
 //!
-//! A snapshot holds one name-ordered map a type. The maps and the resources in them are shared between the snapshots of
-//! many nodes, so that a node costs little more than the listeners that are its own.
+//! A snapshot holds a few layers of resources a type. Layers and resources are shared between the snapshots of many
+//! nodes, so that a node costs little more than the listeners that are its own.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use envoy_types::pb::envoy::config::cluster::v3::Cluster;
 use envoy_types::pb::envoy::config::cluster::v3::cluster::{ClusterDiscoveryType, DiscoveryType};
+use envoy_types::pb::envoy::config::core::v3::transport_socket;
 use envoy_types::pb::envoy::config::listener::v3::filter::ConfigType;
 use envoy_types::pb::envoy::config::listener::v3::{FilterChain, Listener};
 use envoy_types::pb::envoy::config::route::v3::route::Action;
@@ -19,17 +20,17 @@ use envoy_types::pb::envoy::extensions::filters::network::http_connection_manage
 use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3::{
     TcpProxy, tcp_proxy::ClusterSpecifier as TcpCluster,
 };
+use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::DownstreamTlsContext;
 use prost::{Message, Name};
 
-use crate::types::{Resource, ResourceType, version_of};
-
-/// Resources of one type by name.
-pub type Resources = BTreeMap<String, Arc<Resource>>;
+use crate::layers::Layers;
+pub use crate::layers::Resources;
+use crate::types::{Resource, ResourceType, version_text};
 
 /// The whole configuration of one node. Cloning copies a handful of pointers.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Snapshot {
-    maps: [Arc<Resources>; ResourceType::ALL.len()],
+    types: [Layers; ResourceType::ALL.len()],
 }
 
 /// What makes a snapshot inconsistent. Publishing such a snapshot would leave a client waiting or its traffic unanswered.
@@ -75,24 +76,47 @@ impl Snapshot {
 
     /// The same snapshot with the resources of one type replaced.
     #[must_use]
-    pub fn with(mut self, ty: ResourceType, resources: Arc<Resources>) -> Self {
-        self.maps[ty.index()] = resources;
+    pub fn with(mut self, ty: ResourceType, resources: impl Into<Layers>) -> Self {
+        self.types[ty.index()] = resources.into();
         self
     }
 
     /// The resources of one type by name.
-    pub fn resources(&self, ty: ResourceType) -> &Arc<Resources> {
-        &self.maps[ty.index()]
+    pub fn resources(&self, ty: ResourceType) -> &Layers {
+        &self.types[ty.index()]
     }
 
     /// One version for all resources of a type: equal for equal content, on every replica.
     pub fn version(&self, ty: ResourceType) -> String {
-        version_of_all(self.resources(ty).values())
+        version_text(self.resources(ty).sum())
+    }
+
+    /// These are the very same layers: nothing changed.
+    pub fn same(&self, other: &Self) -> bool {
+        self.types.iter().zip(&other.types).all(|(a, b)| a.same(b))
     }
 
     /// One resource.
     pub fn get(&self, ty: ResourceType, name: &str) -> Option<&Arc<Resource>> {
-        self.maps[ty.index()].get(name)
+        self.types[ty.index()].get(name)
+    }
+
+    /// As [`Snapshot::check`], for a snapshot that came after a consistent one: where no name came or went and no reference
+    /// changed, there is nothing to look for.
+    pub fn check_since(&self, before: &Self) -> Result<(), Vec<Inconsistency>> {
+        let alike = |ty: ResourceType| {
+            let (old, new) = (before.resources(ty), self.resources(ty));
+            let references = |layers: &Layers, name: &str| layers.get(name).map(|r| (r.ty, r.references.clone()));
+            let lists = new.changes_since(old);
+            lists.iter().flat_map(|names| names.iter()).all(|name| {
+                let now = references(new, name);
+                now.is_some() && now == references(old, name)
+            })
+        };
+        if ResourceType::ALL.into_iter().all(alike) {
+            return Ok(());
+        }
+        self.check()
     }
 
     /// All inconsistencies: every reference must have its resource; endpoints and routes must be referred to.
@@ -100,7 +124,7 @@ impl Snapshot {
         let mut found = Vec::new();
         let mut referred: BTreeSet<(ResourceType, &str)> = BTreeSet::new();
         for ty in ResourceType::ALL {
-            for (key, resource) in self.maps[ty.index()].iter() {
+            for (key, resource) in self.resources(ty).iter() {
                 if resource.ty != ty || resource.name != *key {
                     found.push(Inconsistency::Misplaced {
                         ty,
@@ -121,8 +145,18 @@ impl Snapshot {
                 }
             }
         }
+        for ty in ResourceType::ALL {
+            let mut names = BTreeSet::new();
+            for key in self.resources(ty).keys().filter(|key| !names.insert(*key)) {
+                found.push(Inconsistency::Misplaced {
+                    ty,
+                    key: key.clone(),
+                    found: "of another layer too".to_owned(),
+                });
+            }
+        }
         for ty in [ResourceType::Endpoint, ResourceType::Route] {
-            for name in self.maps[ty.index()].keys() {
+            for name in self.resources(ty).keys() {
                 if !referred.contains(&(ty, name)) {
                     found.push(Inconsistency::Unreferenced { ty, name: name.clone() });
                 }
@@ -130,18 +164,6 @@ impl Snapshot {
         }
         if found.is_empty() { Ok(()) } else { Err(found) }
     }
-}
-
-/// One version for a set of resources in order.
-pub(crate) fn version_of_all<'a>(resources: impl IntoIterator<Item = &'a Arc<Resource>>) -> String {
-    let mut text = String::new();
-    for resource in resources {
-        text.push_str(&resource.name);
-        text.push('\0');
-        text.push_str(&resource.version);
-        text.push('\0');
-    }
-    version_of(text.as_bytes())
 }
 
 /// The resources that an encoded resource refers to by name. What cannot be decoded refers to nothing.
@@ -192,6 +214,19 @@ pub fn endpoints_of(cluster: &Cluster) -> Option<String> {
 }
 
 fn chain_references(chain: &FilterChain, found: &mut BTreeSet<(ResourceType, String)>) {
+    if let Some(transport_socket::ConfigType::TypedConfig(any)) =
+        chain.transport_socket.as_ref().and_then(|s| s.config_type.as_ref())
+        && any.type_url == DownstreamTlsContext::type_url()
+        && let Ok(context) = DownstreamTlsContext::decode(any.value.as_slice())
+    {
+        let secrets = context
+            .common_tls_context
+            .unwrap_or_default()
+            .tls_certificate_sds_secret_configs;
+        // One without a source stands in the client's own bootstrap.
+        let ours = secrets.into_iter().filter(|s| s.sds_config.is_some());
+        found.extend(ours.map(|s| (ResourceType::Secret, s.name)));
+    }
     for filter in &chain.filters {
         let Some(ConfigType::TypedConfig(any)) = &filter.config_type else {
             continue;
@@ -325,6 +360,49 @@ mod tests {
         assert_eq!(
             snapshot.check().unwrap_err()[0].to_string(),
             "lds `l` refers to rds `r`, which is not in the snapshot"
+        );
+    }
+
+    #[test]
+    fn a_listener_needs_the_secrets_that_it_does_not_bring() {
+        use envoy_types::pb::envoy::config::core::v3::{ConfigSource, TransportSocket};
+        use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::{CommonTlsContext, SdsSecretConfig};
+        let secret = |name: &str, source: Option<ConfigSource>| SdsSecretConfig {
+            name: name.into(),
+            sds_config: source,
+        };
+        let context = DownstreamTlsContext {
+            common_tls_context: Some(CommonTlsContext {
+                tls_certificate_sds_secret_configs: vec![
+                    secret("default/shop", Some(ConfigSource::default())),
+                    secret("of the bootstrap", None),
+                ],
+                ..Default::default()
+            }),
+            ..Default::default()
+        };
+        let listener = Listener {
+            name: "l".into(),
+            filter_chains: vec![FilterChain {
+                transport_socket: Some(TransportSocket {
+                    name: "tls".into(),
+                    config_type: Some(transport_socket::ConfigType::TypedConfig(envoy_types::util::pack_any(
+                        context,
+                    ))),
+                }),
+                ..Default::default()
+            }],
+            ..Default::default()
+        };
+        let listener = Resource::new(ResourceType::Listener, "l", listener.encode_to_vec());
+        assert_eq!(
+            listener.references(),
+            [(ResourceType::Secret, "default/shop".to_owned())]
+        );
+        let snapshot = Snapshot::new().with(ResourceType::Listener, map([listener]));
+        assert_eq!(
+            snapshot.check().unwrap_err()[0].to_string(),
+            "lds `l` refers to sds `default/shop`, which is not in the snapshot"
         );
     }
 

@@ -125,6 +125,17 @@ impl Resource {
         }
     }
 
+    /// What a client says it has: name and version, no content.
+    pub(crate) fn claimed(ty: ResourceType, name: String, version: String) -> Arc<Self> {
+        Arc::new(Self {
+            ty,
+            name,
+            version,
+            body: Bytes::new(),
+            references: Vec::new(),
+        })
+    }
+
     /// The resource as it stands in a response.
     pub fn to_any(&self) -> Any {
         Any {
@@ -154,7 +165,16 @@ impl fmt::Debug for Resource {
 
 /// The version of a body: a hash that is the same in every process and over restarts.
 pub fn version_of(body: &[u8]) -> String {
-    format!("{:016x}", rapidhash::v3::rapidhash_v3(body))
+    version_text(hash_of(body))
+}
+
+/// The hash behind all versions.
+pub(crate) fn hash_of(bytes: &[u8]) -> u64 {
+    rapidhash::v3::rapidhash_v3(bytes)
+}
+
+pub(crate) fn version_text(hash: u64) -> String {
+    format!("{hash:016x}")
 }
 
 /// Who has an address (resource type [`ResourceType::Peer`], named by the IP address). The encoding is this message:

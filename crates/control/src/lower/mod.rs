@@ -13,21 +13,29 @@
 //! | cluster | `direct`, `inbound`, `inbound_http2` | to where the client wanted to go |
 //! | cluster | `inbound_<granularity>_<buckets>` and with `http2` | the same, for ports whose Services choose what is measured |
 //! | cluster | `blocked` | nowhere |
+//! | listener, route | `ingress_http`, `ingress_https` | the gateway's alone: requests from outside, in clear text and by TLS |
+//! | secret | `<namespace>/<secret>` | the gateway's alone: a certificate |
+//! | cluster, perhaps endpoints | `tracing` | who takes spans, if anybody does |
 //! | peer | an address | who has it (on demand) |
 //!
 //! Addresses of single pods (endpoints of headless Services, ports that a pod labels itself) have a cluster of their own
 //! with that one endpoint, named `<port>|<namespace>|<ip>.outbound`: the client chose the pod, and metrics still know it.
 //!
-//! All but the listeners is the same for every node, and shared. Listeners differ by engine (Envoy gets access logs);
-//! `inbound` differs by pod. Pods that have IPv6 get `outbound_ipv6` and `inbound_ipv6` beside these: the same on `::`. What did not change stays the same allocation from one lowering to the next.
+//! All but the listeners is the same for every node, and shared. Listeners differ by engine (Envoy gets access logs)
+//! and by how much the pod itself asks to be traced; `inbound` differs by pod. Pods that have IPv6 get `outbound_ipv6` and `inbound_ipv6` beside these: the same on `::`. What did not change stays the same allocation from one lowering to the next.
 
+mod action;
 mod cluster;
 mod endpoint;
+mod gateway;
 mod listener;
 mod route;
+mod rule;
+mod secret;
 mod telemetry;
+mod tracing;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -35,10 +43,14 @@ use envoy_types::pb::envoy::config::core::v3::Http2ProtocolOptions;
 use envoy_types::pb::google::protobuf::{Any, BoolValue, Duration, UInt32Value};
 use prost::Message;
 use weir_api::labels::{Engine, Protocol};
-use weir_mesh::{Key, Mesh};
+use weir_mesh::policy::Tracing;
+use weir_mesh::routes::{Rule, Share};
+use weir_mesh::{Key, Mesh, Policy};
 use weir_xds::snapshot::{Inconsistency, Resources};
 use weir_xds::types::Peer;
 use weir_xds::{Resource, ResourceType, Snapshot};
+
+pub use tracing::TRACING;
 
 /// Where redirected outbound connections arrive.
 pub const OUTBOUND_PORT: u32 = 15001;
@@ -67,6 +79,17 @@ pub const ROUTE_SERVICE: &str = "service";
 /// Route of all other hosts; metrics show them as `other`.
 pub const ROUTE_OTHER: &str = "other";
 
+/// Node id of the gateway.
+pub const GATEWAY_NODE: &str = "traffic-ingress";
+/// The gateway's listener and routes of clear text.
+pub const INGRESS_HTTP: &str = "ingress_http";
+/// The gateway's listener and routes of TLS.
+pub const INGRESS_HTTPS: &str = "ingress_https";
+/// Where the gateway takes clear text.
+pub const INGRESS_HTTP_PORT: u32 = 8080;
+/// Where the gateway takes TLS.
+pub const INGRESS_HTTPS_PORT: u32 = 8444;
+
 /// Streams of one HTTP/2 connection at a time.
 const HTTP2_STREAMS_MAX: u32 = 1000;
 /// What may be on its way of one HTTP/2 stream.
@@ -88,12 +111,20 @@ pub fn listener_name(ip: IpAddr, port: u16) -> String {
 struct Destination<'a> {
     name: String,
     protocol: Protocol,
+    /// The protocol of its listener; `None`: it has none, only rules lead here.
+    listening: Option<Protocol>,
     service: &'a str,
     /// Hosts under which clients know it.
     domains: Vec<String>,
     endpoints: Vec<&'a weir_mesh::Endpoint>,
+    /// What stands in front of the endpoints.
+    rules: &'a [Rule],
     /// How much is measured, as far as somebody says so.
     telemetry: &'a weir_mesh::Telemetry,
+    /// What its labels ask for.
+    policy: &'a Policy,
+    /// What spans of its requests are called.
+    operation: String,
     /// The client chose this very address: it stays in whether it is ready or not.
     single: bool,
 }
@@ -105,6 +136,34 @@ struct Bound<'a> {
     protocol: Protocol,
     /// Cluster and routes; `direct` where traffic is passed on as it is.
     cluster: &'a str,
+    /// Who gets how much of its connections; empty: the cluster gets all. Requests are shared by the routes instead.
+    shares: &'a [Share],
+    /// Which of its requests are traced, whoever sends them.
+    tracing: Tracing,
+}
+
+/// What the listeners of nodes differ by, apart from `inbound`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Variant {
+    engine: Engine,
+    /// The pod itself asks for traces of what it sends.
+    tracing: Tracing,
+}
+
+impl Variant {
+    /// Those that the pods of a mesh need, and of each engine the one that most need.
+    fn all(mesh: &Mesh) -> BTreeSet<Self> {
+        let of_pods = mesh.pods.values().map(|pod| pod.tracing);
+        let tracing: BTreeSet<_> = of_pods.chain([Tracing::default()]).collect();
+        let engines = [Engine::Weir, Engine::Envoy];
+        let of = |engine: Engine| {
+            tracing.iter().map(move |tracing| Self {
+                engine,
+                tracing: *tracing,
+            })
+        };
+        engines.into_iter().flat_map(of).collect()
+    }
 }
 
 /// Everything that nodes share, lowered from one mesh.
@@ -114,10 +173,51 @@ pub struct Lowered {
     endpoints: Arc<Resources>,
     routes: Arc<Resources>,
     peers: Arc<Resources>,
-    /// Without `inbound`, by engine.
-    listeners: BTreeMap<Engine, Arc<Resources>>,
+    /// Without `inbound`.
+    listeners: BTreeMap<Variant, Arc<Resources>>,
     /// `outbound_ipv6`, by engine: for pods that have IPv6.
     outbound_ipv6: BTreeMap<Engine, Arc<Resource>>,
+    gateway: GatewayResources,
+    /// The secrets of all nodes but the gateway: none.
+    no_secrets: Arc<Resources>,
+}
+
+/// What only the gateway is sent.
+#[derive(Clone, Debug, Default)]
+struct GatewayResources {
+    listeners: BTreeMap<Engine, Arc<Resources>>,
+    routes: Arc<Resources>,
+    secrets: Arc<Resources>,
+}
+
+impl GatewayResources {
+    fn new(mesh: &Mesh, shared: &listener::Shared<'_>, previous: &Self) -> Self {
+        let gateway = &mesh.gateway;
+        let listeners = [Engine::Weir, Engine::Envoy].into_iter().map(|engine| {
+            let empty = Arc::default();
+            let old = previous.listeners.get(&engine).unwrap_or(&empty);
+            let mut listeners = Collector::new(ResourceType::Listener, old);
+            listeners.add(INGRESS_HTTP, &gateway::http(engine, gateway, shared));
+            if let Some(https) = gateway::https(engine, gateway, shared) {
+                listeners.add(INGRESS_HTTPS, &https);
+            }
+            (engine, listeners.finish())
+        });
+        let mut routes = Collector::new(ResourceType::Route, &previous.routes);
+        routes.add(INGRESS_HTTP, &gateway::routes(INGRESS_HTTP, &gateway.http, mesh));
+        if !gateway.chains.is_empty() {
+            routes.add(INGRESS_HTTPS, &gateway::routes(INGRESS_HTTPS, &gateway.https, mesh));
+        }
+        let mut secrets = Collector::new(ResourceType::Secret, &previous.secrets);
+        for (name, certificate) in &gateway.certificates {
+            secrets.add(name, &secret::certificate(name, certificate));
+        }
+        Self {
+            listeners: listeners.collect(),
+            routes: routes.finish(),
+            secrets: secrets.finish(),
+        }
+    }
 }
 
 impl Lowered {
@@ -145,12 +245,18 @@ impl Lowered {
         }
         clusters.add(BLOCKED, &cluster::blocked());
         for destination in &destinations {
-            let measured = telemetry::metadata(&destination.telemetry.or(&mesh.telemetry));
+            let rule = destination.policy.balance.policy;
+            let measured = telemetry::metadata_with_rule(&destination.telemetry.or(&mesh.telemetry), rule);
             clusters.add_with(&destination.name, &cluster::eds(destination), &measured);
             endpoints.add(&destination.name, &endpoint::assignment(destination));
-            if destination.protocol.has_requests() {
+            if destination.listening.is_some_and(Protocol::has_requests) {
                 routes.add(&destination.name, &route::outbound(destination));
             }
+        }
+        if let Some(collector) = mesh.collector() {
+            let (cluster, assignment) = tracing::cluster(&collector);
+            clusters.add(TRACING, &cluster);
+            assignment.iter().for_each(|a| endpoints.add(TRACING, a));
         }
         let mut peers = Collector::new(ResourceType::Peer, &previous.peers);
         for (ip, who) in &mesh.identities {
@@ -163,20 +269,20 @@ impl Lowered {
             peers.add(&ip.to_string(), &peer);
         }
         let bound = bound(mesh, &destinations);
-        let uninspected = listener::uninspected_ports(mesh);
-        let listeners = [Engine::Weir, Engine::Envoy].into_iter().map(|engine| {
+        let shared = listener::Shared::of(mesh);
+        let listeners = Variant::all(mesh).into_iter().map(|variant| {
             let empty = Arc::default();
-            let old = previous.listeners.get(&engine).unwrap_or(&empty);
+            let old = previous.listeners.get(&variant).unwrap_or(&empty);
             let mut listeners = Collector::new(ResourceType::Listener, old);
-            listeners.add(OUTBOUND, &listener::outbound(engine, Family::Ipv4, &uninspected));
+            listeners.add(OUTBOUND, &listener::outbound(variant.engine, Family::Ipv4, &shared));
             for address in &bound {
                 let name = listener_name(address.ip, address.port);
-                listeners.add(&name, &listener::address(engine, &name, address));
+                listeners.add(&name, &listener::address(variant, &name, address, &shared));
             }
-            (engine, listeners.finish())
+            (variant, listeners.finish())
         });
         let outbound_ipv6 = [Engine::Weir, Engine::Envoy].into_iter().map(|engine| {
-            let body = listener::outbound(engine, Family::Ipv6, &uninspected).encode_to_vec();
+            let body = listener::outbound(engine, Family::Ipv6, &shared).encode_to_vec();
             let old = previous.outbound_ipv6.get(&engine);
             (
                 engine,
@@ -184,6 +290,8 @@ impl Lowered {
             )
         });
         Self {
+            gateway: GatewayResources::new(mesh, &shared, &previous.gateway),
+            no_secrets: Arc::clone(&previous.no_secrets),
             outbound_ipv6: outbound_ipv6.collect(),
             listeners: listeners.collect(),
             clusters: clusters.finish(),
@@ -197,39 +305,53 @@ impl Lowered {
     pub fn check(&self) -> Result<(), Vec<Inconsistency>> {
         self.listeners
             .values()
-            .try_for_each(|listeners| self.assemble(Arc::clone(listeners)).check())
+            .try_for_each(|listeners| self.assemble(Arc::clone(listeners)).check())?;
+        self.gateway
+            .listeners
+            .keys()
+            .filter_map(|engine| self.gateway_snapshot(*engine))
+            .try_for_each(|snapshot| snapshot.check())
+    }
+
+    /// The snapshot of the gateway's proxy.
+    pub fn gateway_snapshot(&self, engine: Engine) -> Option<Snapshot> {
+        let listeners = self.gateway.listeners.get(&engine)?;
+        let shared = self.assemble(Arc::clone(listeners));
+        Some(
+            shared
+                .with(ResourceType::Route, Arc::clone(&self.gateway.routes))
+                .with(ResourceType::Secret, Arc::clone(&self.gateway.secrets)),
+        )
     }
 
     /// The snapshot of one pod's proxy; `None` when the mesh does not know the pod. `previous` is the node's last one.
     pub fn snapshot(&self, mesh: &Mesh, pod: &Key, engine: Engine, previous: Option<&Snapshot>) -> Option<Snapshot> {
         let pod = mesh.pods.get(pod)?;
+        let shared = listener::Shared::of_inbound(mesh);
         let inbound = |family: Family| {
-            let (name, body) = (
-                family.inbound(),
-                listener::inbound(engine, family, &mesh.telemetry, pod),
-            );
+            let (name, body) = (family.inbound(), listener::inbound(engine, family, &shared, pod));
             let old = previous.and_then(|s| s.get(ResourceType::Listener, name));
             let resource = Resource::renew(old, ResourceType::Listener, name, body.encode_to_vec());
             (name.to_owned(), resource)
         };
-        let mut listeners = Resources::clone(self.listeners.get(&engine)?);
+        let mut listeners = Resources::clone(self.listeners.get(&Variant {
+            engine,
+            tracing: pod.tracing,
+        })?);
         listeners.extend([inbound(Family::Ipv4)]);
         if pod.has_ipv6() {
             listeners.extend([inbound(Family::Ipv6)]);
             let outbound = self.outbound_ipv6.get(&engine).map(Arc::clone);
             listeners.extend(outbound.map(|resource| (OUTBOUND_IPV6.to_owned(), resource)));
         }
-        let listeners = match previous.map(|s| s.resources(ResourceType::Listener)) {
-            Some(old) if **old == listeners => Arc::clone(old),
-            _ => Arc::new(listeners),
-        };
-        Some(self.assemble(listeners))
+        Some(self.assemble(Arc::new(listeners)))
     }
 
     fn assemble(&self, listeners: Arc<Resources>) -> Snapshot {
         Snapshot::new()
             .with(ResourceType::Cluster, Arc::clone(&self.clusters))
             .with(ResourceType::Endpoint, Arc::clone(&self.endpoints))
+            .with(ResourceType::Secret, Arc::clone(&self.no_secrets))
             .with(ResourceType::Route, Arc::clone(&self.routes))
             .with(ResourceType::Peer, Arc::clone(&self.peers))
             .with(ResourceType::Listener, listeners)
@@ -310,18 +432,26 @@ impl<'a> Collector<'a> {
 /// Every Service port and single address that is balanced (all but direct).
 fn destinations(mesh: &Mesh) -> Vec<Destination<'_>> {
     let mut found = Vec::new();
-    for service in mesh.services.values().filter(|s| !s.cluster_ips.is_empty()) {
+    for service in mesh.services.values() {
         for (number, port) in &service.ports {
-            let Some(protocol) = port.protocol.filter(|p| *p != Protocol::Direct) else {
+            let Some(protocol) = port.carried().filter(|p| *p != Protocol::Direct) else {
                 continue;
             };
+            let listening = port.protocol.filter(|_| !service.cluster_ips.is_empty());
+            if listening.is_none() && port.routed.is_none() {
+                continue;
+            }
             found.push(Destination {
                 name: cluster_name(*number, &service.namespace, &service.name),
                 protocol,
+                listening,
                 service: &service.name,
                 domains: service.domains(*number).into_iter().collect(),
                 endpoints: one_family(&port.endpoints),
+                rules: &port.rules,
                 telemetry: &service.telemetry,
+                policy: &service.policy,
+                operation: format!("{}.{}:{number}/*", service.name, service.namespace),
                 single: false,
             });
         }
@@ -331,15 +461,28 @@ fn destinations(mesh: &Mesh) -> Vec<Destination<'_>> {
             found.push(Destination {
                 name: cluster_name(*port, &address.namespace, &ip.to_string()),
                 protocol: address.protocol,
+                listening: Some(address.protocol),
                 service: &address.service,
                 domains: address.domains.iter().cloned().collect(),
                 endpoints: vec![&address.endpoint],
+                rules: &[],
                 telemetry: &address.telemetry,
+                policy: &address.policy,
+                operation: format!("{}.{}:{port}/*", named(address, ip), address.namespace),
                 single: true,
             });
         }
     }
     found
+}
+
+/// What a single address is called: by its Service, its pod, or itself.
+fn named(address: &weir_mesh::Address, ip: &IpAddr) -> String {
+    let pod = address.endpoint.identity.as_ref().map(|who| who.pod.clone());
+    match address.service.is_empty() {
+        true => pod.unwrap_or_else(|| ip.to_string()),
+        false => address.service.clone(),
+    }
 }
 
 /// Each pod once: where a Service has endpoints of both families, those of IPv4.
@@ -351,7 +494,10 @@ fn one_family(endpoints: &[weir_mesh::Endpoint]) -> Vec<&weir_mesh::Endpoint> {
 /// Every address with a listener. Two that claim the same address: the stronger protocol has it, http over http2, grpc, tcp and direct.
 fn bound<'a>(mesh: &'a Mesh, destinations: &'a [Destination<'a>]) -> Vec<Bound<'a>> {
     let named: BTreeMap<&str, &Destination<'_>> = destinations.iter().map(|d| (d.name.as_str(), d)).collect();
-    let cluster = |name: String| named.get(name.as_str()).map_or(DIRECT, |d| d.name.as_str());
+    let cluster = |name: String, protocol: Protocol| {
+        let own = named.get(name.as_str()).filter(|_| protocol != Protocol::Direct);
+        own.map_or(DIRECT, |d| d.name.as_str())
+    };
     let mut found: BTreeMap<(IpAddr, u16), Bound<'_>> = BTreeMap::new();
     let mut claim = |bound: Bound<'a>| match found.get(&(bound.ip, bound.port)) {
         Some(held) if held.protocol <= bound.protocol => {}
@@ -362,24 +508,33 @@ fn bound<'a>(mesh: &'a Mesh, destinations: &'a [Destination<'a>]) -> Vec<Bound<'
     for service in mesh.services.values() {
         for (number, port) in &service.ports {
             let Some(protocol) = port.protocol else { continue };
-            let cluster = cluster(cluster_name(*number, &service.namespace, &service.name));
+            // A connection has nothing to match: the first rule takes it.
+            let shares = port.rules.first().map(Rule::shares).unwrap_or_default();
+            let cluster = cluster(cluster_name(*number, &service.namespace, &service.name), protocol);
             for ip in &service.cluster_ips {
                 claim(Bound {
                     ip: *ip,
                     port: *number,
                     protocol,
                     cluster,
+                    shares,
+                    tracing: service.policy.tracing,
                 });
             }
         }
     }
     for ((ip, port), address) in &mesh.addresses {
-        let cluster = cluster(cluster_name(*port, &address.namespace, &ip.to_string()));
+        let cluster = cluster(
+            cluster_name(*port, &address.namespace, &ip.to_string()),
+            address.protocol,
+        );
         claim(Bound {
             ip: *ip,
             port: *port,
             protocol: address.protocol,
             cluster,
+            shares: &[],
+            tracing: address.policy.tracing,
         });
     }
     found.into_values().collect()
@@ -389,6 +544,13 @@ fn bound<'a>(mesh: &'a Mesh, destinations: &'a [Destination<'a>]) -> Vec<Bound<'
 
 fn seconds(seconds: i64) -> Option<Duration> {
     Some(Duration { seconds, nanos: 0 })
+}
+
+fn duration(duration: std::time::Duration) -> Option<Duration> {
+    Some(Duration {
+        seconds: i64::try_from(duration.as_secs()).unwrap_or(i64::MAX),
+        nanos: i32::try_from(duration.subsec_nanos()).unwrap_or_default(),
+    })
 }
 
 fn yes() -> Option<BoolValue> {

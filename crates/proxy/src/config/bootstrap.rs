@@ -93,7 +93,7 @@ pub struct Token {
 /// An encoded resource of the file.
 #[derive(Debug, Clone, PartialEq)]
 pub struct StaticResource {
-    /// Listener or cluster.
+    /// Listener, cluster or secret.
     pub ty: ResourceType,
     /// Its name.
     pub name: String,
@@ -154,6 +154,7 @@ struct Admin {
 struct StaticResources {
     listeners: Vec<Value>,
     clusters: Vec<Value>,
+    secrets: Vec<Value>,
 }
 
 #[derive(Deserialize, Default)]
@@ -275,6 +276,9 @@ impl Bootstrap {
             Some(config) => ads(config, &file.static_resources.clusters)?,
         };
         let mut resources = Vec::new();
+        for (i, secret) in file.static_resources.secrets.into_iter().enumerate() {
+            resources.push(statics::secret(&format!("static_resources.secrets[{i}]"), secret)?);
+        }
         for (i, cluster) in file.static_resources.clusters.into_iter().enumerate() {
             let name = cluster.get("name").and_then(Value::as_str);
             if name.is_some() && name == ads_cluster.as_deref() {

@@ -23,6 +23,7 @@ mod tls;
 mod upstream;
 
 pub use listener::listener;
+pub use tls::secret;
 
 type Read<T> = Result<T, BootstrapError>;
 

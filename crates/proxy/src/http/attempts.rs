@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::balance::{Cause, Host, Limit, Permit};
-use crate::config::route::Forward;
+use crate::config::route::{Forward, Share};
 use crate::config::upstream::Outlier;
 use crate::config::{Active, Cluster, ClusterStats, Endpoint, EndpointSource, LbPolicy};
 use crate::flow::Flow;
@@ -81,14 +81,8 @@ pub struct Target<'a> {
     pub cluster: &'a Arc<Cluster>,
     /// As its route says.
     pub forward: &'a Forward,
-}
-
-impl<'a> Target<'a> {
-    /// Where a route leads; `None`: its cluster is not there.
-    pub fn of(active: &'a Active, forward: &'a Forward) -> Option<Self> {
-        let cluster = active.clusters.get(&forward.cluster)?;
-        Some(Self { cluster, forward })
-    }
+    /// The part of a split that was drawn.
+    pub share: Option<&'a Share>,
 }
 
 /// The tries of one request.

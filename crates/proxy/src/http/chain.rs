@@ -15,17 +15,20 @@ pub struct Chain {
     pub http: Arc<Http>,
     /// Its counters.
     pub stats: Arc<HttpStats>,
+    /// The client came encrypted.
+    pub secure: bool,
     /// The configuration no longer serves this connection as HTTP.
     outdated: bool,
 }
 
 impl Chain {
     /// As the configuration `version` has it.
-    pub fn new(http: Arc<Http>, stats: Arc<HttpStats>, version: u64) -> Self {
+    pub fn new(http: Arc<Http>, stats: Arc<HttpStats>, version: u64, secure: bool) -> Self {
         Self {
             version,
             http,
             stats,
+            secure,
             outdated: false,
         }
     }

@@ -12,6 +12,7 @@ use bytes::{Buf, Bytes};
 use h2::{RecvStream, SendStream};
 use http::HeaderMap;
 
+use super::filters::bandwidth::Bandwidth;
 use super::h1::body::{Body, Broken};
 use super::translate;
 use crate::wire::Wire;
@@ -201,6 +202,8 @@ pub struct Pump<'s, 't> {
     state: State,
     /// Trailers that passed.
     pub trailers: Option<HeaderMap>,
+    /// So many bytes may pass, and those that wait for it.
+    limit: Option<Box<(Bandwidth, Bytes)>>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -227,7 +230,30 @@ impl<'s, 't> Pump<'s, 't> {
             after: b"",
             state,
             trailers: None,
+            limit: None,
         }
+    }
+
+    /// Lets so many bytes a second pass.
+    pub fn limit(&mut self, rate: Option<u64>) {
+        self.limit = rate.map(|rate| Box::new((Bandwidth::new(rate), Bytes::new())));
+    }
+
+    /// The next piece that may pass now; `None`: nothing waits for that.
+    fn poll_limited(&mut self, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
+        match self.limit.as_deref_mut() {
+            Some((limit, waiting)) if !waiting.is_empty() => {
+                let room = ready!(limit.poll_room(cx)).min(waiting.len());
+                limit.took(room);
+                Poll::Ready(Some(waiting.split_to(room)))
+            }
+            _ => Poll::Ready(None),
+        }
+    }
+
+    /// Whether content waits that may not pass yet.
+    fn holds_back(&self) -> bool {
+        self.limit.as_ref().is_some_and(|limit| !limit.1.is_empty())
     }
 
     /// Whether all has passed.
@@ -247,6 +273,18 @@ impl<'s, 't> Pump<'s, 't> {
                 }
                 State::Open => {}
             }
+            match self.poll_limited(cx) {
+                Poll::Ready(None) => {}
+                Poll::Ready(Some(piece)) => {
+                    *moved = true;
+                    self.data(piece);
+                    continue;
+                }
+                Poll::Pending => {
+                    ready!(self.poll_flush(cx)).map_err(|_| Broken::Sink)?;
+                    return Poll::Pending;
+                }
+            }
             let frame = match self.source.poll_frame(cx) {
                 Poll::Ready(frame) => frame?,
                 Poll::Pending => {
@@ -256,7 +294,10 @@ impl<'s, 't> Pump<'s, 't> {
             };
             *moved = true;
             match frame {
-                Some(Frame::Data(data)) => self.data(data),
+                Some(Frame::Data(data)) => match self.limit.as_deref_mut() {
+                    None => self.data(data),
+                    Some((_, waiting)) => *waiting = data,
+                },
                 Some(Frame::Trailers(trailers)) => {
                     self.end(Some(&trailers))?;
                     self.trailers = Some(trailers);
@@ -298,6 +339,7 @@ impl<'s, 't> Pump<'s, 't> {
 
     /// Writes what waits.
     fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let held = self.holds_back();
         match &mut self.sink {
             Sink::H2(stream) => {
                 while !self.data.is_empty() {
@@ -314,7 +356,7 @@ impl<'s, 't> Pump<'s, 't> {
                     }
                     let piece = self.data.split_to(stream.capacity().min(self.data.len()));
                     let length = piece.len();
-                    let last = self.data.is_empty() && self.source.is_end();
+                    let last = self.data.is_empty() && !held && self.source.is_end();
                     stream.send_data(piece, last).map_err(io::Error::other)?;
                     self.source.release(length);
                     if last {

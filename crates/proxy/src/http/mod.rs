@@ -11,6 +11,7 @@
 mod affinity;
 pub mod attempts;
 mod chain;
+mod filters;
 pub mod h1;
 pub mod h2;
 pub mod headers;
@@ -46,6 +47,7 @@ pub async fn serve(flow: Rc<Flow>, io: Io, first: &[u8], http: Arc<Http>, stats:
         Codec::Http2 => true,
         Codec::Auto => flow.protocol == Some(H2C) || io.speaks_http2(),
     };
+    let secure = io.is_secure();
     let mut wire = Wire::new(io, first, &flow.worker.buffers, counts);
     let open = http.codec == Codec::Auto && flow.protocol.is_none() && !two;
     let two = match open {
@@ -55,7 +57,7 @@ pub async fn serve(flow: Rc<Flow>, io: Io, first: &[u8], http: Arc<Http>, stats:
             None => return,
         },
     };
-    let chain = Chain::new(http, stats, version);
+    let chain = Chain::new(http, stats, version, secure);
     match two {
         true => h2::serve(flow, wire, chain).await,
         false => h1::serve(flow, wire, chain).await,

@@ -11,8 +11,10 @@ use std::time::{Duration, Instant};
 use weir_series::canonical::{Classification, Peer, Response, Slot, classify};
 
 use crate::balance::{Cause, Limit};
+use crate::config::stats::FaultKind;
 use crate::config::{Cluster, HttpStats, Telemetry};
 use crate::flow::Flow;
+use crate::http::reply::Reply;
 
 /// The record of one request.
 pub struct Record {
@@ -136,6 +138,20 @@ impl Record {
         self.end(classify(status, None, false), true);
     }
 
+    /// The same, with a reply that may be gRPC.
+    pub fn reply(&mut self, reply: &Reply) {
+        self.slot = None;
+        self.status = reply.status;
+        self.grpc_status = reply.grpc_status();
+        self.grpc = self.grpc_status.is_some();
+        self.end(classify(self.status, self.grpc_status, self.grpc), true);
+    }
+
+    /// What was begun is no request: nothing more is counted about it here.
+    pub fn mute(&mut self) {
+        self.ended = true;
+    }
+
     /// No route matches.
     pub fn no_route(&self) {
         if !self.ended {
@@ -147,6 +163,14 @@ impl Record {
     pub fn no_cluster(&self) {
         if !self.ended {
             self.stats.no_cluster();
+        }
+    }
+
+    /// A fault is injected on purpose.
+    pub fn fault(&mut self, kind: FaultKind) {
+        if !self.ended {
+            self.stats.fault(kind);
+            self.slot().fault(kind.name());
         }
     }
 

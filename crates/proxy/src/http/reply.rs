@@ -3,9 +3,10 @@
 //! Enters: why there is no response. Leaves: a record that says so, and the reply, for HTTP/1 and HTTP/2 alike.
 
 use bytes::Bytes;
-use http::header::{HeaderName, HeaderValue};
+use http::header::{self, HeaderName, HeaderValue};
 
 use super::attempts::Failure;
+use super::headers::{GRPC_STATUS_NAME, parse_grpc_status};
 use super::record::Record;
 
 /// Says that the reply is the proxy's, because a limit was reached.
@@ -16,28 +17,50 @@ const OVERLOADED: HeaderName = HeaderName::from_static("x-envoy-overloaded");
 pub struct Reply {
     /// HTTP status.
     pub status: u16,
-    /// Content, plain text.
+    /// Content.
     pub body: Bytes,
-    /// Headers beside those that every reply has.
+    /// Headers beside those that every reply has; they say what the content is.
     pub fields: Vec<(HeaderName, HeaderValue)>,
 }
 
 impl Reply {
     /// Only status and content.
     pub fn new(status: u16, body: impl Into<Bytes>) -> Self {
+        let body = body.into();
+        let plain = (header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+        let fields = Vec::from_iter((!body.is_empty()).then_some(plain));
+        Self { status, body, fields }
+    }
+
+    /// An error as gRPC has it (`Trailers-Only`).
+    pub fn grpc(status: u16, message: &'static str) -> Self {
+        let fields = vec![
+            (header::CONTENT_TYPE, HeaderValue::from_static("application/grpc")),
+            (HeaderName::from_static(GRPC_STATUS_NAME), status.into()),
+            (
+                HeaderName::from_static("grpc-message"),
+                HeaderValue::from_static(message),
+            ),
+        ];
         Self {
-            status,
-            body: body.into(),
-            fields: Vec::new(),
+            status: 200,
+            body: Bytes::new(),
+            fields,
         }
+    }
+
+    /// The gRPC status that it tells.
+    pub fn grpc_status(&self) -> Option<u16> {
+        let (_, value) = self.fields.iter().find(|(name, _)| name == GRPC_STATUS_NAME)?;
+        parse_grpc_status(value.as_bytes())
     }
 }
 
 /// Why a request is not answered by an endpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Unanswered {
-    /// The cluster of the route is not there.
-    NoCluster,
+    /// The cluster of the route is not there, which this status tells.
+    NoCluster(u16),
     /// The cluster has no endpoint.
     NoEndpoint,
     /// The last try failed.
@@ -52,14 +75,14 @@ impl Unanswered {
     /// Records it; leaves what the client is told.
     pub fn reply(self, record: &mut Record) -> Reply {
         let (status, text) = match self {
-            Self::NoCluster => (503, ""),
+            Self::NoCluster(status) => (status, ""),
             Self::NoEndpoint => (503, "no healthy upstream"),
             Self::Failed(failure) => (failure.status(), failure.reason()),
             Self::Late => (504, "upstream request timeout"),
             Self::Slow => (408, "the body of the request did not come in time"),
         };
         match self {
-            Self::NoCluster => {
+            Self::NoCluster(_) => {
                 record.no_cluster();
                 record.local(status);
             }

@@ -16,6 +16,7 @@ const MANIFESTS: &[(&str, &str)] = &[
     ("30-control.yaml", include_str!("../../../../deploy/30-control.yaml")),
     ("40-metrics.yaml", include_str!("../../../../deploy/40-metrics.yaml")),
     ("50-agent.yaml", include_str!("../../../../deploy/50-agent.yaml")),
+    ("60-ingress.yaml", include_str!("../../../../deploy/60-ingress.yaml")),
 ];
 
 /// `weir install`: everything on standard output.
@@ -26,7 +27,7 @@ pub fn print(arguments: &args::Install) -> Result<()> {
     Ok(())
 }
 
-/// Weir's own manifests. The mesh-wide engine is a label of the system namespace.
+/// Weir's own manifests. The mesh-wide engine is a label of the system namespace; the gateway is told its own.
 pub fn manifests(engine: Engine, image: &str) -> Result<Vec<Manifest>> {
     let mut texts = Vec::new();
     for (name, text) in MANIFESTS {
@@ -37,6 +38,13 @@ pub fn manifests(engine: Engine, image: &str) -> Result<Vec<Manifest>> {
                 bail!("deploy/{name}: the namespace has no labels")
             };
             text.insert_str(at + "  labels:\n".len(), &label);
+        }
+        if *name == "60-ingress.yaml" && engine == Engine::Envoy {
+            let args = "args: [gateway,";
+            if !text.contains(args) {
+                bail!("deploy/{name}: the gateway has no arguments")
+            }
+            text = text.replace(args, &format!("{args} --engine=envoy,"));
         }
         texts.push(Manifest {
             name: format!("deploy/{name}"),
@@ -57,6 +65,8 @@ mod tests {
         assert!(!plain[0].text.contains(&label));
         let envoy = manifests(Engine::Envoy, "registry.example/weir:1").unwrap();
         assert!(envoy[0].text.contains("traffic.proxy.engine: envoy"));
+        let gateway = |texts: &[Manifest]| texts.iter().any(|m| m.text.contains("[gateway, --engine=envoy,"));
+        assert!(gateway(&envoy) && !gateway(&plain));
         assert!(envoy.iter().all(|manifest| !manifest.text.contains("image: weir\n")));
     }
 }

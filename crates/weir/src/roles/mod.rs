@@ -2,6 +2,7 @@
 
 pub mod agent;
 pub mod control;
+pub mod gateway;
 pub mod install;
 pub mod local;
 pub mod metrics;

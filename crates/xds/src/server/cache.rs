@@ -56,6 +56,23 @@ struct Entry {
     clients: BTreeMap<u64, Client>,
 }
 
+impl Entry {
+    fn status(&self) -> Option<NodeStatus> {
+        let newest = self.clients.values().next_back()?;
+        // Envoy's supervisor asks for peers on a stream of its own: what is shown is the node's as a whole.
+        let configured = |c: &&Client| c.types.contains_key(&ResourceType::Listener);
+        let main = self.clients.values().rev().find(configured).unwrap_or(newest);
+        let types = self.clients.values().flat_map(|c| c.types.clone()).collect();
+        Some(NodeStatus {
+            node: main.node.clone(),
+            clients: self.clients.len(),
+            protocol: main.protocol.to_owned(),
+            configured: self.snapshot.borrow().is_some(),
+            types,
+        })
+    }
+}
+
 #[derive(Debug, Default)]
 struct State {
     nodes: BTreeMap<String, Entry>,
@@ -120,7 +137,10 @@ impl Cache {
         let state = self.lock();
         if let Some(entry) = state.nodes.get(node_id) {
             entry.snapshot.send_if_modified(|current| {
-                if current.as_ref() == Some(&snapshot) {
+                if current
+                    .as_ref()
+                    .is_some_and(|current| current.same(&snapshot) || *current == snapshot)
+                {
                     return false;
                 }
                 *current = Some(snapshot);
@@ -136,25 +156,15 @@ impl Cache {
 
     /// How the connected nodes stand, in order of their ids.
     pub fn status(&self) -> Vec<NodeStatus> {
+        self.lock().nodes.values().filter_map(Entry::status).collect()
+    }
+
+    /// As [`Cache::status`], of the nodes that reject something.
+    pub fn rejecting(&self) -> Vec<NodeStatus> {
         let state = self.lock();
-        state
-            .nodes
-            .values()
-            .filter_map(|entry| {
-                let newest = entry.clients.values().next_back()?;
-                // Envoy's supervisor asks for peers on a stream of its own: what is shown is the node's as a whole.
-                let configured = |c: &&Client| c.types.contains_key(&ResourceType::Listener);
-                let main = entry.clients.values().rev().find(configured).unwrap_or(newest);
-                let types = entry.clients.values().flat_map(|c| c.types.clone()).collect();
-                Some(NodeStatus {
-                    node: main.node.clone(),
-                    clients: entry.clients.len(),
-                    protocol: main.protocol.to_owned(),
-                    configured: entry.snapshot.borrow().is_some(),
-                    types,
-                })
-            })
-            .collect()
+        let rejects = |c: &Client| c.types.values().any(|t| t.last_nack.is_some());
+        let nodes = state.nodes.values().filter(|entry| entry.clients.values().any(rejects));
+        nodes.filter_map(Entry::status).collect()
     }
 
     /// Registers a client; the entry lives as long as the returned guard.

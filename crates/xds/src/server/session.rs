@@ -8,16 +8,19 @@
 //!   clusters.
 //! - After a cluster was sent its endpoints are sent again: a client warms a changed cluster only on a new assignment.
 //! - What a client rejected (NACK) is not sent again until it changes; the client keeps its last good one.
+//! - What is large is sent in pieces, one a time. Listeners and routes wait for the last piece of the clusters.
 //! - What a client asks for again is sent again; what it asks for and does not exist is named as removed (delta).
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::snapshot::Snapshot;
 use crate::types::{Resource, ResourceType};
+use state::TypeState;
 
 pub mod delta;
 pub mod sotw;
+mod state;
 
 #[cfg(test)]
 mod tests;
@@ -59,178 +62,11 @@ pub struct TypeStatus {
     pub last_nack: Option<Nack>,
 }
 
-/// What a client has of a resource: its version, and the resource itself where we have sent it on this stream.
-#[derive(Clone, Debug)]
-struct Known {
-    version: String,
-    resource: Option<Arc<Resource>>,
-}
-
-/// A response that waits for its answer.
+/// A response: its head, and its resources as all streams share them.
 #[derive(Debug)]
-struct InFlight {
-    nonce: String,
-    version: String,
-    resources: Vec<Arc<Resource>>,
-    /// What the client had of these before, to fall back on when it rejects them.
-    before: BTreeMap<String, Known>,
-}
-
-/// Subscription and knowledge of one type.
-#[derive(Debug, Default)]
-struct TypeState {
-    /// The client asked for this type at all.
-    subscribed: bool,
-    wildcard: bool,
-    names: BTreeSet<String>,
-    known: BTreeMap<String, Known>,
-    /// Names that the client was told do not exist.
-    told_absent: BTreeSet<String>,
-    /// Versions that the client rejected, by name.
-    rejected: BTreeMap<String, String>,
-    /// Known, but to be sent again.
-    again: BTreeSet<String>,
-    /// The first response is due even if it is empty.
-    first_due: bool,
-    in_flight: Option<InFlight>,
-    /// The nonce of the latest response.
-    nonce: String,
-    status: TypeStatus,
-}
-
-impl TypeState {
-    fn wants(&self, name: &str) -> bool {
-        self.wildcard || self.names.contains(name)
-    }
-
-    /// The resources of the snapshot that the client wants.
-    fn wanted<'a>(&'a self, ty: ResourceType, snapshot: &'a Snapshot) -> Vec<&'a Arc<Resource>> {
-        let all = snapshot.resources(ty);
-        if self.wildcard {
-            return all.values().collect();
-        }
-        self.names.iter().filter_map(|name| all.get(name)).collect()
-    }
-
-    /// Wanted resources that the client does not have in this version and did not reject in this version.
-    fn changed(&self, ty: ResourceType, snapshot: &Snapshot) -> Vec<Arc<Resource>> {
-        self.wanted(ty, snapshot)
-            .into_iter()
-            .filter(|r| self.rejected.get(&r.name) != Some(&r.version))
-            .filter(|r| {
-                self.again.contains(&r.name) || self.known.get(&r.name).is_none_or(|known| known.version != r.version)
-            })
-            .cloned()
-            .collect()
-    }
-
-    /// Names that the client has or asked for, that exist no more and of which it was not told so. `had` chooses those
-    /// that it has (removals) or those that it never had (they can be answered at once).
-    fn gone(&self, ty: ResourceType, snapshot: &Snapshot, had: bool) -> Vec<String> {
-        let absent = |name: &&String| !snapshot.resources(ty).contains_key(*name);
-        if had {
-            return self.known.keys().filter(absent).cloned().collect();
-        }
-        self.names
-            .iter()
-            .filter(absent)
-            .filter(|n| !self.known.contains_key(*n) && !self.told_absent.contains(*n))
-            .cloned()
-            .collect()
-    }
-
-    fn subscribe(&mut self, name: &str) {
-        self.names.insert(name.to_owned());
-        // Asked for again means sent again.
-        self.known.remove(name);
-        self.told_absent.remove(name);
-        self.rejected.remove(name);
-    }
-
-    fn unsubscribe(&mut self, name: &str) {
-        self.names.remove(name);
-        self.told_absent.remove(name);
-        if !self.wildcard {
-            self.known.remove(name);
-            self.rejected.remove(name);
-            self.again.remove(name);
-        }
-    }
-
-    /// Takes note of a response: from here on the client is believed to have it, until it says otherwise.
-    fn sent(&mut self, nonce: String, version: String, resources: Vec<Arc<Resource>>, removed: &[String]) {
-        let mut before = BTreeMap::new();
-        for resource in &resources {
-            let known = Known {
-                version: resource.version.clone(),
-                resource: Some(Arc::clone(resource)),
-            };
-            if let Some(old) = self.known.insert(resource.name.clone(), known) {
-                before.insert(resource.name.clone(), old);
-            }
-            self.again.remove(&resource.name);
-            self.told_absent.remove(&resource.name);
-        }
-        for name in removed {
-            self.known.remove(name);
-            self.rejected.remove(name);
-            self.again.remove(name);
-            if self.names.contains(name) {
-                self.told_absent.insert(name.clone());
-            }
-        }
-        self.first_due = false;
-        self.nonce.clone_from(&nonce);
-        self.status.sent_version.clone_from(&version);
-        self.in_flight = Some(InFlight {
-            nonce,
-            version,
-            resources,
-            before,
-        });
-    }
-
-    /// The client's answer to the response in flight.
-    fn answered(&mut self, ty: ResourceType, error: Option<String>) -> Event {
-        let Some(response) = self.in_flight.take() else {
-            return Event::Ignored(format!("{ty}: an answer, but nothing waits for one"));
-        };
-        let Some(message) = error else {
-            for resource in &response.resources {
-                self.rejected.remove(&resource.name);
-            }
-            if self.rejected.is_empty() {
-                self.status.last_nack = None;
-            }
-            self.status.acked_version = response.version;
-            return Event::Ack(ty);
-        };
-        let named: Vec<_> = response
-            .resources
-            .iter()
-            .filter(|r| names_resource(&message, &r.name))
-            .collect();
-        let bad = if named.is_empty() {
-            response.resources.iter().collect()
-        } else {
-            named
-        };
-        let mut before = response.before;
-        for resource in &bad {
-            self.rejected.insert(resource.name.clone(), resource.version.clone());
-            match before.remove(&resource.name) {
-                Some(old) => self.known.insert(resource.name.clone(), old),
-                None => self.known.remove(&resource.name),
-            };
-        }
-        let nack = Nack {
-            resources: bad.iter().map(|r| r.name.clone()).collect(),
-            message,
-        };
-        self.status.nacks += 1;
-        self.status.last_nack = Some(nack.clone());
-        Event::Nack(ty, nack)
-    }
+pub(super) struct Outgoing<H> {
+    pub(super) head: H,
+    pub(super) resources: Vec<Arc<Resource>>,
 }
 
 /// Whether a message names a resource: the name stands in it as a whole word, since `80_a` is no mention of `0_a`.
@@ -267,8 +103,15 @@ impl Session {
         self.types.get(&ty).is_some_and(|s| s.in_flight.is_some())
     }
 
+    /// Finds what is to be told since the snapshot before.
+    fn follow(&mut self, snapshot: &Snapshot) {
+        for (ty, state) in &mut self.types {
+            state.follow(snapshot.resources(*ty));
+        }
+    }
+
     /// Additions and changes, in order, as far as the client has come.
-    fn next_addition(&self, snapshot: &Snapshot) -> Option<Step> {
+    fn next_addition(&self) -> Option<Step> {
         for ty in ResourceType::ALL {
             // Routes and listeners may lead to new clusters: not before the client has those.
             let waits =
@@ -277,9 +120,7 @@ impl Session {
             if !state.subscribed || state.in_flight.is_some() || waits {
                 continue;
             }
-            let resources = state.changed(ty, snapshot);
-            let removed = state.gone(ty, snapshot, false);
-            if !resources.is_empty() || !removed.is_empty() || state.first_due {
+            if let Some((resources, removed)) = state.additions() {
                 return Some(Step { ty, resources, removed });
             }
         }
@@ -287,7 +128,7 @@ impl Session {
     }
 
     /// Removals, in reverse order, when the client has taken all additions.
-    fn next_removal(&self, snapshot: &Snapshot) -> Option<Step> {
+    fn next_removal(&self) -> Option<Step> {
         let settled = |state: &TypeState| state.in_flight.is_none();
         if !self
             .types
@@ -298,7 +139,7 @@ impl Session {
         }
         ResourceType::ALL.into_iter().rev().find_map(|ty| {
             let state = self.types.get(&ty).filter(|s| s.subscribed && settled(s))?;
-            let removed = state.gone(ty, snapshot, true);
+            let removed = state.removals();
             (!removed.is_empty()).then(|| Step {
                 ty,
                 resources: Vec::new(),
@@ -308,30 +149,16 @@ impl Session {
     }
 
     /// Endpoints of clusters that are being sent must follow, even if they did not change.
-    fn resend_endpoints(&mut self, clusters: &[Arc<Resource>]) {
+    fn resend_endpoints(&mut self, clusters: &[Arc<Resource>], snapshot: &Snapshot) {
         let Some(endpoints) = self.types.get_mut(&ResourceType::Endpoint) else {
             return;
         };
         for (ty, name) in clusters.iter().flat_map(|c| c.references()) {
-            if *ty == ResourceType::Endpoint && endpoints.wants(name) {
-                endpoints.again.insert(name.clone());
+            if *ty == ResourceType::Endpoint {
+                endpoints.send_again(name);
             }
         }
-    }
-
-    /// A rejection holds only for the version that was rejected.
-    fn forget_obsolete_rejections(&mut self, snapshot: &Snapshot) {
-        for (ty, state) in &mut self.types {
-            if state.rejected.is_empty() {
-                continue;
-            }
-            state
-                .rejected
-                .retain(|name, v| snapshot.get(*ty, name).is_some_and(|r| r.version == *v));
-            if state.rejected.is_empty() {
-                state.status.last_nack = None;
-            }
-        }
+        endpoints.follow(snapshot.resources(ResourceType::Endpoint));
     }
 
     fn next_nonce(&mut self) -> String {
@@ -346,7 +173,7 @@ impl Session {
                 (
                     *ty,
                     TypeStatus {
-                        resources: state.known.len(),
+                        resources: state.count(),
                         ..state.status.clone()
                     },
                 )

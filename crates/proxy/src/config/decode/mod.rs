@@ -6,6 +6,7 @@
 
 mod cluster;
 mod endpoint;
+mod fault;
 mod http2;
 mod listener;
 mod retry;
@@ -17,6 +18,7 @@ mod upstream;
 pub use cluster::cluster;
 pub use endpoint::assignment;
 pub use listener::listener;
+pub use tls::secret;
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};

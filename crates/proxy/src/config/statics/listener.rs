@@ -55,6 +55,7 @@ struct FilterChain {
 #[serde(deny_unknown_fields, default)]
 struct ChainMatch {
     destination_port: Option<u32>,
+    server_names: Vec<String>,
     application_protocols: Vec<String>,
     transport_protocol: String,
 }
@@ -230,6 +231,7 @@ fn filter_chain(at: &str, file: FilterChain) -> Read<pb::FilterChain> {
     }
     let filter_chain_match = file.filter_chain_match.map(|m| pb::FilterChainMatch {
         destination_port: number(m.destination_port),
+        server_names: m.server_names,
         application_protocols: m.application_protocols,
         transport_protocol: m.transport_protocol,
         ..Default::default()

@@ -7,20 +7,23 @@ use std::cell::RefCell;
 use std::future::poll_fn;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use super::body::{Body, Broken, poll_transfer};
+use super::body::{Body, Broken, poll_piece, poll_transfer};
 use super::head::{self, Framing};
 use super::pool::Origin;
 use super::render::{self, After};
 use super::send::{Answer, Sent, Upload};
 use super::serve::{Connection, Next};
-use crate::config::{Action, Active, Cluster, ClusterStats, Http, Protocol};
+use crate::config::{Active, Cluster, ClusterStats, Http, Protocol};
 use crate::http::affinity;
 use crate::http::attempts::{Attempts, Failure, Target};
+use crate::http::filters::bandwidth::Bandwidth;
+use crate::http::filters::{self, Shaping, Verdict};
 use crate::http::h2::upstream::{Client, End, Exchange};
 use crate::http::headers;
+use crate::http::lifetime::Lifetime;
 use crate::http::message::Source;
 use crate::http::record::Record;
 use crate::http::reply::{Reply, Unanswered};
@@ -29,7 +32,7 @@ use crate::wire::Wire;
 
 /// What remains of a request's head once it is rendered.
 #[derive(Debug, Clone, Copy)]
-pub struct Facts {
+pub struct Facts<'a> {
     /// The answer has no body.
     pub to_head: bool,
     /// May be executed twice (RFC 9110, 9.2.2).
@@ -46,14 +49,21 @@ pub struct Facts {
     pub expects: bool,
     /// By which the endpoint is chosen, where the cluster does so.
     pub hash: Option<u64>,
+    /// What is done to the response.
+    pub shaping: Shaping<'a>,
 }
 
 /// What is to be done with a request.
-enum Plan<'a> {
-    Refuse(head::Malformed),
-    /// The proxy answers by itself.
-    Local(Reply),
-    Forward(Target<'a>),
+struct Plan<'a> {
+    facts: Facts<'a>,
+    /// It waits first.
+    delay: Option<Duration>,
+    step: Step<'a>,
+}
+
+/// What is done with a request.
+enum Step<'a> {
+    Verdict(Verdict<'a>),
     /// The endpoints speak HTTP/2.
     Translate(Target<'a>, Box<http::request::Parts>),
 }
@@ -64,39 +74,54 @@ impl Connection {
         let active = self.flow.worker.active();
         self.chain.follow(&self.flow, &active);
         let http = Arc::clone(&self.chain.http);
-        let (mut record, plan, facts) = self.plan(&active, &http, length);
-        let Some(facts) = facts else {
-            return match plan {
-                Plan::Refuse(why) => self.refuse_malformed(why).await,
-                _ => Next::Gone,
-            };
+        let (mut record, plan) = match self.plan(&active, &http, length) {
+            Ok(planned) => planned,
+            Err(why) => return self.refuse_malformed(why).await,
         };
         self.wire.consume(length);
-        if let Plan::Forward(target) | Plan::Translate(target, _) = &plan {
-            let (timeout, now) = (target.forward.timeout, record.started());
-            self.time.limit_request(timeout, http.stall_timeout, now);
+        let Plan { facts, delay, step } = plan;
+        let mut begun = record.started();
+        if let Some(delay) = delay {
+            if self.delay(delay).await.is_err() {
+                return Next::Gone;
+            }
+            begun = Instant::now();
         }
-        match plan {
-            Plan::Forward(target) => self.forward(&active, target, facts, record).await,
-            Plan::Translate(target, parts) => self.translate(&active, target, *parts, facts, record).await,
-            Plan::Local(reply) => {
-                record.local(reply.status);
+        match step {
+            Step::Verdict(Verdict::Forward(target)) => {
+                self.limit(target, &http, begun);
+                self.forward(&active, target, facts, record).await
+            }
+            Step::Translate(target, parts) => {
+                self.limit(target, &http, begun);
+                self.translate(&active, target, *parts, facts, record).await
+            }
+            Step::Verdict(Verdict::Unanswered(why)) => self.unanswered(record, why, facts).await,
+            Step::Verdict(Verdict::Reply(reply)) => {
+                record.reply(&reply);
                 self.say(&reply, facts).await
             }
-            Plan::Refuse(_) => Next::Gone,
         }
     }
 
+    /// The time that a request has from `begun` on.
+    fn limit(&mut self, target: Target<'_>, http: &Http, begun: Instant) {
+        let stall = target.forward.stall(http);
+        self.time.limit_request(target.forward.timeout, stall, begun);
+    }
+
     /// Reads the head, finds the route, and renders the head for the endpoint.
-    fn plan<'a>(&mut self, active: &'a Active, http: &'a Http, length: usize) -> (Record, Plan<'a>, Option<Facts>) {
-        let stats = &self.chain.stats;
+    fn plan<'a>(
+        &mut self,
+        active: &'a Active,
+        http: &'a Http,
+        length: usize,
+    ) -> Result<(Record, Plan<'a>), head::Malformed> {
         let mut room = head::room();
-        let request = match head::request(&self.wire.unread()[..length], &mut room) {
-            Ok(request) => request,
-            Err(why) => return (Record::new(&self.flow, stats, true), Plan::Refuse(why), None),
-        };
+        let mut request = head::request(&self.wire.unread()[..length], &mut room)?;
+        request.secure = self.chain.secure;
         let muted = self.flow.from_host && request.probe;
-        let mut record = Record::new(&self.flow, stats, muted);
+        let mut record = Record::new(&self.flow, &self.chain.stats, muted);
         let websocket = request.websocket && http.websocket;
         let mut facts = Facts {
             to_head: request.method == "HEAD",
@@ -107,48 +132,59 @@ impl Connection {
             websocket,
             expects: request.expects,
             hash: None,
+            shaping: Shaping::default(),
         };
-        let table = active.table_of(http);
-        let Some(found) = table.and_then(|table| table.find(request.host, request.path())) else {
-            record.no_route();
-            return (record, Plan::Local(Reply::new(404, "")), Some(facts));
-        };
-        record.authority(found.authority.cloned());
-        let forward = match &found.route.action {
-            Action::Respond { status, body } => {
-                record.direct_response();
-                let reply = Reply::new(status.as_u16(), body.render(self.flow.destination));
-                return (record, Plan::Local(reply), Some(facts));
+        let decision = filters::decide(&mut request, active, http, &self.flow, &mut record);
+        facts.shaping = decision.shaping;
+        let step = match decision.verdict {
+            Verdict::Forward(target) if target.cluster.spec.protocol == Protocol::Http2 => {
+                let translated = other::request(&request, &self.flow.destination.to_string());
+                let mut parts = match translated {
+                    Ok(parts) => parts,
+                    Err(why) => {
+                        record.mute();
+                        return Err(why);
+                    }
+                };
+                headers::add_request_headers(&mut parts.headers, http.generate_request_id, request.secure);
+                Step::Translate(target, Box::new(parts))
             }
-            Action::Forward(forward) => forward,
-        };
-        let Some(target) = Target::of(active, forward) else {
-            let reply = Unanswered::NoCluster.reply(&mut record);
-            return (record, Plan::Local(reply), Some(facts));
-        };
-        if target.cluster.spec.protocol == Protocol::Http2 {
-            return match other::request(&request, &self.flow.destination.to_string()) {
-                Ok(mut parts) => {
-                    headers::add_request_headers(&mut parts.headers, http.generate_request_id);
-                    (record, Plan::Translate(target, Box::new(parts)), Some(facts))
+            Verdict::Forward(target) => {
+                if !target.forward.hash.is_empty() {
+                    let headers = || request.headers.iter().map(|h| (h.name, h.value));
+                    let affinity = affinity::of(target, &self.flow, headers);
+                    facts.hash = affinity.hash;
+                    self.cookie = affinity.cookie.map(Into::into);
                 }
-                Err(why) => (record, Plan::Refuse(why), None),
-            };
-        }
-        if !forward.hash.is_empty() {
-            let headers = || request.headers.iter().map(|h| (h.name, h.value));
-            let affinity = affinity::of(target, &self.flow, headers);
-            facts.hash = affinity.hash;
-            self.cookie = affinity.cookie.map(Into::into);
-        }
-        self.request.clear();
-        let (out, destination) = (&mut self.request, self.flow.destination);
-        render::request(out, &request, destination, websocket, http.generate_request_id);
-        (record, Plan::Forward(target), Some(facts))
+                self.request.clear();
+                let (out, destination) = (&mut self.request, self.flow.destination);
+                render::request(out, &request, destination, websocket, http.generate_request_id);
+                Step::Verdict(Verdict::Forward(target))
+            }
+            other => Step::Verdict(other),
+        };
+        let delay = decision.delay;
+        Ok((record, Plan { facts, delay, step }))
+    }
+
+    /// Holds a request back on purpose. `Err`: the client left.
+    async fn delay(&mut self, delay: Duration) -> Result<(), ()> {
+        self.time.limit(Some(Instant::now() + delay));
+        poll_fn(|cx| {
+            while !self.wire.is_full() {
+                match self.wire.poll_more(cx) {
+                    Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(Err(())),
+                    Poll::Ready(Ok(_)) => {}
+                    Poll::Pending => break,
+                }
+            }
+            self.time.poll(cx).map(Ok)
+        })
+        .await
     }
 
     /// What the connection does after a response, as far as the request tells.
-    pub fn after(&self, facts: Facts) -> After {
+    pub fn after(&self, facts: Facts<'_>) -> After {
         match (facts.keep_alive && !self.is_ending(), facts.one_one) {
             (false, _) => After::Close,
             (true, true) => After::Keep,
@@ -157,7 +193,7 @@ impl Connection {
     }
 
     /// Answers without an endpoint, having thrown the body of the request away where it is here already.
-    async fn say(&mut self, reply: &Reply, facts: Facts) -> Next {
+    async fn say(&mut self, reply: &Reply, facts: Facts<'_>) -> Next {
         let mut body = Body::new(facts.framing);
         let here = body.ready(self.wire.unread()).unwrap_or(0);
         body.passed(here);
@@ -167,7 +203,7 @@ impl Connection {
     }
 
     /// There is no response of an endpoint.
-    async fn unanswered(&mut self, mut record: Record, why: Unanswered, facts: Facts) -> Next {
+    async fn unanswered(&mut self, mut record: Record, why: Unanswered, facts: Facts<'_>) -> Next {
         let reply = why.reply(&mut record);
         match why {
             // The rest of it may come at any time.
@@ -176,7 +212,7 @@ impl Connection {
         }
     }
 
-    async fn forward(&mut self, active: &Active, target: Target<'_>, facts: Facts, mut record: Record) -> Next {
+    async fn forward(&mut self, active: &Active, target: Target<'_>, facts: Facts<'_>, mut record: Record) -> Next {
         let cluster = target.cluster;
         let retry = &target.forward.retry;
         let replay = retry.resends() || (retry.limit > 0 && facts.idempotent);
@@ -250,7 +286,7 @@ impl Connection {
         active: &Active,
         target: Target<'_>,
         parts: http::request::Parts,
-        facts: Facts,
+        facts: Facts<'_>,
         mut record: Record,
     ) -> Next {
         let flow = Rc::clone(&self.flow);
@@ -276,6 +312,7 @@ impl Connection {
             time: &mut self.time,
             record: &mut record,
             cookie: None,
+            shaping: facts.shaping,
         };
         let (end, client) = exchange.run(active, target).await;
         let after = match client {
@@ -328,7 +365,7 @@ impl Connection {
         origin: Origin,
         answer: Answer,
         mut upload: Upload,
-        facts: Facts,
+        facts: Facts<'_>,
         mut record: Record,
     ) -> Next {
         record.head(answer.status, answer.grpc, answer.grpc_status);
@@ -342,6 +379,10 @@ impl Connection {
         let mut sent = 0;
         let end = if old_chunked {
             self.unchunk(&mut upstream, &mut body, &mut sent).await
+        } else if let Some(rate) = facts.shaping.rate {
+            let mut limit = Bandwidth::new(rate);
+            self.relay_slowly(&mut upstream, &mut body, &mut upload, &mut sent, &mut limit)
+                .await
         } else {
             self.relay(&mut upstream, &mut body, &mut upload, &mut sent).await
         };
@@ -391,18 +432,34 @@ impl Connection {
             if let Poll::Ready(end) = poll_transfer(&self.out, sent, body, upstream, wire, &mut time.moved, cx) {
                 return Poll::Ready(end);
             }
-            if time.poll(cx).is_ready() {
-                return Poll::Ready(Err(Broken::Source));
-            }
-            if upload.is_sent() {
-                // The only sign of a client that left while the endpoint has nothing to say.
-                if upload.client_is_gone(wire, cx) {
-                    return Poll::Ready(Err(Broken::Sink));
+            poll_beside(time, wire, upstream, upload, cx).map(Err)
+        })
+        .await
+    }
+
+    /// The same, with so many bytes of the body as `limit` lets pass.
+    async fn relay_slowly(
+        &mut self,
+        upstream: &mut Wire,
+        body: &mut Body,
+        upload: &mut Upload,
+        sent: &mut usize,
+        limit: &mut Bandwidth,
+    ) -> Result<(), Broken> {
+        poll_fn(|cx| {
+            let (time, wire) = (&mut self.time, &mut self.wire);
+            while let Poll::Ready(room) = limit.poll_room(cx) {
+                let mut left = room;
+                let end = poll_piece(&self.out, sent, body, upstream, wire, &mut time.moved, &mut left, cx);
+                limit.took(room - left);
+                if end.is_ready() {
+                    return end;
                 }
-            } else if let Poll::Ready(Err(Broken::Source)) = upload.poll_rest(wire, upstream, &mut time.moved, cx) {
-                return Poll::Ready(Err(Broken::Sink));
+                if left > 0 {
+                    break;
+                }
             }
-            Poll::Pending
+            poll_beside(time, wire, upstream, upload, cx).map(Err)
         })
         .await
     }
@@ -448,4 +505,26 @@ impl Connection {
         record.complete();
         Next::Gone
     }
+}
+
+/// What is to be seen to while a response is on its way: time, the rest of the request, a client that leaves.
+fn poll_beside(
+    time: &mut Lifetime,
+    client: &mut Wire,
+    upstream: &mut Wire,
+    upload: &mut Upload,
+    cx: &mut Context<'_>,
+) -> Poll<Broken> {
+    if time.poll(cx).is_ready() {
+        return Poll::Ready(Broken::Source);
+    }
+    if upload.is_sent() {
+        // The only sign of a client that left while the endpoint has nothing to say.
+        if upload.client_is_gone(client, cx) {
+            return Poll::Ready(Broken::Sink);
+        }
+    } else if let Poll::Ready(Err(Broken::Source)) = upload.poll_rest(client, upstream, &mut time.moved, cx) {
+        return Poll::Ready(Broken::Sink);
+    }
+    Poll::Pending
 }

@@ -15,6 +15,7 @@ use super::pool::Origin;
 use super::render::{self, After};
 use super::serve::Connection;
 use crate::buffers::BUFFER_BYTES;
+use crate::config::route::edit::Fields;
 use crate::config::{Cluster, Endpoint};
 use crate::http::attempts::{Attempts, Failure};
 use crate::http::headers;
@@ -74,7 +75,7 @@ pub struct Upload {
 
 impl Upload {
     /// Nothing sent. With `replay`, or without a body, it can be sent again.
-    pub fn new(facts: Facts, replay: bool) -> Self {
+    pub fn new(facts: Facts<'_>, replay: bool) -> Self {
         let fits = match facts.framing {
             Framing::Empty => true,
             Framing::Length(length) => replay && length <= REPLAY_BYTES_MAX as u64,
@@ -203,7 +204,7 @@ impl Connection {
         endpoint: &Endpoint,
         origin: Origin,
         upload: &mut Upload,
-        facts: Facts,
+        facts: Facts<'_>,
         attempts: &mut Attempts<'_>,
         record: &mut Record,
     ) -> Result<(Wire, Answer), Sent> {
@@ -264,7 +265,7 @@ impl Connection {
     }
 
     /// Sends the request and waits for the head of the final response. Interim responses are passed on.
-    async fn converse(&mut self, upstream: &mut Wire, upload: &mut Upload, facts: Facts) -> Result<Answer, Sent> {
+    async fn converse(&mut self, upstream: &mut Wire, upload: &mut Upload, facts: Facts<'_>) -> Result<Answer, Sent> {
         let request = std::mem::take(&mut self.request);
         let (mut head_sent, mut searched, mut interim) = (0, 0, 0);
         // Rendered interim responses on their way to the client.
@@ -339,7 +340,7 @@ impl Connection {
     }
 
     /// Reads the head of a response and renders it into `out` as it goes to the client.
-    fn answer(&mut self, head: &[u8], facts: Facts) -> Result<Answer, Malformed> {
+    fn answer(&mut self, head: &[u8], facts: Facts<'_>) -> Result<Answer, Malformed> {
         let mut room = head::room();
         let response = head::response(head, &mut room)?;
         let upgrade = response.status == 101 && response.websocket && facts.websocket;
@@ -365,6 +366,10 @@ impl Connection {
         let mut response = response;
         if framing == Framing::Chunked && !facts.one_one {
             response.headers.drop_named("transfer-encoding");
+        }
+        if facts.shaping.edits() && (response.status >= 200 || upgrade) {
+            facts.shaping.apply(&mut response.headers);
+            response.dated = response.headers.has(&http::header::DATE);
         }
         self.out.clear();
         let out = &mut self.out;

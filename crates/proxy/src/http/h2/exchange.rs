@@ -2,28 +2,34 @@
 //!
 //! Enters: a stream with its head. Leaves: its response. Finds the route as HTTP/1 does; the rest is up to `upstream`.
 
+use std::future::poll_fn;
+use std::task::Poll;
+use std::time::Instant;
+
 use bytes::Bytes;
 use h2::RecvStream;
 use h2::server::SendResponse;
-use http::header::{self, HeaderValue};
+use http::header::{self, HeaderName, HeaderValue};
 use http::uri::{PathAndQuery, Scheme};
 use http::{HeaderMap, Method, Request, Response, StatusCode, Uri};
 
 use super::server::Session;
 use super::upstream::{Client, End, Exchange};
-use crate::config::Action;
-use crate::http::attempts::Target;
+use crate::config::route::edit::{Editable, Fields};
+use crate::config::route::matching;
+use crate::http::filters::{self, Verdict};
 use crate::http::headers;
 use crate::http::lifetime::Lifetime;
 use crate::http::message::Source;
 use crate::http::record::Record;
-use crate::http::reply::{Reply, Unanswered};
+use crate::http::reply::Reply;
 
 /// Serves one request.
 pub async fn serve(session: &Session, request: Request<RecvStream>, mut respond: SendResponse<Bytes>) {
     let flow = &session.flow;
     let active = flow.worker.active();
     let (http, stats) = session.follow(&active);
+    let secure = session.secure;
     let muted = flow.from_host && headers::is_probe(request.headers());
     let mut record = Record::new(flow, &stats, muted);
     let (mut parts, body) = request.into_parts();
@@ -34,39 +40,46 @@ pub async fn serve(session: &Session, request: Request<RecvStream>, mut respond:
         Ok(authority) => authority,
         Err(why) => return local(&mut record, &mut respond, Reply::new(400, why)),
     };
-    let table = active.table_of(&http);
-    // The whole server, which an asterisk stands for, is where its root is.
-    let path = match parts.uri.path() {
-        "*" => "/",
-        path => path,
-    };
-    let Some(found) = table.and_then(|table| table.find(&authority, path)) else {
-        record.no_route();
-        return local(&mut record, &mut respond, Reply::new(404, ""));
-    };
-    record.authority(found.authority.cloned());
-    let forward = match &found.route.action {
-        Action::Respond { status, body } => {
-            record.direct_response();
-            let reply = Reply::new(status.as_u16(), body.render(flow.destination));
-            return local(&mut record, &mut respond, reply);
-        }
-        Action::Forward(forward) => forward,
-    };
     parts.headers.remove(header::HOST);
-    headers::add_request_headers(&mut parts.headers, http.generate_request_id);
-    if parts.uri.authority().is_none() || parts.uri.scheme() != Some(&Scheme::HTTP) || parts.uri.path().is_empty() {
-        match whole_uri(&parts.uri, &authority) {
+    headers::add_request_headers(&mut parts.headers, http.generate_request_id, secure);
+    let mut head = Head {
+        parts: &mut parts,
+        authority,
+        target: None,
+        secure,
+    };
+    let decision = filters::decide(&mut head, &active, &http, flow, &mut record);
+    let (authority, target) = (head.authority, head.target);
+    let mut time = Lifetime::new(&flow.worker);
+    let mut begun = record.started();
+    if let Some(delay) = decision.delay {
+        time.limit(Some(begun + delay));
+        let gone = poll_fn(|cx| match respond.poll_reset(cx) {
+            Poll::Ready(_) => Poll::Ready(true),
+            Poll::Pending => time.poll(cx).map(|()| false),
+        });
+        if gone.await {
+            return;
+        }
+        begun = Instant::now();
+    }
+    let forward = match decision.verdict {
+        Verdict::Reply(reply) => return local(&mut record, &mut respond, reply),
+        Verdict::Unanswered(why) => return answer(&mut respond, &why.reply(&mut record)),
+        Verdict::Forward(forward) => forward,
+    };
+    let plain = parts.uri.authority().is_some_and(|a| a.as_str() == authority)
+        && parts.uri.scheme() == Some(&Scheme::HTTP)
+        && !parts.uri.path().is_empty();
+    if !plain || target.is_some() {
+        match whole_uri(&parts.uri, &authority, target) {
             Ok(uri) => parts.uri = uri,
             Err(why) => return local(&mut record, &mut respond, Reply::new(400, why)),
         }
     }
-    let Some(target) = Target::of(&active, forward) else {
-        return answer(&mut respond, &Unanswered::NoCluster.reply(&mut record));
-    };
-    let mut time = Lifetime::new(&flow.worker);
-    time.limit_request(forward.timeout, http.stall_timeout, record.started());
-    let source = match (body.is_end_stream(), forward.retry.limit > 0) {
+    let (route, shaping) = (forward.forward, decision.shaping);
+    time.limit_request(route.timeout, route.stall(&http), begun);
+    let source = match (body.is_end_stream(), route.retry.limit > 0) {
         (true, _) => Source::Empty,
         (false, true) => Source::H2(body).keep(),
         (false, false) => Source::H2(body),
@@ -80,8 +93,9 @@ pub async fn serve(session: &Session, request: Request<RecvStream>, mut respond:
         time: &mut time,
         record: &mut record,
         cookie: None,
+        shaping,
     };
-    let (end, client) = exchange.run(&active, target).await;
+    let (end, client) = exchange.run(&active, forward).await;
     let Client::H2(mut respond) = client else { return };
     match end {
         End::Complete { .. } => {}
@@ -90,12 +104,77 @@ pub async fn serve(session: &Session, request: Request<RecvStream>, mut respond:
     }
 }
 
+/// The head of a request, while it may be changed.
+struct Head<'a> {
+    parts: &'a mut http::request::Parts,
+    authority: String,
+    /// A new path and query.
+    target: Option<PathAndQuery>,
+    secure: bool,
+}
+
+impl matching::Head for Head<'_> {
+    fn method(&self) -> &str {
+        self.parts.method.as_str()
+    }
+
+    fn target(&self) -> &str {
+        let target = self.target.as_ref().or(self.parts.uri.path_and_query());
+        target.map_or("/", PathAndQuery::as_str)
+    }
+
+    fn host(&self) -> &str {
+        &self.authority
+    }
+
+    fn scheme(&self) -> &str {
+        let said = self.parts.uri.scheme_str();
+        said.unwrap_or(headers::scheme(self.secure))
+    }
+
+    fn values(&self, name: &str, see: &mut dyn FnMut(&[u8])) {
+        let values = self.parts.headers.get_all(name).iter();
+        values.for_each(|value| see(value.as_bytes()));
+    }
+}
+
+impl Fields for Head<'_> {
+    fn has(&self, name: &HeaderName) -> bool {
+        self.parts.headers.has(name)
+    }
+
+    fn remove(&mut self, name: &HeaderName) {
+        Fields::remove(&mut self.parts.headers, name);
+    }
+
+    fn append(&mut self, name: &HeaderName, value: &HeaderValue) {
+        Fields::append(&mut self.parts.headers, name, value);
+    }
+}
+
+impl Editable for Head<'_> {
+    fn set_target(&mut self, target: String) {
+        // A path that is none leaves the request as it was.
+        if let Ok(target) = PathAndQuery::try_from(target) {
+            self.target = Some(target);
+        }
+    }
+
+    fn set_host(&mut self, host: &str) {
+        host.clone_into(&mut self.authority);
+    }
+
+    fn settle(&mut self, _request_id: bool) {}
+}
+
 /// The target with all its parts, as the client of the HTTP/2 library wants it.
-fn whole_uri(uri: &Uri, authority: &str) -> Result<Uri, &'static str> {
+fn whole_uri(uri: &Uri, authority: &str, target: Option<PathAndQuery>) -> Result<Uri, &'static str> {
     let mut parts = uri.clone().into_parts();
     parts.scheme = Some(Scheme::HTTP);
     parts.authority = Some(authority.parse().map_err(|_| "a bad :authority")?);
-    if uri.path().is_empty() {
+    if let Some(target) = target {
+        parts.path_and_query = Some(target);
+    } else if uri.path().is_empty() {
         parts.path_and_query = Some(PathAndQuery::from_static("/"));
     }
     Uri::from_parts(parts).map_err(|_| "a bad :path")
@@ -122,7 +201,7 @@ fn authority(uri: &Uri, headers: &HeaderMap) -> Result<String, &'static str> {
 
 /// A reply that the proxy makes itself.
 fn local(record: &mut Record, respond: &mut SendResponse<Bytes>, reply: Reply) {
-    record.local(reply.status);
+    record.reply(&reply);
     answer(respond, &reply);
 }
 
@@ -130,9 +209,6 @@ fn answer(respond: &mut SendResponse<Bytes>, reply: &Reply) {
     let mut response = Response::new(());
     *response.status_mut() = StatusCode::from_u16(reply.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let headers = response.headers_mut();
-    if !reply.body.is_empty() {
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
-    }
     for (name, value) in &reply.fields {
         headers.append(name.clone(), value.clone());
     }

@@ -38,6 +38,8 @@ pub struct Session {
     /// From whom, to where.
     pub flow: Rc<Flow>,
     chain: RefCell<Chain>,
+    /// The client came encrypted.
+    pub secure: bool,
     /// Streams being served.
     open: Cell<usize>,
     /// When the last one ended.
@@ -82,6 +84,7 @@ pub async fn serve(flow: Rc<Flow>, wire: Wire, chain: Chain) {
     let mut draining = std::pin::pin!(draining.cancelled_owned());
     let session = Rc::new(Session {
         flow,
+        secure: chain.secure,
         chain: RefCell::new(chain),
         open: Cell::new(0),
         idle_since: Cell::new(Instant::now()),

@@ -21,6 +21,7 @@ use crate::config::{Active, Cluster, ClusterStats, Endpoint, Protocol};
 use crate::flow::Flow;
 use crate::http::affinity::{self, Affinity};
 use crate::http::attempts::{Attempts, Failure, Target};
+use crate::http::filters::Shaping;
 use crate::http::h1::body::{Body, Broken};
 use crate::http::h1::head::{self, Framing};
 use crate::http::h1::pool::Origin;
@@ -85,6 +86,8 @@ pub struct Exchange<'a, 'w> {
     pub record: &'a mut Record,
     /// A cookie that the response sets.
     pub cookie: Option<HeaderValue>,
+    /// What is done to the response.
+    pub shaping: Shaping<'a>,
 }
 
 /// How one try ended.
@@ -363,10 +366,13 @@ impl<'w> Exchange<'_, 'w> {
         self.record.head(status, grpc, headers::grpc_status(&headers));
         let to_head = self.parts.method == Method::HEAD;
         let bodiless = to_head || matches!(status, 204 | 304) || source.is_end();
+        let mut headers = headers;
+        self.shaping.apply(&mut headers);
         let Some((sink, head)) = self.start(status, headers, framing, bodiless) else {
             return End::Broken;
         };
         let mut down = Pump::new(source, sink, head, bodiless);
+        down.limit(self.shaping.rate);
         let outcome = poll_fn(|cx| {
             match down.poll(&mut self.time.moved, cx) {
                 Poll::Pending => {}

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use super::{Event, Known, Session, TypeStatus};
-use crate::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Resource as WireResource};
+use super::{Event, Outgoing, Session, TypeStatus};
+use crate::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
 use crate::snapshot::Snapshot;
 use crate::types::ResourceType;
 
@@ -44,22 +44,20 @@ impl DeltaSession {
         if first {
             state.subscribed = true;
             let all = ty.is_full_state() && request.resource_names_subscribe.is_empty();
-            state.wildcard = all;
+            state.set_wildcard(all);
             state.first_due = all;
         }
         for name in &request.resource_names_subscribe {
             if name != WILDCARD {
                 state.subscribe(name);
-            } else if ty != ResourceType::Peer && !state.wildcard {
-                state.wildcard = true;
+            } else if ty != ResourceType::Peer && !state.wildcard() {
+                state.set_wildcard(true);
                 state.first_due = first;
             }
         }
         for name in &request.resource_names_unsubscribe {
             if name == WILDCARD {
-                state.wildcard = false;
-                let names = state.names.clone();
-                state.known.retain(|name, _| names.contains(name));
+                state.set_wildcard(false);
             } else {
                 state.unsubscribe(name);
             }
@@ -67,15 +65,7 @@ impl DeltaSession {
         if first {
             // A reconnecting client says what it has; only the rest is sent.
             for (name, version) in request.initial_resource_versions {
-                if state.wants(&name) {
-                    state.known.insert(
-                        name,
-                        Known {
-                            version,
-                            resource: None,
-                        },
-                    );
-                }
+                state.claim(ty, name, version);
             }
         }
         if first || !request.resource_names_subscribe.is_empty() || !request.resource_names_unsubscribe.is_empty() {
@@ -85,38 +75,40 @@ impl DeltaSession {
     }
 
     /// The next response that the client should get now, if any. Call again until `None`.
-    pub fn next(&mut self, snapshot: &Snapshot) -> Option<DeltaDiscoveryResponse> {
-        self.session.forget_obsolete_rejections(snapshot);
-        let step = self
-            .session
-            .next_addition(snapshot)
-            .or_else(|| self.session.next_removal(snapshot))?;
+    pub(in crate::server) fn advance(&mut self, snapshot: &Snapshot) -> Option<Outgoing<DeltaDiscoveryResponse>> {
+        self.session.follow(snapshot);
+        let step = self.session.next_addition().or_else(|| self.session.next_removal())?;
         if step.ty == ResourceType::Cluster {
-            self.session.resend_endpoints(&step.resources);
+            self.session.resend_endpoints(&step.resources, snapshot);
         }
         let nonce = self.session.next_nonce();
         let version = snapshot.version(step.ty);
-        let response = DeltaDiscoveryResponse {
+        let head = DeltaDiscoveryResponse {
             system_version_info: version.clone(),
-            resources: step
-                .resources
-                .iter()
-                .map(|r| WireResource {
-                    name: r.name.clone(),
-                    version: r.version.clone(),
-                    resource: Some(r.to_any()),
-                    ..Default::default()
-                })
-                .collect(),
             type_url: step.ty.type_url().to_owned(),
             removed_resources: step.removed.clone(),
             nonce: nonce.clone(),
             ..Default::default()
         };
+        let resources = step.resources.clone();
         self.session
             .state(step.ty)
             .sent(nonce, version, step.resources, &step.removed);
-        Some(response)
+        Some(Outgoing { head, resources })
+    }
+
+    /// The same as one message.
+    #[cfg(test)]
+    pub(super) fn next(&mut self, snapshot: &Snapshot) -> Option<DeltaDiscoveryResponse> {
+        let Outgoing { mut head, resources } = self.advance(snapshot)?;
+        let wire = |r: &std::sync::Arc<crate::Resource>| crate::discovery::Resource {
+            name: r.name.clone(),
+            version: r.version.clone(),
+            resource: Some(r.to_any()),
+            ..Default::default()
+        };
+        head.resources = resources.iter().map(wire).collect();
+        Some(head)
     }
 
     /// How the client stands, by type.

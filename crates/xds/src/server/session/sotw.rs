@@ -4,10 +4,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::{Event, Session, Step, TypeStatus};
+use super::state::TypeState;
+use super::{Event, Outgoing, Session, Step, TypeStatus};
 use crate::discovery::{DiscoveryRequest, DiscoveryResponse};
-use crate::snapshot::{Snapshot, version_of_all};
-use crate::types::{Resource, ResourceType};
+use crate::layers::sum_of;
+use crate::snapshot::Snapshot;
+use crate::types::{Resource, ResourceType, version_text};
 
 /// The name that subscribes to everything.
 const WILDCARD: &str = "*";
@@ -53,30 +55,23 @@ impl SotwSession {
         let wildcard = ty != ResourceType::Peer
             && (request.resource_names.iter().any(|n| n == WILDCARD)
                 // No name ever asked for means all; none any more means none.
-                || (ty.is_full_state() && names.is_empty() && (first || state.wildcard)));
-        let changed = first || names != state.names || wildcard != state.wildcard;
+                || (ty.is_full_state() && names.is_empty() && (first || state.wildcard())));
         state.subscribed = true;
         state.first_due |= first && wildcard;
-        state.names = names;
-        state.wildcard = wildcard;
-        if changed {
-            let wanted = |name: &str| wildcard || state.names.contains(name);
-            state.known.retain(|name, _| wanted(name));
-            state.rejected.retain(|name, _| wanted(name));
-            state.told_absent.retain(|name| wanted(name));
+        if state.set_names(names, wildcard) || first {
             events.push(Event::Subscribed(ty));
         }
         events
     }
 
     /// The next response that the client should get now, if any. Call again until `None`.
-    pub fn next(&mut self, snapshot: &Snapshot) -> Option<DiscoveryResponse> {
-        self.session.forget_obsolete_rejections(snapshot);
+    pub(in crate::server) fn advance(&mut self, snapshot: &Snapshot) -> Option<Outgoing<DiscoveryResponse>> {
         loop {
-            let step = match self.session.next_addition(snapshot) {
+            self.session.follow(snapshot);
+            let step = match self.session.next_addition() {
                 Some(step) => self.addition(step, snapshot),
                 None => {
-                    let step = self.session.next_removal(snapshot)?;
+                    let step = self.session.next_removal()?;
                     self.removal(step, snapshot)
                 }
             };
@@ -86,27 +81,35 @@ impl SotwSession {
         }
     }
 
-    fn respond(&mut self, step: Step, snapshot: &Snapshot) -> DiscoveryResponse {
+    /// The same as one message.
+    #[cfg(test)]
+    pub(super) fn next(&mut self, snapshot: &Snapshot) -> Option<DiscoveryResponse> {
+        let Outgoing { mut head, resources } = self.advance(snapshot)?;
+        head.resources = resources.iter().map(|r| r.to_any()).collect();
+        Some(head)
+    }
+
+    fn respond(&mut self, step: Step, snapshot: &Snapshot) -> Outgoing<DiscoveryResponse> {
         if step.ty == ResourceType::Cluster {
             // Only what is new to the client warms anew.
-            let known = &self.session.state(ResourceType::Cluster).known;
-            let is_fresh = |r: &&Arc<Resource>| known.get(&r.name).is_none_or(|k| k.version != r.version);
+            let clusters = self.session.state(ResourceType::Cluster);
+            let is_fresh = |r: &&Arc<Resource>| clusters.known(&r.name).is_none_or(|k| k.version != r.version);
             let fresh: Vec<_> = step.resources.iter().filter(is_fresh).cloned().collect();
-            self.session.resend_endpoints(&fresh);
+            self.session.resend_endpoints(&fresh, snapshot);
         }
         let nonce = self.session.next_nonce();
         let version = self.version(&step, snapshot);
-        let response = DiscoveryResponse {
+        let head = DiscoveryResponse {
             version_info: version.clone(),
-            resources: step.resources.iter().map(|r| r.to_any()).collect(),
             type_url: step.ty.type_url().to_owned(),
             nonce: nonce.clone(),
             ..Default::default()
         };
+        let resources = step.resources.clone();
         self.session
             .state(step.ty)
             .sent(nonce, version, step.resources, &step.removed);
-        response
+        Outgoing { head, resources }
     }
 
     /// A change: for listeners and clusters with everything else that the client has, so that nothing is deleted yet.
@@ -114,7 +117,7 @@ impl SotwSession {
     fn addition(&mut self, mut step: Step, snapshot: &Snapshot) -> Option<Step> {
         let state = self.session.state(step.ty);
         // The variant has no words for "does not exist": absence is understood, or the client times out.
-        state.told_absent.extend(step.removed.drain(..));
+        state.told_absent(&std::mem::take(&mut step.removed));
         if step.resources.is_empty() && !state.first_due {
             return None;
         }
@@ -129,10 +132,7 @@ impl SotwSession {
     fn removal(&mut self, mut step: Step, snapshot: &Snapshot) -> Option<Step> {
         let state = self.session.state(step.ty);
         if !step.ty.is_full_state() {
-            for name in step.removed {
-                state.known.remove(&name);
-                state.told_absent.insert(name);
-            }
+            state.told_absent(&step.removed);
             return None;
         }
         step.resources = full_state(step.ty, state, snapshot, false);
@@ -141,15 +141,11 @@ impl SotwSession {
 
     fn version(&self, step: &Step, snapshot: &Snapshot) -> String {
         if step.ty.is_full_state() {
-            return version_of_all(&step.resources);
+            return version_text(sum_of(&step.resources));
         }
-        let wanted = self
-            .session
-            .types
-            .get(&step.ty)
-            .map(|s| s.wanted(step.ty, snapshot))
-            .unwrap_or_default();
-        version_of_all(wanted)
+        let state = self.session.types.get(&step.ty);
+        let wanted = state.map(|s| s.wanted(snapshot.resources(step.ty))).unwrap_or_default();
+        version_text(sum_of(&wanted))
     }
 
     /// How the client stands, by type.
@@ -160,22 +156,21 @@ impl SotwSession {
 
 /// Everything that the client should have now: the snapshot's resources, the last good one in place of a rejected one,
 /// and (`keep`) those that are to be removed later.
-fn full_state(ty: ResourceType, state: &super::TypeState, snapshot: &Snapshot, keep: bool) -> Vec<Arc<Resource>> {
-    let mut all: BTreeMap<&str, Arc<Resource>> = BTreeMap::new();
-    for resource in state.wanted(ty, snapshot) {
-        if state.rejected.get(&resource.name) == Some(&resource.version) {
-            if let Some(good) = state.known.get(&resource.name).and_then(|k| k.resource.clone()) {
-                all.insert(&resource.name, good);
-            }
-        } else {
-            all.insert(&resource.name, Arc::clone(resource));
+fn full_state(ty: ResourceType, state: &TypeState, snapshot: &Snapshot, keep: bool) -> Vec<Arc<Resource>> {
+    let mut all: BTreeMap<String, Arc<Resource>> = BTreeMap::new();
+    for resource in state.wanted(snapshot.resources(ty)) {
+        if !state.is_rejected(&resource) {
+            all.insert(resource.name.clone(), resource);
+        } else if let Some(good) = state.known(&resource.name) {
+            all.insert(resource.name.clone(), Arc::clone(good));
         }
     }
     if keep {
-        for (name, known) in &state.known {
-            if let (false, Some(old)) = (all.contains_key(name.as_str()), &known.resource) {
-                all.insert(name, Arc::clone(old));
-            }
+        for old in state
+            .all_known()
+            .filter(|old| !snapshot.resources(ty).contains_key(&old.name))
+        {
+            all.insert(old.name.clone(), Arc::clone(old));
         }
     }
     all.into_values().collect()

@@ -505,3 +505,149 @@ fn sotw_names_given_up_are_all_given_up() {
     );
     assert!(session.next(&snapshot).is_none());
 }
+
+/// A client as simple as can be: what it holds is what it took.
+#[derive(Default)]
+struct Model {
+    session: DeltaSession,
+    held: BTreeMap<ResourceType, BTreeMap<String, String>>,
+    asked: BTreeMap<ResourceType, std::collections::BTreeSet<String>>,
+    unanswered: Vec<DeltaDiscoveryResponse>,
+}
+
+impl Model {
+    fn take_one(&mut self, reject: bool) {
+        if self.unanswered.is_empty() {
+            return;
+        }
+        let response = self.unanswered.remove(0);
+        let ty = ResourceType::from_type_url(&response.type_url).unwrap();
+        let removal = response.resources.is_empty();
+        if reject && !removal {
+            self.session.on_request(nack(&response, "no"));
+            return;
+        }
+        let held = self.held.entry(ty).or_default();
+        for resource in &response.resources {
+            held.insert(resource.name.clone(), resource.version.clone());
+        }
+        for name in &response.removed_resources {
+            held.remove(name);
+        }
+        let asked = &self.asked;
+        if matches!(ty, E | R) {
+            held.retain(|name, _| asked.get(&ty).is_some_and(|names| names.contains(name)));
+        }
+        self.session.on_request(ack(&response));
+    }
+}
+
+/// Snapshots in layers, subscriptions, answers and rejections at random: in the end the client has what it asked for, in the
+/// versions there are, but for what it rejects; and once it has, an equal snapshot is silence.
+#[test]
+fn whatever_happens_the_client_ends_with_what_there_is() {
+    use crate::layers::Layer;
+    for seed in 0..300_u64 {
+        let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+        let mut random = |below: u64| {
+            state = state
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
+            (state >> 33) % below
+        };
+        let mut client = Model::default();
+        let mut current = Snapshot::new();
+        for ty in [C, L] {
+            client.session.on_request(subscribe(ty, &[]));
+        }
+        for step in 0..60 {
+            match random(6) {
+                0 | 1 => {
+                    // One layer of one type changes; names of the two layers are apart.
+                    let ty = [C, E, L, R][random(4) as usize];
+                    let own = random(2) == 0;
+                    let prefix = if own { "o" } else { "s" };
+                    let mut map = Resources::new();
+                    for n in 0..random(4) {
+                        let name = format!("{prefix}{n}");
+                        let content = format!("{}", random(3));
+                        let one = snapshot(&[(ty, &name, &content)]);
+                        map.insert(name.clone(), Arc::clone(one.get(ty, &name).unwrap()));
+                    }
+                    let old = current.resources(ty);
+                    let others: Resources = old
+                        .to_map()
+                        .into_iter()
+                        .filter(|(n, _)| !n.starts_with(prefix))
+                        .collect();
+                    let layers = vec![Layer::new(others), Layer::new(map)];
+                    current = current
+                        .clone()
+                        .with(ty, if random(3) == 0 { layers[1..].to_vec() } else { layers });
+                }
+                2 => {
+                    let (ty, name) = (
+                        [E, R][random(2) as usize],
+                        format!("{}{}", ["o", "s"][random(2) as usize], random(4)),
+                    );
+                    client.asked.entry(ty).or_default().insert(name.clone());
+                    client.session.on_request(subscribe(ty, &[&name]));
+                }
+                3 if step > 20 => {
+                    let (ty, name) = (
+                        [E, R][random(2) as usize],
+                        format!("{}{}", ["o", "s"][random(2) as usize], random(4)),
+                    );
+                    client.asked.entry(ty).or_default().remove(&name);
+                    client.held.entry(ty).or_default().remove(&name);
+                    client.session.on_request(DeltaDiscoveryRequest {
+                        resource_names_unsubscribe: vec![name],
+                        ..subscribe(ty, &[])
+                    });
+                }
+                4 => client.take_one(random(8) == 0),
+                _ => {
+                    while let Some(response) = client.session.next(&current) {
+                        client.unanswered.push(response);
+                    }
+                }
+            }
+        }
+        let mut rounds = 0;
+        loop {
+            while let Some(response) = client.session.next(&current) {
+                client.unanswered.push(response);
+            }
+            if client.unanswered.is_empty() {
+                break;
+            }
+            client.take_one(false);
+            rounds += 1;
+            assert!(rounds < 100, "seed {seed}: it never ends");
+        }
+        let rejected: Vec<String> = client
+            .session
+            .status()
+            .values()
+            .filter_map(|s| s.last_nack.clone())
+            .flat_map(|n| n.resources)
+            .collect();
+        for ty in [C, E, L, R] {
+            let asked =
+                |name: &str| matches!(ty, C | L) || client.asked.get(&ty).is_some_and(|names| names.contains(name));
+            let wanted: BTreeMap<String, String> = current
+                .resources(ty)
+                .iter()
+                .filter(|(name, _)| asked(name) && !rejected.contains(name))
+                .map(|(name, r)| (name.clone(), r.version.clone()))
+                .collect();
+            let mut held = client.held.get(&ty).cloned().unwrap_or_default();
+            held.retain(|name, _| !rejected.contains(name));
+            assert_eq!(held, wanted, "seed {seed}, {ty}");
+        }
+        let equal = ResourceType::ALL
+            .into_iter()
+            .fold(Snapshot::new(), |s, ty| s.with(ty, current.resources(ty).to_map()));
+        assert!(client.session.next(&equal).is_none(), "seed {seed}: nothing changed");
+    }
+}

@@ -1,0 +1,46 @@
+//! The process with the control plane: reads what to do from standard input, one line each, and answers on standard output.
+
+use std::error::Error;
+use std::path::Path;
+
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use weir_control::{ControlHandle, watch::Watched};
+use weir_xds::server::{AllowAll, ServerTls};
+
+use crate::{Size, cluster};
+
+/// Serves the simulated cluster until standard input ends.
+pub async fn run(size: Size, narrow: bool, folder: &str, listen: &str) -> Result<(), Box<dyn Error>> {
+    let read = |name: &str| std::fs::read_to_string(Path::new(folder).join(name));
+    let tls = ServerTls {
+        cert_pem: read("certificate.pem")?,
+        key_pem: read("key.pem")?,
+    };
+    let objects = cluster::objects(size, narrow)?;
+    let listener = TcpListener::bind(listen).await?;
+    println!("{}", listener.local_addr()?);
+    let mut lines = BufReader::new(tokio::io::stdin()).lines();
+    // Nothing is built before the fleet says that it starts.
+    lines.next_line().await?;
+    let watched = Watched::of(objects);
+    let shutdown = CancellationToken::new();
+    let serving = tokio::spawn(weir_control::control::serve_objects(
+        watched.clone(),
+        ControlHandle::default(),
+        listener,
+        Some(tls),
+        AllowAll,
+        shutdown.clone(),
+    ));
+    while let Some(line) = lines.next_line().await? {
+        let mut words = line.split_whitespace().map(str::parse::<usize>);
+        if let (Some(Ok(service)), Some(Ok(endpoint))) = (words.next(), words.next()) {
+            watched.edit(|objects| cluster::flip(objects, service, endpoint));
+        }
+    }
+    // Standard input has ended: so does everything, as suddenly as a crash.
+    serving.abort();
+    Ok(())
+}
