@@ -307,13 +307,8 @@ async fn accept(worker: Rc<Worker>, socket: TcpListener, entry: Arc<str>) {
                     }
                     continue;
                 };
-                spawn_local(connection(
-                    Rc::clone(&worker),
-                    Arc::clone(&entry),
-                    stream,
-                    source,
-                    admission,
-                ));
+                let served = connection(Rc::clone(&worker), Arc::clone(&entry), stream, source, admission);
+                spawn_local(served);
             }
             Err(error) => {
                 tracing::debug!(%error, "accept");
@@ -397,7 +392,7 @@ async fn connection(worker: Rc<Worker>, entry: Arc<str>, mut stream: TcpStream, 
         None => (Io::Tcp(stream), first),
         Some(tls) => {
             let acceptor = tokio_rustls::TlsAcceptor::from(Arc::clone(&tls.config));
-            let accepting = acceptor.accept(Begun { first, stream });
+            let accepting = Box::pin(acceptor.accept(Begun { first, stream }));
             match tokio::time::timeout(HANDSHAKE_TIMEOUT, accepting).await {
                 Ok(Ok(stream)) => (Io::TlsServer(Box::new(stream)), Bytes::new()),
                 Ok(Err(error)) => return tracing::debug!(%source, %error, "TLS handshake"),
@@ -406,7 +401,7 @@ async fn connection(worker: Rc<Worker>, entry: Arc<str>, mut stream: TcpStream, 
         }
     };
     match chain.filter {
-        Filter::Tcp(filter) => tcp::serve(flow, io, &first, filter, active).await,
+        Filter::Tcp(filter) => Box::pin(tcp::serve(flow, io, &first, filter, active)).await,
         Filter::Http(filter) => {
             let (version, stats) = (active.version, active.stats_of(&filter));
             drop(active);

@@ -56,20 +56,20 @@ struct Past {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Cause {
     /// Errors that it answered.
-    ServerErrors,
+    Server,
     /// The same, of gateways.
-    GatewayErrors,
+    Gateway,
     /// Connections that failed, and the like.
-    LocalErrors,
+    Local,
 }
 
 impl Cause {
     /// In words of the configuration.
     pub fn name(self) -> &'static str {
         match self {
-            Self::ServerErrors => "consecutive_5xx",
-            Self::GatewayErrors => "consecutive_gateway_failure",
-            Self::LocalErrors => "consecutive_local_origin_failure",
+            Self::Server => "consecutive_5xx",
+            Self::Gateway => "consecutive_gateway_failure",
+            Self::Local => "consecutive_local_origin_failure",
         }
     }
 }
@@ -155,8 +155,8 @@ impl Host {
         };
         let server = reaches(&self.server_errors, outlier.server_errors);
         match (gateway, server) {
-            (true, _) => Some(Cause::GatewayErrors),
-            (false, true) => Some(Cause::ServerErrors),
+            (true, _) => Some(Cause::Gateway),
+            (false, true) => Some(Cause::Server),
             (false, false) => None,
         }
     }
@@ -166,7 +166,7 @@ impl Host {
         if !outlier.split {
             return self.answered(if in_time { 503 } else { 504 }, outlier);
         }
-        reaches(&self.local_errors, outlier.local_errors).then_some(Cause::LocalErrors)
+        reaches(&self.local_errors, outlier.local_errors).then_some(Cause::Local)
     }
 
     /// A connection was opened, where nothing is known of answers.
@@ -245,19 +245,19 @@ mod tests {
         let (host, outlier) = (Host::default(), outlier());
         let answers = |statuses: &[u16]| statuses.iter().map(|s| host.answered(*s, &outlier)).collect::<Vec<_>>();
         assert_eq!(answers(&[500, 200, 500, 500]), [None; 4]);
-        assert_eq!(host.answered(500, &outlier), Some(Cause::ServerErrors));
+        assert_eq!(host.answered(500, &outlier), Some(Cause::Server));
         assert_eq!(answers(&[503, 200, 503]), [None; 3]);
-        assert_eq!(host.answered(502, &outlier), Some(Cause::GatewayErrors));
+        assert_eq!(host.answered(502, &outlier), Some(Cause::Gateway));
         assert_eq!(host.failed(true, &outlier), None);
         assert_eq!(host.answered(404, &outlier), None);
         assert_eq!(host.failed(true, &outlier), None);
-        assert_eq!(host.failed(false, &outlier), Some(Cause::LocalErrors));
+        assert_eq!(host.failed(false, &outlier), Some(Cause::Local));
         let together = Outlier {
             split: false,
             ..outlier
         };
         assert_eq!(host.failed(true, &together), None);
-        assert_eq!(host.failed(true, &together), Some(Cause::GatewayErrors));
+        assert_eq!(host.failed(true, &together), Some(Cause::Gateway));
         let off = Outlier {
             gateway_errors: (1, 0),
             server_errors: (0, 100),

@@ -155,7 +155,7 @@ impl Members {
         }
         let ejected = self.ejected();
         let allowed = (ejected + 1) * 100 <= self.hosts.len() * outlier.max_percent as usize;
-        if !allowed && !(outlier.always_one && ejected == 0) {
+        if !(allowed || outlier.always_one && ejected == 0) {
             return Err(Refusal::TooMany);
         }
         let lasts = host.eject(outlier);

@@ -176,6 +176,11 @@ impl<'a> Attempts<'a> {
         }
     }
 
+    /// To where all of them go.
+    pub fn cluster(&self) -> &'a Arc<Cluster> {
+        self.cluster
+    }
+
     /// The time of a try.
     pub fn time(&self) -> Option<Duration> {
         self.route.retry.per_try

@@ -59,7 +59,8 @@ pub async fn serve(flow: Rc<Flow>, io: Io, first: &[u8], http: Arc<Http>, stats:
     };
     let chain = Chain::new(http, stats, version, secure);
     match two {
-        true => h2::serve(flow, wire, chain).await,
+        // Large, and not a part of HTTP/1 connections.
+        true => Box::pin(h2::serve(flow, wire, chain)).await,
         false => h1::serve(flow, wire, chain).await,
     }
 }

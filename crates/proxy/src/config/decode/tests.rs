@@ -589,3 +589,60 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn how_endpoints_are_used_is_what_a_cluster_says() {
+    use crate::config::upstream::{LbPolicy, RetryLimit};
+    let number = |value| Some(protobuf::UInt32Value { value });
+    let plain = cluster(&bytes(cluster_pb::Cluster::default())).unwrap();
+    assert_eq!((plain.policy, plain.panic_percent), (LbPolicy::RoundRobin, 50.0));
+    assert!(plain.outlier.is_none() && !plain.limits.of_requests() && plain.limits.retries.is_none());
+    let budget = cluster_pb::circuit_breakers::thresholds::RetryBudget {
+        min_retry_concurrency: number(7),
+        ..Default::default()
+    };
+    let threshold = cluster_pb::circuit_breakers::Thresholds {
+        max_connections: number(u32::MAX),
+        max_requests: number(12),
+        max_retries: number(1),
+        retry_budget: Some(budget),
+        ..Default::default()
+    };
+    let high = cluster_pb::circuit_breakers::Thresholds {
+        priority: 1,
+        max_connections: number(1),
+        ..Default::default()
+    };
+    let fields = [("lb_policy", "PEAK_EWMA")].map(|(name, text)| {
+        let kind = Some(protobuf::value::Kind::StringValue(text.into()));
+        (name.to_owned(), protobuf::Value { kind })
+    });
+    let weir = protobuf::Struct {
+        fields: fields.into_iter().collect(),
+    };
+    let spec = cluster(&bytes(cluster_pb::Cluster {
+        lb_policy: cluster_pb::cluster::LbPolicy::LeastRequest.into(),
+        metadata: Some(core::Metadata {
+            filter_metadata: std::iter::once(("weir".to_owned(), weir)).collect(),
+            ..Default::default()
+        }),
+        circuit_breakers: Some(cluster_pb::CircuitBreakers {
+            thresholds: vec![threshold, high],
+            ..Default::default()
+        }),
+        outlier_detection: Some(Default::default()),
+        ..Default::default()
+    }))
+    .unwrap();
+    assert_eq!(spec.policy, LbPolicy::PeakEwma);
+    assert_eq!((spec.limits.connections, spec.limits.requests), (None, Some(12)));
+    let budget = RetryLimit::Budget { percent: 20.0, min: 7 };
+    assert_eq!(spec.limits.retries, Some(budget));
+    let outlier = spec.outlier.unwrap();
+    assert_eq!(outlier.server_errors, (5, 100));
+    assert_eq!((outlier.gateway_errors, outlier.local_errors), ((5, 0), (5, 100)));
+    assert_eq!(
+        (outlier.max_percent, outlier.split, outlier.always_one),
+        (10, false, false)
+    );
+}

@@ -114,7 +114,7 @@ fn ring(mut config: pb::cluster::RingHashLbConfig) -> Decoded<LbPolicy> {
 
 fn maglev(size: &Option<UInt64Value>) -> Decoded<LbPolicy> {
     let size = size.as_ref().map_or(MAGLEV_SIZE, |n| n.value);
-    let prime = size >= 2 && (2..).take_while(|d| d * d <= size).all(|d| size % d != 0);
+    let prime = size >= 2 && (2..).take_while(|d| d * d <= size).all(|d| !size.is_multiple_of(d));
     match u32::try_from(size) {
         Ok(size) if u64::from(size) <= MAGLEV_SIZE_MAX && size > 2 && prime => Ok(LbPolicy::Maglev { size }),
         _ => reject("table_size", format!("{size} is no prime up to {MAGLEV_SIZE_MAX}")),

@@ -72,8 +72,22 @@ struct Filter {
 struct TcpProxy {
     stat_prefix: String,
     cluster: String,
+    weighted_clusters: Option<WeightedClusters>,
     idle_timeout: Option<String>,
     max_connect_attempts: Option<u32>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+struct WeightedClusters {
+    clusters: Vec<Weighted>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+struct Weighted {
+    name: String,
+    weight: u32,
 }
 
 #[derive(Deserialize, Default)]
@@ -272,9 +286,22 @@ fn filter(at: &str, file: Filter) -> Read<pb::Filter> {
 }
 
 fn tcp(at: &str, file: TcpProxy) -> Read<tcp_proxy::TcpProxy> {
+    use tcp_proxy::tcp_proxy::{ClusterSpecifier, WeightedCluster, weighted_cluster::ClusterWeight};
+    let weighted = |one: Weighted| ClusterWeight {
+        name: one.name,
+        weight: one.weight,
+        ..Default::default()
+    };
+    let cluster_specifier = match file.weighted_clusters {
+        None => ClusterSpecifier::Cluster(file.cluster),
+        Some(weights) if file.cluster.is_empty() => ClusterSpecifier::WeightedClusters(WeightedCluster {
+            clusters: weights.clusters.into_iter().map(weighted).collect(),
+        }),
+        Some(_) => return wrong(at, "must have either cluster or weighted_clusters"),
+    };
     Ok(tcp_proxy::TcpProxy {
         stat_prefix: file.stat_prefix,
-        cluster_specifier: Some(tcp_proxy::tcp_proxy::ClusterSpecifier::Cluster(file.cluster)),
+        cluster_specifier: Some(cluster_specifier),
         idle_timeout: timespan(&format!("{at}.idle_timeout"), file.idle_timeout)?,
         max_connect_attempts: number(file.max_connect_attempts),
         ..Default::default()

@@ -94,7 +94,8 @@ impl Connection {
             }
             Step::Translate(target, parts) => {
                 self.limit(target, &http, begun);
-                self.translate(&active, target, *parts, facts, record).await
+                // Large, and not a part of connections whose endpoints speak HTTP/1.
+                Box::pin(self.translate(&active, target, *parts, facts, record)).await
             }
             Step::Verdict(Verdict::Unanswered(why)) => self.unanswered(record, why, facts).await,
             Step::Verdict(Verdict::Reply(reply)) => {
@@ -225,15 +226,7 @@ impl Connection {
             };
             let origin = Origin::new(cluster, endpoint.address);
             self.time.limit_try(attempts.time());
-            let attempt = self.attempt(
-                cluster,
-                &endpoint,
-                origin,
-                &mut upload,
-                facts,
-                &mut attempts,
-                &mut record,
-            );
+            let attempt = self.attempt(&endpoint, origin, &mut upload, facts, &mut attempts, &mut record);
             let wait = match attempt.await {
                 Ok((upstream, answer)) => {
                     self.time.limit_try(None);

@@ -54,12 +54,15 @@ impl Origin {
     }
 }
 
+/// By cluster and endpoint.
+type Lines = Map<(Arc<str>, Origin), Rc<Line>>;
+
 /// The idle connections of one worker.
 #[derive(Debug, Default)]
 pub struct Pool {
     idle: RefCell<Map<Origin, Vec<Idle>>>,
     /// Of clusters whose connections are limited.
-    lines: RefCell<Map<(Arc<str>, Origin), Rc<Line>>>,
+    lines: RefCell<Lines>,
     /// How many wait in all lines.
     waiting: Cell<u32>,
 }

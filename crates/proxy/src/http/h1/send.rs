@@ -200,7 +200,6 @@ impl Connection {
     /// One try, over a kept connection or a new one.
     pub async fn attempt(
         &mut self,
-        cluster: &Cluster,
         endpoint: &Endpoint,
         origin: Origin,
         upload: &mut Upload,
@@ -208,6 +207,7 @@ impl Connection {
         attempts: &mut Attempts<'_>,
         record: &mut Record,
     ) -> Result<(Wire, Answer), Sent> {
+        let cluster = attempts.cluster();
         let mut stale = 0;
         loop {
             upload.restart();
