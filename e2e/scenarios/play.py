@@ -46,10 +46,12 @@ def play(mesh, engine: str, scenario: dict, say=print):
     stage = steps.Stage(mesh, engine, namespace, tell)
     try:
         steps.given(stage, scenario)
-        tell("the pods are ready")
+        tell("pods and proxies are ready")
         for position, step in enumerate(scenario["steps"], 1):
             step = stage.fill(step)
             verb = next(iter(step))
+            if step.get("only", engine) != engine:
+                continue
             try:
                 steps.STEPS[verb](stage, step)
             except AssertionError as error:

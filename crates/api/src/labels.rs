@@ -88,6 +88,8 @@ pub const CONNECTION_TIMEOUT: &str = "traffic.connection.timeout";
 pub const METRICS_GRANULARITY: &str = "traffic.metrics.granularity";
 /// On a Service: bounds of the latency histograms of its traffic.
 pub const METRICS_BUCKETS: &str = "traffic.metrics.buckets";
+/// On a Service, as an annotation: namespaces (comma separated) that it is for; `.` its own, `*` all.
+pub const EXPORT_TO: &str = "traffic.export-to";
 /// On an Ingress: `"false"` serves TLS hosts in clear text too.
 pub const INGRESS_SSL_REDIRECT: &str = "traffic.ingress.ssl-redirect";
 /// Annotation that Weir writes on a pod: id of its running proxy, "" when there is none.

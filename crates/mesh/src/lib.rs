@@ -13,7 +13,10 @@
 //! object costs that object only, and becomes a [`Problem`].
 
 mod certificate;
+mod exports;
 mod gateway;
+mod gateway_api;
+mod httproute;
 mod ingress;
 mod objects;
 mod pods;
@@ -24,8 +27,10 @@ mod services;
 pub mod settings;
 mod split;
 mod telemetry;
+pub mod verdict;
 
 pub use certificate::Certificate;
+pub use exports::Exports;
 pub use gateway::{ANY_HOST, Chain, Gateway, Host};
 pub use objects::{Key, Objects};
 pub use pods::{Identity, InboundPort, Pod};

@@ -56,6 +56,8 @@ pub struct Worker {
     pub nobody: Arc<Peer>,
     /// The authority of requests for hosts that nobody configured.
     pub other: Arc<str>,
+    /// Copies of requests that are under way.
+    pub copies: Cell<usize>,
     date: RefCell<Date>,
     balancers: RefCell<Map<Arc<str>, Balancer>>,
     /// Slots found so far; emptied with each configuration.
@@ -94,6 +96,7 @@ impl Worker {
             timers: Rc::default(),
             nobody: Arc::default(),
             other: names::AUTHORITY_OTHER.into(),
+            copies: Cell::default(),
             date: RefCell::default(),
             balancers: RefCell::default(),
             slots: RefCell::default(),

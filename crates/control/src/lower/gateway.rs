@@ -3,7 +3,7 @@
 use envoy_types::pb::envoy::config::core::v3::transport_socket::ConfigType;
 use envoy_types::pb::envoy::config::core::v3::{TrafficDirection, TransportSocket};
 use envoy_types::pb::envoy::config::listener::v3::{FilterChain, FilterChainMatch, Listener};
-use envoy_types::pb::envoy::config::route::v3::{RouteConfiguration, VirtualHost};
+use envoy_types::pb::envoy::config::route::v3::{Route, RouteConfiguration, VirtualHost};
 use envoy_types::pb::envoy::extensions::filters::listener::tls_inspector::v3::TlsInspector;
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::http_connection_manager::{
     RouteSpecifier, UpgradeConfig,
@@ -16,7 +16,7 @@ use weir_api::labels::Engine;
 use weir_mesh::routes::Rule;
 use weir_mesh::{ANY_HOST, Chain, Gateway, Host, Mesh, Policy};
 
-use super::listener::{self, access_log};
+use super::listener::{self, Shared, access_log};
 use super::{
     Family, INGRESS_HTTP, INGRESS_HTTP_PORT, INGRESS_HTTPS, INGRESS_HTTPS_PORT, OUTBOUND, ROUTE_OTHER, ROUTE_SERVICE,
     action, any, cluster, no, rule, seconds, yes,
@@ -56,7 +56,7 @@ pub(super) fn https(engine: Engine, gateway: &Gateway, shared: &listener::Shared
         },
         ..Default::default()
     };
-    let filter_chains: Vec<FilterChain> = gateway.chains.iter().map(chain).collect();
+    let filter_chains: Vec<FilterChain> = shared.mesh.gateway.chains.iter().map(chain).collect();
     let inspector = listener::listener_filter("envoy.filters.listener.tls_inspector", &TlsInspector::default());
     (!filter_chains.is_empty()).then(|| Listener {
         filter_chains,
@@ -81,9 +81,9 @@ fn manager(engine: Engine, gateway: &Gateway, shared: &listener::Shared<'_>, rou
         config_source: Some(cluster::ads()),
         route_config_name: routes.to_owned(),
     });
-    HttpConnectionManager {
+    let manager = HttpConnectionManager {
         use_remote_address: yes(),
-        xff_num_trusted_hops: gateway.trusted_hops,
+        xff_num_trusted_hops: shared.mesh.settings.ingress.trusted_hops,
         skip_xff_append: false,
         normalize_path: yes(),
         merge_slashes: true,

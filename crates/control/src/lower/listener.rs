@@ -55,7 +55,7 @@ const CONNECT_ATTEMPTS: u32 = 3;
 
 /// What of a mesh all listeners depend on.
 pub(super) struct Shared<'a> {
-    mesh: &'a Mesh,
+    pub(super) mesh: &'a Mesh,
     /// Ports on which Envoy must not wait for a client's first bytes.
     uninspected: BTreeSet<u16>,
     tracer: Option<Tracer>,

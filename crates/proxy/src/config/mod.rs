@@ -15,6 +15,7 @@ pub mod bootstrap;
 pub mod cache;
 pub mod decode;
 pub mod duration;
+pub mod edge;
 pub mod fault;
 pub mod fuzz;
 mod node;
@@ -158,6 +159,8 @@ pub struct Http {
     pub routes: RouteSource,
     /// What the fault filter does where no route says something else; `None`: there is no such filter.
     pub fault: Option<Arc<fault::Fault>>,
+    /// What is made of requests before their route is looked for.
+    pub edge: Option<Box<edge::Edge>>,
     /// Endpoints are told the path of requests whose path is rewritten.
     pub original_path: bool,
     /// Add `x-request-id` where it is absent.

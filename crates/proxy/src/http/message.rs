@@ -13,6 +13,7 @@ use h2::{RecvStream, SendStream};
 use http::HeaderMap;
 
 use super::filters::bandwidth::Bandwidth;
+use super::filters::mirror::{self, CopySink, CopySource};
 use super::h1::body::{Body, Broken};
 use super::translate;
 use crate::wire::Wire;
@@ -36,12 +37,18 @@ pub enum Frame {
 pub enum Source<'w> {
     /// There is none, or it was all taken.
     Empty,
+    /// Here already; can be sent again.
+    Whole(Bytes),
     /// What was taken of it is kept, so that it can be sent again; and how many pieces went on this time.
     Kept(Rc<RefCell<Kept<'w>>>, usize),
     /// An HTTP/2 stream.
     H2(RecvStream),
     /// An HTTP/1 message, and whether its trailers were taken.
     H1(&'w SharedWire<'w>, Body, bool),
+    /// The same that somebody else gets.
+    Copied(CopySource),
+    /// One of which others get the same.
+    Shared(Box<Source<'w>>, Vec<CopySink>),
 }
 
 impl Source<'_> {
@@ -49,12 +56,15 @@ impl Source<'_> {
     pub fn is_end(&self) -> bool {
         match self {
             Self::Empty => true,
+            Self::Whole(bytes) => bytes.is_empty(),
             Self::Kept(kept, taken) => {
                 let kept = kept.borrow();
                 *taken >= kept.frames.len() && (kept.ended || kept.source.is_end())
             }
             Self::H2(stream) => stream.is_end_stream(),
             Self::H1(_, body, _) => body.is_done() && body.trailers().len() <= 2,
+            Self::Copied(source) => source.is_end(),
+            Self::Shared(source, _) => source.is_end(),
         }
     }
 
@@ -62,6 +72,10 @@ impl Source<'_> {
     pub fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Frame>, Broken>> {
         match self {
             Self::Empty => Poll::Ready(Ok(None)),
+            Self::Whole(bytes) => {
+                let bytes = std::mem::take(bytes);
+                Poll::Ready(Ok((!bytes.is_empty()).then_some(Frame::Data(bytes))))
+            }
             Self::Kept(kept, taken) => kept.borrow_mut().poll_frame(taken, cx),
             Self::H2(stream) => {
                 match ready!(stream.poll_data(cx)) {
@@ -85,16 +99,49 @@ impl Source<'_> {
                 let trailers = translate::trailers(body.trailers()).map_err(Broken::Malformed)?;
                 Poll::Ready(Ok(trailers.map(Frame::Trailers)))
             }
+            Self::Copied(source) => source.poll_frame(cx),
+            Self::Shared(source, copies) => {
+                let frame = ready!(source.poll_frame(cx))?;
+                if let Some(frame) = &frame {
+                    copies.iter().for_each(|copy| copy.push(frame));
+                }
+                // Whoever sends it on may not ask for more than that.
+                if frame.is_none() || source.is_end() {
+                    copies.iter().for_each(CopySink::end);
+                }
+                Poll::Ready(Ok(frame))
+            }
+        }
+    }
+
+    /// The same for others too: `send` is given what makes the body of each.
+    pub fn copied(self, send: impl FnOnce(&mut dyn FnMut() -> Source<'static>)) -> Self {
+        match self {
+            Self::Empty => {
+                send(&mut || Source::Empty);
+                self
+            }
+            Self::Whole(bytes) => {
+                send(&mut || Source::Whole(bytes.clone()));
+                Self::Whole(bytes)
+            }
+            source => {
+                let mut sinks = Vec::new();
+                send(&mut || {
+                    let (sink, copied) = mirror::copy();
+                    sinks.push(sink);
+                    Source::Copied(copied)
+                });
+                Self::Shared(Box::new(source), sinks)
+            }
         }
     }
 
     /// So much of the content went on: the sender may send as much again.
     fn release(&mut self, bytes: usize) {
         match self {
-            Self::H2(stream) => {
-                // It fails only for more than was received.
-                let _ = stream.flow_control().release_capacity(bytes);
-            }
+            // It fails only for more than was received.
+            Self::H2(stream) => drop(stream.flow_control().release_capacity(bytes)),
             Self::Kept(kept, _) => {
                 let mut kept = kept.borrow_mut();
                 // What is kept made room for more when it was taken.
@@ -102,7 +149,8 @@ impl Source<'_> {
                     kept.source.release(bytes);
                 }
             }
-            Self::Empty | Self::H1(..) => {}
+            Self::Shared(source, _) => source.release(bytes),
+            Self::Empty | Self::Whole(_) | Self::H1(..) | Self::Copied(_) => {}
         }
     }
 }
@@ -120,6 +168,9 @@ pub struct Kept<'w> {
 impl<'w> Source<'w> {
     /// A body that may be wanted again.
     pub fn keep(self) -> Self {
+        if let Self::Empty | Self::Whole(_) = self {
+            return self;
+        }
         let kept = Kept {
             source: self,
             frames: Vec::new(),
@@ -135,7 +186,8 @@ impl<'w> Source<'w> {
         match self {
             Self::Empty => Some(Self::Empty),
             Self::Kept(kept, _) if kept.borrow().whole => Some(Self::Kept(Rc::clone(kept), 0)),
-            Self::Kept(..) | Self::H2(_) | Self::H1(..) => None,
+            Self::Whole(bytes) => Some(Self::Whole(bytes.clone())),
+            Self::Kept(..) | Self::H2(_) | Self::H1(..) | Self::Copied(_) | Self::Shared(..) => None,
         }
     }
 }
@@ -187,6 +239,8 @@ pub enum Sink<'w> {
     H2(SendStream<Bytes>),
     /// An HTTP/1 message.
     H1(&'w SharedWire<'w>, Writing),
+    /// To nobody.
+    Nowhere,
 }
 
 /// A body on its way.
@@ -320,7 +374,7 @@ impl<'s, 't> Pump<'s, 't> {
 
     fn end(&mut self, trailers: Option<&HeaderMap>) -> Result<(), Broken> {
         match &mut self.sink {
-            Sink::H1(_, Writing::Plain) => {}
+            Sink::H1(_, Writing::Plain) | Sink::Nowhere => {}
             Sink::H1(_, Writing::Chunked) => {
                 self.before.extend_from_slice(b"0\r\n");
                 if let Some(trailers) = trailers {
@@ -371,6 +425,12 @@ impl<'s, 't> Pump<'s, 't> {
                 }
                 Poll::Ready(Ok(()))
             }
+            Sink::Nowhere => {
+                self.source.release(self.data.len());
+                (self.data, self.after) = (Bytes::new(), b"");
+                self.before.clear();
+                Poll::Ready(Ok(()))
+            }
             Sink::H1(wire, _) => {
                 let mut wire = wire.borrow_mut();
                 while !(self.before.is_empty() && self.data.is_empty() && self.after.is_empty()) {
@@ -392,7 +452,7 @@ impl<'s, 't> Pump<'s, 't> {
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &self.sink {
             Sink::H1(wire, _) => wire.borrow_mut().poll_flush(cx),
-            Sink::H2(_) => Poll::Ready(Ok(())),
+            Sink::H2(_) | Sink::Nowhere => Poll::Ready(Ok(())),
         }
     }
 

@@ -31,6 +31,8 @@ pub struct Record {
     grpc: bool,
     grpc_status: Option<u16>,
     ended: bool,
+    /// It is of a copy, which is no request of the client.
+    shadow: bool,
 }
 
 impl Record {
@@ -52,6 +54,26 @@ impl Record {
             grpc: false,
             grpc_status: None,
             ended: muted,
+            shadow: false,
+        }
+    }
+
+    /// The record of a copy: its tries are counted, and what its cluster counts.
+    pub fn shadow(&self) -> Self {
+        Self {
+            flow: Rc::clone(&self.flow),
+            stats: Arc::clone(&self.stats),
+            started: Instant::now(),
+            authority: self.authority.clone(),
+            cluster: None,
+            slot: None,
+            tries: 0,
+            requested: true,
+            status: 0,
+            grpc: false,
+            grpc_status: None,
+            ended: false,
+            shadow: true,
         }
     }
 
@@ -224,7 +246,9 @@ impl Record {
             from_proxy,
             latency,
         };
-        self.slot().response(&response);
+        if !self.shadow {
+            self.slot().response(&response);
+        }
         let aborted = classification == Classification::Aborted;
         if let Some(cluster) = &self.cluster {
             cluster.stats.rq_end();
@@ -236,6 +260,7 @@ impl Record {
             }
         }
         match aborted {
+            _ if self.shadow => {}
             true => self.stats.rq_reset(),
             false => self.stats.rq_completed(self.status, latency),
         }

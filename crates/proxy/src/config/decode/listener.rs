@@ -17,6 +17,7 @@ use super::{
     Decoded, Within, fault, flag, http2, message_name, nothing_left, optional_duration, parse, port, reject, route,
     socket_address, tls, unpack,
 };
+use crate::config::edge::{Edge, EscapedSlashes, Strangers, StripPort};
 use crate::config::fault::Fault;
 use crate::config::{Codec, Filter, FilterChain, Http, Listener, RouteSource, Tcp};
 
@@ -389,17 +390,10 @@ fn http(mut rest: hcm::HttpConnectionManager) -> Decoded<Http> {
     if limit("request_timeout", rest.request_timeout)?.is_none() {
         rest.request_timeout = None;
     }
-    if !flag(&rest.use_remote_address, false) {
-        rest.use_remote_address = None;
-    }
-    if !flag(&rest.normalize_path, false) {
-        rest.normalize_path = None;
-    }
+    let edge = edge(&mut rest)?;
     // Headers about servers pass through unchanged, requests keep their identifiers.
     rest.server_name.clear();
     rest.server_header_transformation = 0;
-    rest.preserve_external_request_id = false;
-    rest.skip_xff_append = false;
     rest.drain_timeout = None;
     rest.delayed_close_timeout = None;
     nothing_left(&rest)?;
@@ -409,6 +403,7 @@ fn http(mut rest: hcm::HttpConnectionManager) -> Decoded<Http> {
         http2,
         routes,
         fault: filters.fault,
+        edge,
         original_path: filters.original_path,
         generate_request_id,
         websocket,
@@ -416,6 +411,39 @@ fn http(mut rest: hcm::HttpConnectionManager) -> Decoded<Http> {
         head_timeout,
         stall_timeout,
     })
+}
+
+/// What is made of requests of strangers.
+fn edge(rest: &mut hcm::HttpConnectionManager) -> Decoded<Option<Box<Edge>>> {
+    use hcm::http_connection_manager::{PathWithEscapedSlashesAction as Action, StripPortMode};
+    let (hops, append) = (take(&mut rest.xff_num_trusted_hops), !take(&mut rest.skip_xff_append));
+    let keep_id = take(&mut rest.preserve_external_request_id);
+    // Else all of it is what the mesh itself says.
+    let strangers = flag(&rest.use_remote_address.take(), false).then_some(Strangers { hops, append, keep_id });
+    let escaped_slashes = match Action::try_from(take(&mut rest.path_with_escaped_slashes_action)) {
+        Ok(Action::ImplementationSpecificDefault | Action::KeepUnchanged) => EscapedSlashes::Keep,
+        Ok(Action::RejectRequest) => EscapedSlashes::Reject,
+        Ok(Action::UnescapeAndRedirect) => EscapedSlashes::Redirect,
+        Ok(Action::UnescapeAndForward) => EscapedSlashes::Unescape,
+        Err(_) => return reject("path_with_escaped_slashes_action", "is unknown"),
+    };
+    let strip_port = match (rest.strip_port_mode.take(), take(&mut rest.strip_matching_host_port)) {
+        (Some(StripPortMode::StripAnyHostPort(true)), true) => {
+            return reject("strip_matching_host_port", "must not stand beside strip_any_host_port");
+        }
+        (Some(StripPortMode::StripAnyHostPort(true)), false) => StripPort::Any,
+        (_, true) => StripPort::Matching,
+        (_, false) => StripPort::No,
+    };
+    let edge = Edge {
+        strangers,
+        normalize: flag(&rest.normalize_path.take(), false),
+        merge_slashes: take(&mut rest.merge_slashes),
+        escaped_slashes,
+        strip_port,
+        strip_dot: take(&mut rest.strip_trailing_host_dot),
+    };
+    Ok(edge.some())
 }
 
 /// What the HTTP filters say; they stand in one order.

@@ -1,15 +1,17 @@
 //! What a request goes through between its head and its endpoint: the route, faults, changes of its head.
 //!
 //! ```text
-//!  head ─▶ route ─▶ faults ─▶ changes ─▶ endpoint
-//!                     │          └──────── response ─▶ changes ─▶ bandwidth ─▶ client
-//!                     └─▶ error, or the route's own reply
+//!  head ─▶ edge ─▶ route ─▶ faults ─▶ changes ─▶ endpoint
+//!                             │          └──────── response ─▶ changes ─▶ bandwidth ─▶ client
+//!                             └─▶ error, or the route's own reply
 //! ```
 //!
 //! Enters: the head of a request of either version. Leaves: a [`Decision`], and the head as the endpoint gets it. A route
 //! that asks for none of it costs a few comparisons with nothing.
 
 pub mod bandwidth;
+mod edge;
+pub mod mirror;
 
 use std::time::Duration;
 
@@ -75,8 +77,18 @@ pub fn decide<'a>(
     active: &'a Active,
     http: &'a Http,
     flow: &Flow,
+    secure: bool,
     record: &mut Record,
 ) -> Decision<'a> {
+    if let Some(edge) = &http.edge
+        && let Some(reply) = edge::admit(head, edge, http, flow, secure)
+    {
+        return Decision {
+            delay: None,
+            verdict: Verdict::Reply(reply),
+            shaping: Shaping::default(),
+        };
+    }
     let found = active.table_of(http).and_then(|table| table.find(head));
     let route = found.as_ref().map(|found| found.route);
     record.authority(found.and_then(|found| found.authority.cloned()));

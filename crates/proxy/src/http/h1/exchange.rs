@@ -16,10 +16,12 @@ use super::pool::Origin;
 use super::render::{self, After};
 use super::send::{Answer, Sent, Upload};
 use super::serve::{Connection, Next};
+use crate::config::route::edit::Editable;
 use crate::config::{Active, Cluster, ClusterStats, Http, Protocol};
 use crate::http::affinity;
 use crate::http::attempts::{Attempts, Failure, Target};
 use crate::http::filters::bandwidth::Bandwidth;
+use crate::http::filters::mirror::Copies;
 use crate::http::filters::{self, Shaping, Verdict};
 use crate::http::h2::upstream::{Client, End, Exchange};
 use crate::http::headers;
@@ -59,6 +61,16 @@ struct Plan<'a> {
     /// It waits first.
     delay: Option<Duration>,
     step: Step<'a>,
+    /// Others get the same.
+    copies: Option<Box<Copied<'a>>>,
+}
+
+/// What copies of a request are made from.
+struct Copied<'a> {
+    copies: Copies<'a>,
+    /// Where the request itself is not translated.
+    parts: Option<http::request::Parts>,
+    authority: String,
 }
 
 /// What is done with a request.
@@ -79,7 +91,12 @@ impl Connection {
             Err(why) => return self.refuse_malformed(why).await,
         };
         self.wire.consume(length);
-        let Plan { facts, delay, step } = plan;
+        let Plan {
+            facts,
+            delay,
+            step,
+            copies,
+        } = plan;
         let mut begun = record.started();
         if let Some(delay) = delay {
             if self.delay(delay).await.is_err() {
@@ -90,12 +107,12 @@ impl Connection {
         match step {
             Step::Verdict(Verdict::Forward(target)) => {
                 self.limit(target, &http, begun);
-                self.forward(&active, target, facts, record).await
+                self.forward(&active, target, facts, record, copies).await
             }
             Step::Translate(target, parts) => {
                 self.limit(target, &http, begun);
                 // Large, and not a part of connections whose endpoints speak HTTP/1.
-                Box::pin(self.translate(&active, target, *parts, facts, record)).await
+                Box::pin(self.translate(&active, target, *parts, facts, record, copies)).await
             }
             Step::Verdict(Verdict::Unanswered(why)) => self.unanswered(record, why, facts).await,
             Step::Verdict(Verdict::Reply(reply)) => {
@@ -135,8 +152,25 @@ impl Connection {
             hash: None,
             shaping: Shaping::default(),
         };
-        let decision = filters::decide(&mut request, active, http, &self.flow, &mut record);
+        let decision = filters::decide(&mut request, active, http, &self.flow, self.chain.secure, &mut record);
         facts.shaping = decision.shaping;
+        let mut copied = None;
+        if let Verdict::Forward(target) = &decision.verdict
+            && !websocket
+            && let Some(copies) = Copies::draw(active, http, target.forward)
+        {
+            request.settle(http.generate_request_id);
+            let fallback = self.flow.destination.to_string();
+            copied = other::request(&request, &fallback).ok().map(|parts| {
+                let authority = parts.uri.authority().map(ToString::to_string).unwrap_or_default();
+                let parts = (target.cluster.spec.protocol != Protocol::Http2).then_some(parts);
+                Box::new(Copied {
+                    copies,
+                    parts,
+                    authority,
+                })
+            });
+        }
         let step = match decision.verdict {
             Verdict::Forward(target) if target.cluster.spec.protocol == Protocol::Http2 => {
                 let translated = other::request(&request, &self.flow.destination.to_string());
@@ -165,7 +199,16 @@ impl Connection {
             other => Step::Verdict(other),
         };
         let delay = decision.delay;
-        Ok((record, Plan { facts, delay, step }))
+        let copies = copied;
+        Ok((
+            record,
+            Plan {
+                facts,
+                delay,
+                step,
+                copies,
+            },
+        ))
     }
 
     /// Holds a request back on purpose. `Err`: the client left.
@@ -213,12 +256,40 @@ impl Connection {
         }
     }
 
-    async fn forward(&mut self, active: &Active, target: Target<'_>, facts: Facts<'_>, mut record: Record) -> Next {
+    async fn forward(
+        &mut self,
+        active: &Arc<Active>,
+        target: Target<'_>,
+        facts: Facts<'_>,
+        mut record: Record,
+        copied: Option<Box<Copied<'_>>>,
+    ) -> Next {
         let cluster = target.cluster;
         let retry = &target.forward.retry;
-        let replay = retry.resends() || (retry.limit > 0 && facts.idempotent);
+        let replay = retry.resends() || (retry.limit > 0 && facts.idempotent) || copied.is_some();
         let mut upload = Upload::new(facts, replay && !facts.expects);
         let flow = Rc::clone(&self.flow);
+        if let Some(copied) = copied {
+            match self.gather(&mut upload).await {
+                Ok(()) => {}
+                Err(Sent::Late) if self.time.is_past_deadline() => {
+                    return self.unanswered(record, Unanswered::Late, facts).await;
+                }
+                Err(Sent::Late) => return self.unanswered(record, Unanswered::Slow, facts).await,
+                Err(Sent::Refused(why)) => return self.client_failed(record, Some(why)).await,
+                Err(_) => return self.client_failed(record, None).await,
+            }
+            // A body that is not here as a whole passes in place, once.
+            if let Some(body) = upload.whole(&self.wire)
+                && let Some(parts) = &copied.parts
+            {
+                let body = bytes::Bytes::copy_from_slice(body);
+                let head = (parts, &*copied.authority);
+                copied
+                    .copies
+                    .send(&flow, active, &record, head, || Source::Whole(body.clone()));
+            }
+        }
         let mut attempts = Attempts::new(&flow, active, target, facts.hash);
         loop {
             let Some(endpoint) = attempts.next(&mut record) else {
@@ -276,11 +347,12 @@ impl Connection {
     /// Forwards a request to endpoints that speak HTTP/2.
     async fn translate(
         &mut self,
-        active: &Active,
+        active: &Arc<Active>,
         target: Target<'_>,
         parts: http::request::Parts,
         facts: Facts<'_>,
         mut record: Record,
+        copied: Option<Box<Copied<'_>>>,
     ) -> Next {
         let flow = Rc::clone(&self.flow);
         let after = self.after(facts);
@@ -288,8 +360,19 @@ impl Connection {
         let shared = RefCell::new(&mut self.wire);
         let body = match facts.framing {
             Framing::Empty => Source::Empty,
-            framing if target.forward.retry.limit > 0 => Source::H1(&shared, Body::new(framing), false).keep(),
             framing => Source::H1(&shared, Body::new(framing), false),
+        };
+        let body = match copied {
+            None => body,
+            Some(copied) => {
+                let Copied { copies, authority, .. } = *copied;
+                body.copied(|make| copies.send(&flow, active, &record, (&parts, &authority), make))
+            }
+        };
+        let body = if target.forward.retry.limit > 0 {
+            body.keep()
+        } else {
+            body
         };
         let exchange = Exchange {
             flow: &flow,
@@ -310,7 +393,7 @@ impl Connection {
         let (end, client) = exchange.run(active, target).await;
         let after = match client {
             Client::H1 { after, .. } => after,
-            Client::H2(_) => After::Close,
+            Client::H2(_) | Client::Nobody { .. } => After::Close,
         };
         match end {
             End::Complete { request_read: true } if after != After::Close => Next::Request,

@@ -96,6 +96,14 @@ impl Upload {
         self.kept || !self.touched
     }
 
+    /// All of it, where it is here, stays so, and is content alone.
+    pub fn whole<'c>(&self, client: &'c Wire) -> Option<&'c [u8]> {
+        match self.body {
+            Body::Length(length) if self.kept => client.unread().get(..usize::try_from(length).ok()?),
+            _ => None,
+        }
+    }
+
     /// All of it is written.
     pub fn is_sent(&self) -> bool {
         self.sent
@@ -197,6 +205,22 @@ impl Upload {
 }
 
 impl Connection {
+    /// Waits until a body of known length that can be kept is here.
+    pub async fn gather(&mut self, upload: &mut Upload) -> Result<(), Sent> {
+        let Body::Length(_) = upload.body else { return Ok(()) };
+        poll_fn(|cx| {
+            while upload.kept && upload.whole(&self.wire).is_none() {
+                match self.wire.poll_more(cx) {
+                    Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(Err(Sent::Gone)),
+                    Poll::Ready(Ok(_)) => self.time.moved = true,
+                    Poll::Pending => return self.time.poll(cx).map(|()| Err(Sent::Late)),
+                }
+            }
+            Poll::Ready(Ok(()))
+        })
+        .await
+    }
+
     /// One try, over a kept connection or a new one.
     pub async fn attempt(
         &mut self,

@@ -17,6 +17,7 @@ use super::server::Session;
 use super::upstream::{Client, End, Exchange};
 use crate::config::route::edit::{Editable, Fields};
 use crate::config::route::matching;
+use crate::http::filters::mirror::Copies;
 use crate::http::filters::{self, Verdict};
 use crate::http::headers;
 use crate::http::lifetime::Lifetime;
@@ -48,7 +49,7 @@ pub async fn serve(session: &Session, request: Request<RecvStream>, mut respond:
         target: None,
         secure,
     };
-    let decision = filters::decide(&mut head, &active, &http, flow, &mut record);
+    let decision = filters::decide(&mut head, &active, &http, flow, secure, &mut record);
     let (authority, target) = (head.authority, head.target);
     let mut time = Lifetime::new(&flow.worker);
     let mut begun = record.started();
@@ -79,11 +80,15 @@ pub async fn serve(session: &Session, request: Request<RecvStream>, mut respond:
     }
     let (route, shaping) = (forward.forward, decision.shaping);
     time.limit_request(route.timeout, route.stall(&http), begun);
-    let source = match (body.is_end_stream(), route.retry.limit > 0) {
-        (true, _) => Source::Empty,
-        (false, true) => Source::H2(body).keep(),
-        (false, false) => Source::H2(body),
+    let source = match body.is_end_stream() {
+        true => Source::Empty,
+        false => Source::H2(body),
     };
+    let source = match Copies::draw(&active, &http, route) {
+        None => source,
+        Some(copies) => source.copied(|make| copies.send(flow, &active, &record, (&parts, &authority), make)),
+    };
+    let source = if route.retry.limit > 0 { source.keep() } else { source };
     let exchange = Exchange {
         flow,
         parts,

@@ -52,6 +52,11 @@ pub enum Client<'w> {
         /// The date of now.
         date: Vec<u8>,
     },
+    /// Nobody: this is a copy of a request.
+    Nobody {
+        /// Of one that came over HTTP/2.
+        two: bool,
+    },
 }
 
 /// How an exchange ended.
@@ -126,7 +131,7 @@ impl<'w> Exchange<'_, 'w> {
             let two = match cluster.spec.protocol {
                 Protocol::Http1 => false,
                 Protocol::Http2 => true,
-                Protocol::Downstream => matches!(self.client, Client::H2(_)),
+                Protocol::Downstream => matches!(self.client, Client::H2(_) | Client::Nobody { two: true }),
             };
             self.time.limit_try(attempts.time());
             let outcome = match two {
@@ -336,6 +341,7 @@ impl<'w> Exchange<'_, 'w> {
     /// Whether the client went away before there is anything to tell it.
     fn client_is_gone(&mut self, cx: &mut Context<'_>) -> bool {
         match &mut self.client {
+            Client::Nobody { .. } => false,
             Client::H2(respond) => respond.poll_reset(cx).is_ready(),
             Client::H1 { wire, .. } => {
                 let mut wire = wire.borrow_mut();
@@ -427,6 +433,7 @@ impl<'w> Exchange<'_, 'w> {
             headers.append(SET_COOKIE, cookie);
         }
         match &mut self.client {
+            Client::Nobody { .. } => Some((Sink::Nowhere, Vec::new())),
             Client::H2(respond) => {
                 let mut response = Response::new(());
                 *response.status_mut() = http::StatusCode::from_u16(status).ok()?;
