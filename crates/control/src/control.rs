@@ -118,6 +118,7 @@ impl Control {
             watched,
             handle,
             events: Some(events),
+            statuses: Some(statuses),
             shared: Shared::default(),
             nodes: BTreeMap::new(),
             nodes_of: Arc::default(),
@@ -152,6 +153,7 @@ pub async fn serve_objects<A: Authorize>(
         watched,
         handle,
         events: None,
+        statuses: None,
         shared: Shared::default(),
         nodes: BTreeMap::new(),
         nodes_of: Arc::default(),
@@ -219,6 +221,8 @@ struct Publisher {
     handle: ControlHandle,
     /// Writes problems as Events; `None` where there is no API.
     events: Option<Events>,
+    /// Writes the statuses of Ingresses, Gateways and routes; `None` where there is no API.
+    statuses: Option<Statuses>,
     shared: Shared,
     /// The connected nodes, as published from the mesh `nodes_of`.
     nodes: BTreeMap<String, Node>,
@@ -277,6 +281,9 @@ impl Publisher {
             problems,
             built: true,
         };
+        if let Some(statuses) = &mut self.statuses {
+            statuses.update(&self.shared.mesh);
+        }
         tracing::debug!(
             mesh_us = built.as_micros(),
             resources_us = (encoded - built).as_micros(),

@@ -31,7 +31,7 @@ pub mod verdict;
 
 pub use certificate::Certificate;
 pub use exports::Exports;
-pub use gateway::{ANY_HOST, Chain, Gateway, Host};
+pub use gateway::{ANY_HOST, Chain, Gateway, Host, gateway_service};
 pub use objects::{Key, Objects};
 pub use pods::{Identity, InboundPort, Pod};
 pub use policy::Policy;
@@ -80,8 +80,9 @@ pub fn rebuild(objects: &Objects, previous: &Mesh) -> (Mesh, Vec<Problem>) {
     let (settings, telemetry) = settings::of_mesh(objects, &previous.settings, &previous.telemetry, &mut problems);
     let (mut pods, identities) = pods::build(objects, &settings, &mut problems);
     let mut services = services::build(objects, &pods, &settings, &mut problems);
-    let gateway = gateway::build(objects, &mut services, &previous.gateway, &mut problems);
+    let mut gateway = gateway::build(objects, &mut services, &settings, &previous.gateway, &mut problems);
     split::apply(objects, &mut services, &mut problems);
+    gateway::follow_splits(&mut gateway, &services);
     let addresses = services::addresses(objects, &services, &pods, &settings.defaults, &mut problems);
     pods::add_inbound_ports(&mut pods, &services, &addresses);
     let mesh = Mesh {

@@ -159,6 +159,9 @@ pub struct Install {
     /// The container image to use.
     #[arg(long, default_value = "weir")]
     pub image: String,
+    /// With a collector of traces, traffic-zipkin.
+    #[arg(long)]
+    pub zipkin: bool,
 }
 
 /// How a role reaches the Kubernetes API.

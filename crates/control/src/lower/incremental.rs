@@ -3,7 +3,7 @@
 
 use proptest::prelude::*;
 use serde_json::json;
-use weir_api::labels::EXPORT_TO;
+use weir_api::labels::{self, EXPORT_TO};
 use weir_mesh::Objects;
 
 use super::tests::any_objects;
@@ -30,7 +30,7 @@ fn any_history() -> impl Strategy<Value = Vec<Objects>> {
             objects.insert(json!({"kind": "Namespace", "metadata": {"name": namespace}})).unwrap();
         }
         objects
-            .insert(json!({"kind": "Pod", "metadata": {"namespace": "other", "name": "client", "labels": {"traffic.envoy.enabled": "true"}},
+            .insert(json!({"kind": "Pod", "metadata": {"namespace": "other", "name": "client", "labels": {(labels::ENABLED): "true"}},
                 "spec": {"containers": []}, "status": {"phase": "Running", "podIP": "10.244.9.9"}}))
             .unwrap();
         objects

@@ -218,8 +218,8 @@ impl GatewayResources {
             let empty = Arc::default();
             let old = previous.listeners.get(&engine).unwrap_or(&empty);
             let mut listeners = Collector::new(ResourceType::Listener, |name| old.resources().get(name));
-            listeners.add(INGRESS_HTTP, &gateway::http(engine, gateway, shared));
-            if let Some(https) = gateway::https(engine, gateway, shared) {
+            listeners.add(INGRESS_HTTP, &gateway::http(engine, mesh, shared));
+            if let Some(https) = gateway::https(engine, mesh, shared) {
                 listeners.add(INGRESS_HTTPS, &https);
             }
             (engine, Layer::renew(old, listeners.resources))

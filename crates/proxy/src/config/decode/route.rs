@@ -207,3 +207,6 @@ fn retry_policy(mut rest: pb::RetryPolicy) -> Decoded<RetryPolicy> {
     nothing_left(&rest)?;
     Ok(RetryPolicy { on, limit })
 }
+
+#[cfg(test)]
+mod tests;
