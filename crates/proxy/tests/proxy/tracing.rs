@@ -256,7 +256,9 @@ async fn the_collector_knows_who_called_whom() {
     })
     .await;
     let (inner, outer) = (free_port(), free_port());
-    let (_plane, _inbound) = Traced::new(inner, Inbound).proxy("server.default", &application, at).await;
+    let (_plane, _inbound) = Traced::new(inner, Inbound)
+        .proxy("server.default", &application, at)
+        .await;
     let behind = Server::at(([127, 0, 0, 1], 0).into(), move |mut stream| async move {
         let mut to = tokio::net::TcpStream::connect(local(inner)).await.unwrap();
         let _ = tokio::io::copy_bidirectional(&mut stream, &mut to).await;
@@ -275,15 +277,22 @@ async fn the_collector_knows_who_called_whom() {
         traces.as_array().unwrap().iter().filter(whole).count() == REQUESTS
     })
     .await;
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+    let now = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .unwrap();
     let links = question(&format!("/api/v2/dependencies?endTs={}", now.as_millis())).await;
     let expected = serde_json::json!([{
         "parent": "caller.default", "child": "server.default", "callCount": REQUESTS, "errorCount": REQUESTS / 4}]);
     assert_eq!(links, expected);
-    let failed = question("/api/v2/traces?serviceName=server.default&annotationQuery=error+and+http.status_code%3D500&limit=100");
+    let failed = question(
+        "/api/v2/traces?serviceName=server.default&annotationQuery=error+and+http.status_code%3D500&limit=100",
+    );
     assert_eq!(failed.await.as_array().unwrap().len(), REQUESTS / 4);
     stop.cancel();
-    tokio::time::timeout(PATIENCE, collector).await.expect("it ends").unwrap();
+    tokio::time::timeout(PATIENCE, collector)
+        .await
+        .expect("it ends")
+        .unwrap();
 }
 
 #[tokio::test]
