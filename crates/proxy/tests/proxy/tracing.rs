@@ -238,6 +238,63 @@ async fn a_request_through_two_proxies_is_one_tree() {
     }
 }
 
+/// What a real collector makes of it: who called whom, and each trace whole.
+#[tokio::test]
+async fn the_collector_knows_who_called_whom() {
+    const REQUESTS: usize = 40;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let at = listener.local_addr().unwrap();
+    let stop = tokio_util::sync::CancellationToken::new();
+    let limits = weir_traces::Limits {
+        spans: 1000,
+        bytes: 16 << 20,
+    };
+    let collector = tokio::spawn(weir_traces::serve(listener, limits, stop.clone()));
+    let application = Server::http(|head, _| match head.starts_with("GET /bad") {
+        true => response(500, "bad"),
+        false => ok("fine"),
+    })
+    .await;
+    let (inner, outer) = (free_port(), free_port());
+    let (_plane, _inbound) = Traced::new(inner, Inbound)
+        .proxy("server.default", &application, at)
+        .await;
+    let behind = Server::at(([127, 0, 0, 1], 0).into(), move |mut stream| async move {
+        let mut to = tokio::net::TcpStream::connect(local(inner)).await.unwrap();
+        let _ = tokio::io::copy_bidirectional(&mut stream, &mut to).await;
+    })
+    .await;
+    let (_plane, _outbound) = Traced::new(outer, Outbound).proxy("caller.default", &behind, at).await;
+    let mut client = Client::connect(local(outer)).await;
+    for n in 0..REQUESTS {
+        let path = if n % 4 == 0 { "/bad" } else { "/good" };
+        client.get("svc", path).await;
+    }
+    let question = async |target: &str| -> Value { serde_json::from_slice(&get(at, target).await.body).unwrap() };
+    eventually("all spans are there", async || {
+        let traces = question("/api/v2/traces?limit=1000").await;
+        let whole = |trace: &&Value| trace.as_array().is_some_and(|spans| spans.len() == 2);
+        traces.as_array().unwrap().iter().filter(whole).count() == REQUESTS
+    })
+    .await;
+    let now = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .unwrap();
+    let links = question(&format!("/api/v2/dependencies?endTs={}", now.as_millis())).await;
+    let expected = serde_json::json!([{
+        "parent": "caller.default", "child": "server.default", "callCount": REQUESTS, "errorCount": REQUESTS / 4}]);
+    assert_eq!(links, expected);
+    let failed = question(
+        "/api/v2/traces?serviceName=server.default&annotationQuery=error+and+http.status_code%3D500&limit=100",
+    );
+    assert_eq!(failed.await.as_array().unwrap().len(), REQUESTS / 4);
+    stop.cancel();
+    tokio::time::timeout(PATIENCE, collector)
+        .await
+        .expect("it ends")
+        .unwrap();
+}
+
 #[tokio::test]
 async fn what_comes_with_a_request_is_obeyed_in_each_format() {
     let collector = Collector::start().await;
