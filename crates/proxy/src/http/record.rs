@@ -6,10 +6,11 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use weir_series::canonical::{Classification, Peer, Response, Slot, classify};
 
+use crate::balance::{Cause, Limit};
 use crate::config::stats::FaultKind;
 use crate::config::{Cluster, HttpStats, Telemetry};
 use crate::flow::Flow;
@@ -136,6 +137,20 @@ impl Record {
             cluster.stats.rq_timeout();
         }
         self.upstream_failed();
+    }
+
+    /// A limit of the cluster was reached.
+    pub fn overflow(&mut self, limit: Limit) {
+        if !self.ended {
+            self.slot().overflow(limit.name());
+        }
+    }
+
+    /// The endpoint tried last is left out for so long.
+    pub fn ejected(&mut self, cause: Cause, lasts: Duration) {
+        if !self.ended {
+            self.slot().ejection(cause.name(), lasts);
+        }
     }
 
     /// The proxy answers by itself.

@@ -1,6 +1,8 @@
 //! The proxy in one process with its clients and servers, on loopback.
 
 mod ads;
+mod balance;
+mod breakers;
 mod config;
 mod counting;
 mod drain;
@@ -13,8 +15,10 @@ mod h2;
 mod http;
 mod metrics;
 mod mirror;
+mod outlier;
 mod plane;
 mod redirect;
+mod retries;
 mod routes;
 mod sides;
 mod streams;
