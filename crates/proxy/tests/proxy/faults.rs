@@ -71,22 +71,21 @@ async fn requests_wait_and_are_aborted_by_share() {
         ..Default::default()
     };
     let routes = vec![
-        faulty("/late", http(delay(300, share(ALL)), None)),
+        // The first that matches is taken: before what it begins with.
+        faulty(
+            "/late-bad",
+            http(delay(200, share(ALL)), abort(HttpStatus(503), share(ALL))),
+        ),
         faulty(
             "/never",
             http(delay(10_000, share(0)), abort(HttpStatus(500), share(0))),
         ),
         faulty("/bad", http(None, abort(HttpStatus(418), share(ALL)))),
-        faulty(
-            "/late-bad",
-            http(delay(200, share(ALL)), abort(HttpStatus(503), share(ALL))),
-        ),
+        faulty("/late", http(delay(300, share(ALL)), None)),
         faulty("/grpc", http(None, abort(GrpcStatus(8), share(ALL)))),
         faulty("/half", http(None, abort(HttpStatus(502), share(ALL / 2)))),
         to(prefix("/"), "a"),
     ];
-    // The routes are looked for from the first to the last.
-    let routes = [&routes[3..4], &routes[..3], &routes[4..]].concat();
     for engine in engines(&http_with(routes), &[("a", server.address)]).await {
         let at = engine.name;
         // Envoy counts from when its loop woke up, which was before the request came.
