@@ -7,7 +7,7 @@ use crate::support::*;
 
 const DETECTION: &str = "outlier_detection: {consecutive_gateway_failure: 3, enforcing_consecutive_gateway_failure: 100, \
      consecutive_5xx: 4, enforcing_consecutive_5xx: 100, consecutive_local_origin_failure: 2, \
-     split_external_local_origin_errors: true, interval: 1s, base_ejection_time: 0.5s, max_ejection_percent: 50, \
+     split_external_local_origin_errors: true, interval: 1s, base_ejection_time: 3s, max_ejection_percent: 50, \
      enforcing_success_rate: 0}";
 
 struct Pair {
@@ -114,7 +114,7 @@ async fn an_endpoint_that_nobody_can_connect_to_is_left_out_for_http_and_tcp() {
             true => crate::tcp::tcp_bootstrap(port, &endpoints),
             false => http_bootstrap(port, &endpoints, RETRY),
         };
-        let detection = DETECTION.replace("base_ejection_time: 0.5s", "base_ejection_time: 60s");
+        let detection = DETECTION.replace("base_ejection_time: 3s", "base_ejection_time: 60s");
         let proxy = Proxy::start(&with_cluster(&text, &detection)).await;
         for _ in 0..20 {
             let answer = Client::connect(local(port)).await.get("svc", "/").await;
@@ -131,7 +131,7 @@ async fn an_endpoint_that_nobody_can_connect_to_is_left_out_for_http_and_tcp() {
 #[tokio::test]
 async fn all_are_used_when_too_few_are_left() {
     let detection = DETECTION.replace("max_ejection_percent: 50", "max_ejection_percent: 100");
-    let detection = detection.replace("base_ejection_time: 0.5s", "base_ejection_time: 60s");
+    let detection = detection.replace("base_ejection_time: 3s", "base_ejection_time: 60s");
     for (panic, hits) in [(50, 3..4), (51, 10..30)] {
         let fields = format!("{detection}\n    common_lb_config: {{healthy_panic_threshold: {{value: {panic}}}}}");
         let mut pair = pair(503, &fields).await;
