@@ -21,6 +21,8 @@ HOST = "churn.test"
 # What a proxy's log said from so long before a failure until so long after it.
 BEFORE, AFTER = 1.5, 0.5
 LOG_LINES = 12
+# So many random changes are of every kind.
+ALL_KINDS = 250
 # Changes are shown from so many seconds before a failure on: as long as a server that was ended may have served.
 SHOWN = 12.0
 
@@ -154,6 +156,8 @@ def churn(mesh, engine: str, seconds: float, seed: int, rate: int = 20, changes_
             mesh.assert_running()
             result.changes.append((time.time(), *changes.make()))
         say(f"[{engine}] {len(result.changes)} changes in {time.time() - begin:.1f} s")
+        missing = {kind for kind, _ in Changes.CHOICES} - {kind for _, kind, _ in result.changes}
+        assert number < ALL_KINDS or not missing, f"of {number} changes none was of the kind {', '.join(sorted(missing))}"
         over = time.time()
         # Requests that were under way have until their own timeout; then every failure has been told.
         wait_until("an end of what is under way", lambda: time.time() - over > 3 and load.quiet(), 30, 0.5)
