@@ -1,7 +1,9 @@
 """The ingress gateway as a workload, and the objects around it as kubectl makes them. What it does with traffic: test_13."""
 
 import json
+import os
 import re
+import signal
 import subprocess
 import threading
 import urllib.error
@@ -14,10 +16,11 @@ from harness import ROOT, wait_until
 from scenarios.certificates import certificate
 
 
-@pytest.fixture(scope="module")
-def mesh():
-    """A mesh with the book shop and the sample Ingresses."""
-    running = start("gateway", ["-f", str(ROOT / "samples" / "bookinfo"), "-f", str(ROOT / "samples" / "ingress.yaml")])
+@pytest.fixture(scope="module", params=["weir", "envoy"])
+def mesh(request):
+    """A mesh with the book shop and the sample Ingresses, all of one engine."""
+    samples = [word for path in ("bookinfo", "ingress.yaml") for word in ("-f", str(ROOT / "samples" / path))]
+    running = start(f"gateway-{request.param}", ["--proxy", request.param, *samples])
     try:
         running.wait_ready()
         wait_until("bookinfo", lambda: running.pods_ready("default", 7), 60)
@@ -99,7 +102,8 @@ def test_a_restart_needs_no_control_plane(mesh):
     mesh.kubectl("scale", "deployment", "weir-control", "-n", "weir-system", "--replicas=0")
     try:
         wait_until("the end of the control plane", lambda: not mesh.pods("weir-system", "app=weir-control"), 60)
-        mesh.exec("default", name, "kill", "-KILL", "1", check=False)
+        for pid in mesh.processes("gateway", "--drain-seconds=30"):
+            os.kill(pid, signal.SIGKILL)
 
         def again():
             status = mesh.get("pod", name)["status"]["containerStatuses"][0]

@@ -365,8 +365,8 @@ def figure(stage: Stage, step: dict):
 
 
 def event(stage: Stage, step: dict):
-    """`event: regular expression` of its message, `on: kind/name`, `within` (default 10)."""
-    kind, name = step["on"].split("/")
+    """`event: regular expression` of its message, `about: kind/name`, `within` (default 10)."""
+    kind, name = step["about"].split("/")
 
     def once():
         items = stage.mesh.get("events", "-n", stage.namespace)["items"]
@@ -375,8 +375,8 @@ def event(stage: Stage, step: dict):
         assert found, [item["message"] for item in about]
         return found
 
-    found = wait_until(f"an Event on {step['on']} with {step['event']!r}", once, step.get("within", 10))
-    stage.say(f"Event on {step['on']}: {found[0]}")
+    found = wait_until(f"an Event on {step['about']} with {step['event']!r}", once, step.get("within", 10))
+    stage.say(f"Event on {step['about']}: {found[0]}")
 
 
 def field(stage: Stage, step: dict):

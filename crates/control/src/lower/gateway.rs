@@ -111,12 +111,16 @@ fn policy<'a>(share: &Share, mesh: &'a Mesh) -> Option<&'a Policy> {
     Some(&service.policy)
 }
 
-/// A rule's routes, as the labels of the Service ask that it leads to (the first, of several). What is done to requests on
+/// A rule's routes, as the labels of the Service ask that it leads to (the apex of a split; else the first, of several). What is done to requests on
 /// purpose is not done here: it would hit strangers.
 fn ruled(rule: &Rule, shown: &str, mesh: &Mesh) -> Vec<Route> {
     let usual = Policy::default();
     let first = rule.shares().first();
-    let policy = first.and_then(|share| policy(share, mesh)).unwrap_or(&usual);
+    let asked = rule.policy_of.as_ref().and_then(|key| mesh.services.get(key));
+    let asked = asked.map(|service| &service.policy);
+    let policy = asked
+        .or_else(|| first.and_then(|share| policy(share, mesh)))
+        .unwrap_or(&usual);
     let action = action::forward("", policy, &policy.timeouts);
     let mut routes: Vec<Route> = rule::routes(rule, shown, &action).collect();
     if let Some((share, key)) = first.and_then(|share| Some((share, share.service.as_ref()?))) {

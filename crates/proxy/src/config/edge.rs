@@ -161,7 +161,8 @@ fn canonical(path: &str) -> Option<String> {
     let mut rest = path;
     while let Some(c) = rest.chars().next() {
         let escaped = rest.strip_prefix('%').and_then(|digits| digits.get(..2));
-        let byte = escaped.and_then(|digits| u8::from_str_radix(digits, 16).ok());
+        let digits = escaped.filter(|digits| digits.bytes().all(|b| b.is_ascii_hexdigit()));
+        let byte = digits.and_then(|digits| u8::from_str_radix(digits, 16).ok());
         match (c, byte) {
             (_, Some(0)) => return None,
             (_, Some(byte)) => {
@@ -204,7 +205,7 @@ mod tests {
             ("/a%2fb%zz%2", Some("/a%2fb%zz%2")),
             ("/\"<>^`{|}\\", Some("/%22%3C%3E%5E%60%7B%7C%7D/")),
             ("/%é", Some("/%é")),
-            ("/%+1", Some("/%+1")),
+            ("/%+0", Some("/%+0")),
             ("/%00", None),
             ("a", None),
         ] {

@@ -14,6 +14,7 @@ use bytes::Bytes;
 
 use super::Map;
 use super::fault::{Fault, Percent};
+pub use super::retry::RetryPolicy;
 use crate::random;
 use edit::{Edits, Redirect, Rewrite};
 use matching::{Head, RouteMatch, path_of};
@@ -265,30 +266,6 @@ impl Forward {
     }
 }
 
-/// When to try again.
-#[derive(Debug, Default, Clone, PartialEq)]
-pub struct RetryPolicy {
-    /// Conditions.
-    pub on: RetryOn,
-    /// Tries after the first, at most.
-    pub limit: u32,
-}
-
-/// The conditions of a retry, named as in Envoy's `retry_on`.
-#[derive(Debug, Default, Clone, Copy, PartialEq)]
-pub struct RetryOn {
-    /// No connection to the endpoint.
-    pub connect_failure: bool,
-    /// The connection broke before any byte of the request was sent.
-    pub reset_before_request: bool,
-    /// The connection broke before any byte of the response came.
-    pub reset: bool,
-    /// Any response 500-599, or no response.
-    pub server_error: bool,
-    /// 502, 503, 504.
-    pub gateway_error: bool,
-}
-
 /// The outcome of a look-up.
 #[derive(Debug)]
 pub struct Match<'a> {
@@ -397,13 +374,6 @@ impl RouteTable {
                 Action::Respond { .. } | Action::Redirect(_) => None,
             });
         forwards.flat_map(|f| f.clusters().chain(f.mirrors.iter().map(|m| &m.cluster)))
-    }
-}
-
-impl RetryOn {
-    /// Whether a response of this status is to be tried again.
-    pub fn status(&self, status: u16) -> bool {
-        (self.server_error && (500..600).contains(&status)) || (self.gateway_error && matches!(status, 502..=504))
     }
 }
 

@@ -5,6 +5,7 @@
 
 use std::cell::RefCell;
 use std::io::{self, IoSlice, Write};
+use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes};
@@ -20,8 +21,11 @@ use crate::wire::Wire;
 /// A connection that a source and a sink share; borrowed within a poll only.
 pub type SharedWire<'w> = RefCell<&'w mut Wire>;
 
+/// So much of a body is kept while a retry policy may want it again.
+pub const REPLAY_BYTES_MAX: usize = 64 * 1024;
+
 /// A piece of a body.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub enum Frame {
     /// Content.
     Data(Bytes),
@@ -35,6 +39,8 @@ pub enum Source<'w> {
     Empty,
     /// Here already; can be sent again.
     Whole(Bytes),
+    /// What was taken of it is kept, so that it can be sent again; and how many pieces went on this time.
+    Kept(Rc<RefCell<Kept<'w>>>, usize),
     /// An HTTP/2 stream.
     H2(RecvStream),
     /// An HTTP/1 message, and whether its trailers were taken.
@@ -51,6 +57,10 @@ impl Source<'_> {
         match self {
             Self::Empty => true,
             Self::Whole(bytes) => bytes.is_empty(),
+            Self::Kept(kept, taken) => {
+                let kept = kept.borrow();
+                *taken >= kept.frames.len() && (kept.ended || kept.source.is_end())
+            }
             Self::H2(stream) => stream.is_end_stream(),
             Self::H1(_, body, _) => body.is_done() && body.trailers().len() <= 2,
             Self::Copied(source) => source.is_end(),
@@ -66,6 +76,7 @@ impl Source<'_> {
                 let bytes = std::mem::take(bytes);
                 Poll::Ready(Ok((!bytes.is_empty()).then_some(Frame::Data(bytes))))
             }
+            Self::Kept(kept, taken) => kept.borrow_mut().poll_frame(taken, cx),
             Self::H2(stream) => {
                 match ready!(stream.poll_data(cx)) {
                     Some(Ok(data)) => return Poll::Ready(Ok(Some(Frame::Data(data)))),
@@ -131,9 +142,85 @@ impl Source<'_> {
         match self {
             // It fails only for more than was received.
             Self::H2(stream) => drop(stream.flow_control().release_capacity(bytes)),
+            Self::Kept(kept, _) => {
+                let mut kept = kept.borrow_mut();
+                // What is kept made room for more when it was taken.
+                if !kept.whole {
+                    kept.source.release(bytes);
+                }
+            }
             Self::Shared(source, _) => source.release(bytes),
             Self::Empty | Self::Whole(_) | Self::H1(..) | Self::Copied(_) => {}
         }
+    }
+}
+
+/// A body of which the beginning is kept, as long as that is not too much.
+pub struct Kept<'w> {
+    source: Source<'w>,
+    frames: Vec<Frame>,
+    bytes: usize,
+    /// All that was taken is here.
+    whole: bool,
+    ended: bool,
+}
+
+impl<'w> Source<'w> {
+    /// A body that may be wanted again.
+    pub fn keep(self) -> Self {
+        if let Self::Empty | Self::Whole(_) = self {
+            return self;
+        }
+        let kept = Kept {
+            source: self,
+            frames: Vec::new(),
+            bytes: 0,
+            whole: true,
+            ended: false,
+        };
+        Self::Kept(Rc::new(RefCell::new(kept)), 0)
+    }
+
+    /// The same body from its beginning; `None`: there is none that is kept.
+    pub fn again(&self) -> Option<Self> {
+        match self {
+            Self::Empty => Some(Self::Empty),
+            Self::Kept(kept, _) if kept.borrow().whole => Some(Self::Kept(Rc::clone(kept), 0)),
+            Self::Whole(bytes) => Some(Self::Whole(bytes.clone())),
+            Self::Kept(..) | Self::H2(_) | Self::H1(..) | Self::Copied(_) | Self::Shared(..) => None,
+        }
+    }
+}
+
+impl Kept<'_> {
+    fn poll_frame(&mut self, taken: &mut usize, cx: &mut Context<'_>) -> Poll<Result<Option<Frame>, Broken>> {
+        if let Some(frame) = self.frames.get(*taken) {
+            *taken += 1;
+            return Poll::Ready(Ok(Some(frame.clone())));
+        }
+        if self.ended {
+            return Poll::Ready(Ok(None));
+        }
+        let frame = ready!(self.source.poll_frame(cx))?;
+        let Some(frame) = frame else {
+            self.ended = true;
+            return Poll::Ready(Ok(None));
+        };
+        if self.whole {
+            let bytes = match &frame {
+                Frame::Data(data) => data.len(),
+                Frame::Trailers(_) => 0,
+            };
+            self.bytes += bytes;
+            if self.bytes > REPLAY_BYTES_MAX {
+                (self.whole, self.frames) = (false, Vec::new());
+            } else {
+                self.source.release(bytes);
+                self.frames.push(frame.clone());
+                *taken += 1;
+            }
+        }
+        Poll::Ready(Ok(Some(frame)))
     }
 }
 

@@ -186,6 +186,14 @@ async fn strangers_are_not_believed_further_than_they_should() {
             for gone in ["x-envoy-retry-on", "x-envoy-internal"] {
                 assert_eq!(told(&engine, &forged, gone).await, None, "{at}");
             }
+            if !skip {
+                let mut client = Client::connect(engine.address).await;
+                client
+                    .send("GET / HTTP/1.1\r\nHost: svc\r\nX-Forwarded-For: \u{e9}\r\n\r\n")
+                    .await;
+                let seen = client.answer("GET").await.text();
+                assert!(seen.contains("x-forwarded-for: \u{e9},"), "{at}: {seen}");
+            }
         }
     }
 }

@@ -1,6 +1,8 @@
 //! The proxy in one process with its clients and servers, on loopback.
 
 mod ads;
+mod balance;
+mod breakers;
 mod config;
 mod counting;
 mod drain;
@@ -13,11 +15,14 @@ mod h2;
 mod http;
 mod metrics;
 mod mirror;
+mod outlier;
 mod plane;
 mod redirect;
+mod retries;
 mod routes;
 mod sides;
 mod streams;
 mod support;
 mod tcp;
 mod tls;
+mod tracing;

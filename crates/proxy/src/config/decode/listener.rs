@@ -15,7 +15,7 @@ use weir_series::canonical::Direction;
 
 use super::{
     Decoded, Within, fault, flag, http2, message_name, nothing_left, optional_duration, parse, port, reject, route,
-    socket_address, tls, unpack,
+    socket_address, tls, trace, unpack,
 };
 use crate::config::edge::{Edge, EscapedSlashes, Strangers, StripPort};
 use crate::config::fault::Fault;
@@ -304,23 +304,39 @@ fn filter(filter: pb::Filter) -> Decoded<Filter> {
 
 fn tcp(mut rest: tcp_proxy::TcpProxy) -> Decoded<Tcp> {
     let stat_prefix = take(&mut rest.stat_prefix).into();
-    let cluster = match rest.cluster_specifier.take() {
-        Some(tcp_proxy::tcp_proxy::ClusterSpecifier::Cluster(name)) => name.into(),
-        Some(_) => return reject("weighted_clusters", "is not supported by this proxy; name one cluster"),
+    let (cluster, shares) = match rest.cluster_specifier.take() {
+        Some(tcp_proxy::tcp_proxy::ClusterSpecifier::Cluster(name)) => (name.into(), Box::default()),
+        Some(tcp_proxy::tcp_proxy::ClusterSpecifier::WeightedClusters(weighted)) => {
+            shares(weighted).within("weighted_clusters")?
+        }
         None => return reject("cluster", "is missing"),
     };
-    // Zero switches the idle timeout off, and there is none here.
-    let idle = optional_duration("idle_timeout", &rest.idle_timeout)?;
-    if idle.is_some_and(|d| d.is_zero()) {
-        rest.idle_timeout = None;
-    }
+    // Zero switches it off.
+    let idle_timeout = optional_duration("idle_timeout", &rest.idle_timeout.take())?.filter(|d| !d.is_zero());
     let connect_attempts = rest.max_connect_attempts.take().map_or(1, |n| n.value.max(1));
     nothing_left(&rest)?;
     Ok(Tcp {
         stat_prefix,
         cluster,
+        shares,
+        idle_timeout,
         connect_attempts,
     })
+}
+
+type Shares = (Arc<str>, Box<[(Arc<str>, u32)]>);
+
+fn shares(mut rest: tcp_proxy::tcp_proxy::WeightedCluster) -> Decoded<Shares> {
+    let mut shares: Vec<(Arc<str>, u32)> = Vec::new();
+    for (i, mut one) in take(&mut rest.clusters).into_iter().enumerate() {
+        shares.push((take(&mut one.name).into(), take(&mut one.weight)));
+        nothing_left(&one).within(format_args!("clusters[{i}]"))?;
+    }
+    nothing_left(&rest)?;
+    match shares.first() {
+        Some((first, _)) if shares.iter().any(|(_, weight)| *weight > 0) => Ok((Arc::clone(first), shares.into())),
+        _ => reject("clusters", "must have one with a weight of at least 1"),
+    }
 }
 
 fn http(mut rest: hcm::HttpConnectionManager) -> Decoded<Http> {
@@ -356,6 +372,7 @@ fn http(mut rest: hcm::HttpConnectionManager) -> Decoded<Http> {
         None => IDLE_TIMEOUT,
         Some(options) => idle_timeout(options).within("common_http_protocol_options")?,
     };
+    let tracing = rest.tracing.take().map(trace::tracing).transpose().within("tracing")?;
     http1_options(&mut rest).within("http_protocol_options")?;
     // Zero switches each of them off.
     let limit = |field, value: Option<protobuf::Duration>| -> Decoded<Option<Duration>> {
@@ -387,6 +404,7 @@ fn http(mut rest: hcm::HttpConnectionManager) -> Decoded<Http> {
         http2,
         routes,
         fault: filters.fault,
+        tracing,
         edge,
         original_path: filters.original_path,
         generate_request_id,

@@ -69,27 +69,33 @@ pub fn admit(head: &mut impl Editable, edge: &Edge, http: &Http, flow: &Flow, se
 
 /// Says who asks, as far as those in front may be believed.
 fn identify(head: &mut impl Editable, strangers: Strangers, http: &Http, peer: IpAddr, secure: bool) {
-    let mut told = String::new();
+    let mut told = Vec::new();
     head.values(FORWARDED_FOR.as_str(), &mut |value| {
         if !told.is_empty() {
-            told.push(',');
+            told.push(b',');
         }
-        told.push_str(&String::from_utf8_lossy(value));
+        told.extend_from_slice(value);
     });
     head.settle(http.generate_request_id);
     for name in &INTERNAL {
         head.remove(name);
     }
     // The last word that is believed is that of the proxy in front, if there is one.
-    let nth = |n: u32| told.rsplit(',').nth(n as usize)?.trim().parse::<IpAddr>().ok();
+    let nth = |n: u32| {
+        let word = told.rsplit(|b| *b == b',').nth(n as usize)?;
+        std::str::from_utf8(word).ok()?.trim().parse::<IpAddr>().ok()
+    };
     let client = strangers.hops.checked_sub(1).and_then(nth).unwrap_or(peer);
-    replace(head, &EXTERNAL_ADDRESS, &client.to_string());
+    replace(head, &EXTERNAL_ADDRESS, client.to_string().as_bytes());
     if strangers.append {
-        let separator = if told.is_empty() { "" } else { "," };
-        replace(head, &FORWARDED_FOR, &format!("{told}{separator}{peer}"));
+        if !told.is_empty() {
+            told.push(b',');
+        }
+        told.extend_from_slice(peer.to_string().as_bytes());
+        replace(head, &FORWARDED_FOR, &told);
     }
     if strangers.hops == 0 {
-        replace(head, &FORWARDED_PROTO, scheme(secure));
+        replace(head, &FORWARDED_PROTO, scheme(secure).as_bytes());
     }
     if http.generate_request_id && !strangers.keep_id {
         head.remove(&REQUEST_ID);
@@ -97,9 +103,10 @@ fn identify(head: &mut impl Editable, strangers: Strangers, http: &Http, peer: I
     }
 }
 
-fn replace(head: &mut impl Editable, name: &HeaderName, value: &str) {
-    if let Ok(value) = HeaderValue::from_str(value) {
-        head.remove(name);
+fn replace(head: &mut impl Editable, name: &HeaderName, value: &[u8]) {
+    head.remove(name);
+    // What was a value, and an address behind it, is one.
+    if let Ok(value) = HeaderValue::from_bytes(value) {
         head.append(name, &value);
     }
 }

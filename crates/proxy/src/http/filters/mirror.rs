@@ -148,6 +148,7 @@ impl One {
             client: Client::Nobody { two: self.two },
             time: &mut time,
             record: &mut self.record,
+            cookie: None,
             shaping: super::Shaping::default(),
         };
         let target = Target {
