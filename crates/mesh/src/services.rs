@@ -14,7 +14,7 @@ use crate::exports::{self, Exports};
 use crate::objects::{Key, Objects, object_ref};
 use crate::pods::{self, Identity, Pod, WEIGHT_DEFAULT};
 use crate::policy::Policy;
-use crate::policy::read::{Labels, Source};
+use crate::policy::read::{Labels, Source, idle_keys};
 use crate::problems::{Problems, field};
 use crate::routes::Rule;
 use crate::settings::{Defaults, Settings};
@@ -238,6 +238,7 @@ fn service(
             why,
         );
     }
+    idle_keys(&Source::service(&object.metadata), labels::Place::Service, problems);
     Service {
         namespace: key.namespace.clone(),
         name: key.name.clone(),
