@@ -60,8 +60,10 @@ pub(super) fn table(mut rest: pb::RouteConfiguration) -> Decoded<RouteTable> {
     rest.validate_clusters = None;
     rest.max_direct_response_body_size_bytes = None;
     rest.metadata = None;
+    let ignore_port = take(&mut rest.ignore_port_in_host_matching);
     nothing_left(&rest)?;
-    RouteTable::new(name, hosts).or_else(|e| reject("virtual_hosts", e))
+    let table = RouteTable::new(name, hosts).or_else(|e| reject("virtual_hosts", e))?;
+    Ok(RouteTable { ignore_port, ..table })
 }
 
 fn virtual_host(mut rest: pb::VirtualHost, outer: &Inherited) -> Decoded<VirtualHost> {
