@@ -62,8 +62,9 @@ pub(super) fn table(mut rest: pb::RouteConfiguration) -> Decoded<RouteTable> {
     rest.metadata = None;
     let ignore_port = take(&mut rest.ignore_port_in_host_matching);
     nothing_left(&rest)?;
-    let table = RouteTable::new(name, hosts).or_else(|e| reject("virtual_hosts", e))?;
-    Ok(RouteTable { ignore_port, ..table })
+    let mut table = RouteTable::new(name, hosts).or_else(|e| reject("virtual_hosts", e))?;
+    table.ignore_port = ignore_port;
+    Ok(table)
 }
 
 fn virtual_host(mut rest: pb::VirtualHost, outer: &Inherited) -> Decoded<VirtualHost> {
