@@ -32,6 +32,8 @@ pub struct RouteTable {
     /// `example.*`, longest first.
     prefixes: Vec<(Box<str>, usize, Arc<str>)>,
     any: Option<usize>,
+    /// The port in a request's host does not matter.
+    pub ignore_port: bool,
 }
 
 /// Hosts that share routes.
@@ -275,6 +277,14 @@ pub struct Match<'a> {
     pub route: &'a Route,
 }
 
+/// A host without its port. The colons within an address of IPv6 stand in brackets.
+fn without_port(host: &str) -> &str {
+    match host.rsplit_once(':') {
+        Some((name, port)) if !port.contains(']') => name,
+        _ => host,
+    }
+}
+
 impl RouteTable {
     /// Indexes virtual hosts. `Err` names a domain that stands twice.
     pub fn new(name: Arc<str>, hosts: Vec<VirtualHost>) -> Result<Self, String> {
@@ -337,7 +347,11 @@ impl RouteTable {
         } else {
             Cow::Borrowed(host)
         };
-        if let Some((index, domain)) = self.exact.get(&*host) {
+        let host = match self.ignore_port {
+            true => without_port(&host),
+            false => &*host,
+        };
+        if let Some((index, domain)) = self.exact.get(host) {
             return Some((*index, Some(domain)));
         }
         let longer = |pattern: &str| host.len() > pattern.len();
@@ -435,6 +449,19 @@ mod tests {
         assert_eq!(find("reviews.default"), ("prefix".into(), Some("reviews.*".into())));
         assert_eq!(find("elsewhere"), ("any".into(), None));
         assert_eq!(find(""), ("any".into(), None));
+    }
+
+    #[test]
+    fn the_port_of_a_host_does_not_matter_where_the_table_says_so() {
+        let mut table = table(&[("exact", &["shop", "[::1]"]), ("suffix", &["*.com"])]).unwrap();
+        let hosts = ["shop:8080", "[::1]:80", "a.com:1"];
+        let find = |table: &RouteTable, host: &str| table.find(&Target(host, "/")).map(|m| m.route.name.to_string());
+        assert_eq!(hosts.map(|host| find(&table, host)), [None, None, None]);
+        table.ignore_port = true;
+        let names = ["exact", "exact", "suffix"].map(|name| Some(name.to_owned()));
+        assert_eq!(hosts.map(|host| find(&table, host)), names);
+        assert_eq!(find(&table, "[::1]").as_deref(), Some("exact"));
+        assert_eq!(find(&table, "other:80"), None);
     }
 
     #[test]

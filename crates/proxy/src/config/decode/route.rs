@@ -61,8 +61,11 @@ pub(super) fn table(mut rest: pb::RouteConfiguration) -> Decoded<RouteTable> {
     rest.validate_clusters = None;
     rest.max_direct_response_body_size_bytes = None;
     rest.metadata = None;
+    let ignore_port = take(&mut rest.ignore_port_in_host_matching);
     nothing_left(&rest)?;
-    RouteTable::new(name, hosts).or_else(|e| reject("virtual_hosts", e))
+    let mut table = RouteTable::new(name, hosts).or_else(|e| reject("virtual_hosts", e))?;
+    table.ignore_port = ignore_port;
+    Ok(table)
 }
 
 fn virtual_host(mut rest: pb::VirtualHost, outer: &Inherited) -> Decoded<VirtualHost> {
