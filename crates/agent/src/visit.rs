@@ -75,7 +75,10 @@ pub async fn log(run_dir: &Path, id: &str, lines: usize, follow: bool) -> Result
     let mut read = Vec::new();
     file.read_to_end(&mut read).map_err(failed)?;
     show(last_lines(&read, lines)).map_err(failed)?;
-    while follow {
+    if !follow {
+        return Ok(());
+    }
+    loop {
         tokio::time::sleep(FOLLOW_INTERVAL).await;
         // The agent empties a log that has become too long.
         let position = file.stream_position().map_err(failed)?;
@@ -86,7 +89,6 @@ pub async fn log(run_dir: &Path, id: &str, lines: usize, follow: bool) -> Result
         file.read_to_end(&mut read).map_err(failed)?;
         show(&read).map_err(failed)?;
     }
-    Ok(())
 }
 
 /// Runs a program in the network namespace of a proxy's pod, with `WEIR_PROXY_ADMIN` naming the proxy's administration

@@ -264,8 +264,10 @@ mod tests {
     #[test]
     fn the_meshs_engine_is_read_from_its_settings() {
         let settings = |text: &str| -> Option<Engine> {
-            let mut map = ConfigMap::default();
-            map.data = Some([(MESH_CONFIG_KEY.to_owned(), text.to_owned())].into());
+            let map = ConfigMap {
+                data: Some([(MESH_CONFIG_KEY.to_owned(), text.to_owned())].into()),
+                ..ConfigMap::default()
+            };
             engine_of(Some(&map))
         };
         assert_eq!(engine_of(None), Some(Engine::Weir));

@@ -316,7 +316,8 @@ fn labels_act_on_requests_and_stop_when_removed() {
         wait_until("a cookie", Duration::from_secs(10), async || {
             let answer = harness::first_bytes(WEB, b"GET / HTTP/1.1\r\nhost: reviews\r\n\r\n").await;
             let cookie = answer.lines().find_map(|l| l.strip_prefix("set-cookie: user="))?;
-            Some(assert!(cookie.contains("Max-Age=100000; HttpOnly"), "{cookie}"))
+            assert!(cookie.contains("Max-Age=100000; HttpOnly"), "{cookie}");
+            Some(())
         })
         .await;
         publish(&[], &[ResourceType::Route, ResourceType::Cluster]).await;

@@ -12,6 +12,9 @@ use crate::types::{Resource, hash_of};
 /// Resources of one type by name.
 pub type Resources = BTreeMap<String, Arc<Resource>>;
 
+/// Names that changed since a layer before.
+type Since = (Weak<Layer>, Arc<[String]>);
+
 /// Resources of one type that stand and go together.
 #[derive(Debug, Default)]
 pub struct Layer {
@@ -19,7 +22,7 @@ pub struct Layer {
     /// Of names and versions; the same whatever the order.
     sum: u64,
     /// What changed since one layer before: found when first asked for.
-    since: Mutex<Option<(Weak<Layer>, Arc<[String]>)>>,
+    since: Mutex<Option<Since>>,
 }
 
 impl Layer {

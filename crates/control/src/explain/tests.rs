@@ -180,7 +180,6 @@ fn conditions_faults_and_shares_of_routes() {
         delay: Some(FaultDelay {
             percentage: all(),
             fault_delay_secifier: Some(FaultDelaySecifier::FixedDelay(Duration { seconds: 3, nanos: 0 })),
-            ..Default::default()
         }),
         abort: Some(FaultAbort {
             percentage: all(),
