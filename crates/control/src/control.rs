@@ -115,6 +115,7 @@ impl Control {
             handle,
             events: Some(events),
             shared: Shared::default(),
+            builder: weir_mesh::Builder::default(),
             nodes: BTreeMap::new(),
             nodes_of: Arc::default(),
         };
@@ -148,6 +149,7 @@ pub async fn serve_objects<A: Authorize>(
         handle,
         events: None,
         shared: Shared::default(),
+        builder: weir_mesh::Builder::default(),
         nodes: BTreeMap::new(),
         nodes_of: Arc::default(),
     };
@@ -215,6 +217,7 @@ struct Publisher {
     /// Writes problems as Events; `None` where there is no API.
     events: Option<Events>,
     shared: Shared,
+    builder: weir_mesh::Builder,
     /// The connected nodes, as published from the mesh `nodes_of`.
     nodes: BTreeMap<String, Node>,
     nodes_of: Arc<Mesh>,
@@ -256,7 +259,7 @@ impl Publisher {
             }
         };
         let started = std::time::Instant::now();
-        let (mesh, problems) = weir_mesh::rebuild(&objects, &self.shared.mesh);
+        let (mesh, problems) = self.builder.build(&objects, &self.shared.mesh);
         let built = started.elapsed();
         let lowered = Lowered::renew(&mesh, &self.shared.lowered, &self.shared.mesh);
         let encoded = started.elapsed();

@@ -13,6 +13,7 @@
 //! object costs that object only, and becomes a [`Problem`].
 
 mod exports;
+mod memo;
 mod objects;
 mod pods;
 mod problems;
@@ -58,22 +59,36 @@ pub fn build(objects: &Objects) -> (Mesh, Vec<Problem>) {
 
 /// Builds the model anew. Where the mesh-wide settings are bad now, those of `previous` stay.
 pub fn rebuild(objects: &Objects, previous: &Mesh) -> (Mesh, Vec<Problem>) {
-    let mut problems = problems::Problems::default();
-    let (mut pods, identities) = pods::build(objects, &mut problems);
-    let services = services::build(objects, &pods, &mut problems);
-    let addresses = services::addresses(objects, &services, &pods, &mut problems);
-    let telemetry = telemetry::of_mesh(objects, &previous.telemetry, &mut problems);
-    pods::add_inbound_ports(&mut pods, &services, &addresses);
-    (
-        Mesh {
+    Builder::default().build(objects, previous)
+}
+
+/// Builds the model time and again: what depends on nothing that changed is not read again. The outcome is that of
+/// [`rebuild`].
+#[derive(Debug, Default)]
+pub struct Builder {
+    memo: memo::Memo,
+}
+
+impl Builder {
+    /// As [`rebuild`].
+    pub fn build(&mut self, objects: &Objects, previous: &Mesh) -> (Mesh, Vec<Problem>) {
+        let mut problems = problems::Problems::default();
+        let memo = &mut self.memo;
+        memo.begin(objects);
+        let (mut pods, identities) = pods::build(objects, memo, &mut problems);
+        let services = services::build(objects, &pods, memo, &mut problems);
+        let addresses = services::addresses(objects, &services, &pods, &mut problems);
+        let telemetry = telemetry::of_mesh(objects, &previous.telemetry, &mut problems);
+        pods::add_inbound_ports(&mut pods, &services, &addresses);
+        let mesh = Mesh {
             services,
             pods,
             addresses,
             identities,
             telemetry,
-        },
-        problems.into_sorted(),
-    )
+        };
+        (mesh, problems.into_sorted())
+    }
 }
 
 #[cfg(test)]

@@ -2,12 +2,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Pod as KubePod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::Serialize;
 use weir_api::labels::{self, Engine, Protocol};
 
+use crate::memo::Memo;
 use crate::objects::{Key, Objects, object_ref};
 use crate::problems::{Problems, field};
 use crate::services::{Address, Service};
@@ -73,12 +75,16 @@ pub struct InboundPort {
     /// The strongest protocol of the services that lead here: http over http2, grpc, tcp and direct.
     pub protocol: Protocol,
     /// Host names under which clients know the port.
-    pub domains: BTreeSet<String>,
+    pub domains: Arc<BTreeSet<String>>,
     /// What these services say about how much is measured, the first by name first.
     pub telemetry: Telemetry,
 }
 
-pub(crate) fn build(objects: &Objects, problems: &mut Problems) -> (BTreeMap<Key, Pod>, BTreeMap<IpAddr, Identity>) {
+pub(crate) fn build(
+    objects: &Objects,
+    memo: &mut Memo,
+    problems: &mut Problems,
+) -> (BTreeMap<Key, Pod>, BTreeMap<IpAddr, Identity>) {
     let mut pods = BTreeMap::new();
     let mut identities: BTreeMap<IpAddr, (bool, Identity)> = BTreeMap::new();
     for (key, object) in &objects.pods {
@@ -86,7 +92,7 @@ pub(crate) fn build(objects: &Objects, problems: &mut Problems) -> (BTreeMap<Key
         if matches!(phase, Some("Succeeded" | "Failed")) {
             continue;
         }
-        let pod = pod(objects, key, object, problems);
+        let pod = memo.pod(key, object, problems, |problems| pod(objects, key, object, problems));
         if !pod.host_network {
             for ip in &pod.ips {
                 // An address that was given to a new pod belongs to that one, not to the one that goes.
@@ -229,23 +235,26 @@ pub(crate) fn add_inbound_ports(
     addresses: &BTreeMap<(IpAddr, u16), Address>,
 ) {
     let mut add =
-        |identity: &Identity, port: u16, protocol: Protocol, domains: &BTreeSet<String>, telemetry: &Telemetry| {
+        |identity: &Identity, port: u16, protocol: Protocol, domains: &Arc<BTreeSet<String>>, telemetry: &Telemetry| {
             let Some(pod) = pods.get_mut(&Key::new(&*identity.namespace, &*identity.pod)) else {
                 return;
             };
             let inbound = pod.inbound.entry(port).or_insert_with(|| InboundPort {
                 protocol,
-                domains: BTreeSet::new(),
+                domains: Arc::clone(domains),
                 telemetry: Telemetry::default(),
             });
             inbound.telemetry = inbound.telemetry.or(telemetry);
             inbound.protocol = inbound.protocol.min(protocol);
-            inbound.domains.extend(domains.iter().cloned());
+            // Nearly always one Service leads to a port: its names are shared by all its pods.
+            if !Arc::ptr_eq(&inbound.domains, domains) {
+                Arc::make_mut(&mut inbound.domains).extend(domains.iter().cloned());
+            }
         };
     for service in services.values() {
         for (number, port) in &service.ports {
             let Some(protocol) = port.protocol else { continue };
-            let domains = service.domains(*number);
+            let domains = Arc::new(service.domains(*number));
             for endpoint in &port.endpoints {
                 if let Some(identity) = &endpoint.identity {
                     add(identity, endpoint.port, protocol, &domains, &service.telemetry);
@@ -255,7 +264,8 @@ pub(crate) fn add_inbound_ports(
     }
     for ((_, port), address) in addresses {
         if let Some(identity) = &address.endpoint.identity {
-            add(identity, *port, address.protocol, &address.domains, &address.telemetry);
+            let domains = Arc::new(address.domains.clone());
+            add(identity, *port, address.protocol, &domains, &address.telemetry);
         }
     }
 }
