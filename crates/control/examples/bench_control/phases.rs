@@ -195,6 +195,7 @@ async fn settle(fleet: &mut Fleet, plane: &mut Plane, size: Size, narrow: bool) 
         .map(|c| 4 * visible(size, narrow, c) + OWN_CLUSTERS + OWN_LISTENERS)
         .collect();
     let (mut complete, mut last, mut told) = (0, started, started);
+    let mut by_type: BTreeMap<ResourceType, usize> = BTreeMap::new();
     while complete < size.clients {
         let left = START_MAX
             .checked_sub(started.elapsed())
@@ -204,6 +205,7 @@ async fn settle(fleet: &mut Fleet, plane: &mut Plane, size: Size, narrow: bool) 
         };
         let taken = taken.ok_or("the fleet ended")?;
         let total = |types: &BTreeMap<ResourceType, HashSet<u64>>| types.values().map(HashSet::len).sum::<usize>();
+        *by_type.entry(taken.ty).or_default() += taken.bytes;
         let mine = &mut have[taken.client];
         let before = total(mine);
         mine.entry(taken.ty).or_default().extend(taken.names.iter().map(|name| {
@@ -226,6 +228,9 @@ async fn settle(fleet: &mut Fleet, plane: &mut Plane, size: Size, narrow: bool) 
     }
     let seconds = (last - started).as_secs_f64();
     let strays = quiet(fleet, QUIET).await;
+    for (ty, bytes) in by_type {
+        eprintln!("  {ty}: {} B for each client", bytes / size.clients);
+    }
     eprintln!("  settled after {seconds:.2} s; {strays} resources came later");
     Ok((seconds, fleet.bytes()))
 }

@@ -3,7 +3,7 @@
 
 use proptest::prelude::*;
 use serde_json::json;
-use weir_api::labels::EXPORT_TO;
+use weir_api::labels::{ENABLED, EXPORT_TO};
 use weir_mesh::Objects;
 
 use super::tests::any_objects;
@@ -23,15 +23,21 @@ fn any_history() -> impl Strategy<Value = Vec<Objects>> {
             let service = objects.services.get_mut(&Key::new("default", format!("s{n}")));
             if let (Some(service), Some(exports)) = (service, exports) {
                 let annotations = &mut Arc::make_mut(service).metadata.annotations;
-                annotations.get_or_insert_default().insert(EXPORT_TO.to_owned(), exports.to_owned());
+                annotations
+                    .get_or_insert_default()
+                    .insert(EXPORT_TO.to_owned(), exports.to_owned());
             }
         }
         for namespace in ["default", "other"] {
-            objects.insert(json!({"kind": "Namespace", "metadata": {"name": namespace}})).unwrap();
+            objects
+                .insert(json!({"kind": "Namespace", "metadata": {"name": namespace}}))
+                .unwrap();
         }
         objects
-            .insert(json!({"kind": "Pod", "metadata": {"namespace": "other", "name": "client", "labels": {"traffic.envoy.enabled": "true"}},
-                "spec": {"containers": []}, "status": {"phase": "Running", "podIP": "10.244.9.9"}}))
+            .insert(
+                json!({"kind": "Pod", "metadata": {"namespace": "other", "name": "client", "labels": {ENABLED: "true"}},
+                "spec": {"containers": []}, "status": {"phase": "Running", "podIP": "10.244.9.9"}}),
+            )
             .unwrap();
         objects
     });
@@ -100,6 +106,10 @@ proptest! {
     fn a_service_reaches_the_namespaces_it_is_for(history in any_history()) {
         let (mesh, _) = weir_mesh::build(&history[0]);
         let lowered = Lowered::new(&mesh, &Lowered::default());
+        let everything = lowered.everything();
+        for destination in destinations(&mesh, None) {
+            prop_assert!(everything.get(ResourceType::Endpoint, &destination.name).is_some(), "{}", destination.name);
+        }
         for (namespace, pod) in [("default", None), ("other", Some("client"))] {
             let key = mesh.pods.keys().find(|k| k.namespace == namespace && pod.is_none_or(|p| p == k.name)).unwrap();
             let snapshot = lowered.snapshot(&mesh, key, Engine::Weir, None).unwrap();

@@ -314,6 +314,14 @@ impl Lowered {
         Some(self.assemble(&key.namespace, listeners))
     }
 
+    /// Clusters with their endpoints, whoever they are for: what a node gets that leads anywhere, as the gateway does.
+    pub fn everything(&self) -> Snapshot {
+        Snapshot::new()
+            .with(ResourceType::Cluster, self.clusters.all())
+            .with(ResourceType::Endpoint, self.endpoints.all())
+            .with(ResourceType::Peer, Arc::clone(&self.peers))
+    }
+
     fn assemble(&self, namespace: &str, listeners: impl Into<Layers>) -> Snapshot {
         Snapshot::new()
             .with(ResourceType::Cluster, self.clusters.of(namespace))
