@@ -6,6 +6,9 @@ export PATH := $(TOOLS):$(PATH):/usr/sbin:/sbin
 export WEIR_TOOLS := $(TOOLS)
 # Seconds the demo runs before it ends by itself; 0 = until Ctrl-C.
 DEMO_SECONDS ?= 0
+# Of the scenarios and the churn: which engine (both if empty), and what decides the random changes (printed if empty).
+ENGINE ?=
+SEED ?=
 # Of the benchmarks: runs a case and seconds a run; which cases and peers (all if empty); requests of the soak test.
 RUNS ?= 5
 SECONDS ?= 4
@@ -17,7 +20,7 @@ ARGS ?=
 # Of the fuzzer: which target (all if empty), and seconds for each.
 TARGET ?=
 
-.PHONY: help demo test unit e2e e2e-rootless conformance tools tools-demo tools-bench build lint fmt tidy bench-up bench-proxy bench-control soak fuzz clean
+.PHONY: help demo test unit e2e scenarios churn conformance tools tools-demo tools-bench build lint fmt tidy bench-up bench-proxy bench-control soak fuzz clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -32,6 +35,13 @@ unit: ## unit, golden and property tests
 
 e2e: tools build ## end-to-end tests: real kubectl, Envoy and Prometheus
 	.tools/venv/bin/python -m pytest -p no:cacheprovider e2e $(E2E_ARGS)
+
+scenarios: tools build ## what users rely on, with real requests, on both engines (ENGINE=weir|envoy ONLY=2,10-route)
+	.tools/venv/bin/python e2e/scenarios/run $(if $(ENGINE),--engine $(ENGINE)) --only "$(ONLY)"
+
+churn: SECONDS = 60
+churn: tools build ## steady load during random changes: not one failed request (ENGINE=weir|envoy SEED=n SECONDS=60)
+	.tools/venv/bin/python e2e/churn/run --seconds $(SECONDS) $(if $(ENGINE),--engine $(ENGINE)) $(if $(SEED),--seed $(SEED))
 
 conformance: tools build ## what our proxy, Envoy and HAProxy do with each raw HTTP/1 exchange (CONFORMANCE_ARGS="--only chunk")
 	.tools/venv/bin/python e2e/conformance/table.py $(CONFORMANCE_ARGS)

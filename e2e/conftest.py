@@ -24,7 +24,8 @@ def free_port():
 
 
 def start(name, args=None, user=None):
-    return Mesh(name, api_port=free_port(), store_port=free_port(), args=args, user=user)
+    ports = {which: free_port() for which in ("api_port", "store_port", "http_port", "https_port")}
+    return Mesh(name, **ports, args=args, user=user)
 
 
 @pytest.fixture(scope="session")

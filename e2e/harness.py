@@ -62,7 +62,10 @@ class CommandFailed(AssertionError):
 class Mesh:
     """One `weir up` with its own data directory and ports."""
 
-    def __init__(self, name: str, api_port: int, store_port: int, args: list[str] | None = None, user: str | None = None):
+    def __init__(
+        self, name: str, api_port: int, store_port: int, http_port: int, https_port: int,
+        args: list[str] | None = None, user: str | None = None,
+    ):
         self.directory = Path(tempfile.mkdtemp(prefix=f"weir-e2e-{name}-"))
         binary = WEIR
         if user:
@@ -75,19 +78,23 @@ class Mesh:
         self.data_dir = self.directory / "data"
         self.api_port = api_port
         self.store_port = store_port
+        self.http_port = http_port
+        self.https_port = https_port
         self.kubeconfig = self.data_dir / "kubeconfig"
         self.output = open(self.directory / "up.log", "w+", encoding="utf-8")
         environment = dict(os.environ, PATH=os.pathsep.join([str(TOOLS), os.environ["PATH"], "/usr/sbin", "/sbin"]))
         environment.pop("KUBECONFIG", None)
         # kubectl remembers an address's resources for hours: another mesh at the same port must not be mistaken for this one.
         environment["KUBECACHEDIR"] = str(self.directory / "kubectl-cache")
-        command = [
-            str(binary), "up",
+        # Started again with these, it is the same place for everybody.
+        self.place = [
             "--data-dir", str(self.data_dir),
             "--api-address", f"127.0.0.1:{api_port}",
             "--store-address", f"127.0.0.1:{store_port}",
-            *(args or []),
+            "--ingress-address", f"127.0.0.1:{http_port}",
+            "--ingress-tls-address", f"127.0.0.1:{https_port}",
         ]
+        command = [str(binary), "up", *self.place, *(args or [])]
         if user:
             command = [tool("setpriv"), "--reuid", user, "--regid", "nogroup", "--clear-groups", "--inh-caps=-all", *command]
             environment["HOME"] = str(self.directory)
@@ -180,7 +187,10 @@ class Mesh:
     # -- what tests ask again and again
 
     def pods(self, namespace: str, selector: str | None = None) -> list[dict]:
-        return self.get("pods", "-n", namespace, *(["-l", selector] if selector else []))["items"]
+        """A namespace's pods; of `default` only the user's own, not the gateway's and the trace collector's."""
+        pods = self.get("pods", "-n", namespace, *(["-l", selector] if selector else []))["items"]
+        of_weir = lambda pod: pod["metadata"].get("labels", {}).get("app.kubernetes.io/part-of") == "weir"
+        return [pod for pod in pods if selector or namespace == "weir-system" or not of_weir(pod)]
 
     def pods_ready(self, namespace: str, at_least: int, selector: str | None = None) -> bool:
         pods = [pod for pod in self.pods(namespace, selector) if "deletionTimestamp" not in pod["metadata"]]

@@ -79,7 +79,7 @@ def test_nothing_is_left(lone, how):
         return
     # After a crash the next start cleans up and works.
     again = subprocess.Popen(
-        [str(WEIR), "up", "--data-dir", str(mesh.data_dir), "--api-address", f"127.0.0.1:{mesh.api_port}", "--store-address", f"127.0.0.1:{mesh.store_port}"],
+        [str(WEIR), "up", *mesh.place],
         stdout=mesh.output, stderr=subprocess.STDOUT, env=mesh.environment, cwd=mesh.directory, start_new_session=True,
     )
     mesh.process = again
@@ -90,19 +90,25 @@ def test_nothing_is_left(lone, how):
     assert machine_state() == before
 
 
-def test_failure_says_what_to_do(lone, tmp_path):
-    """A port that is taken, and a data directory in use: an error that names it, exit code 1, nothing left."""
+@pytest.mark.parametrize("option", ["--api-address", "--ingress-address", "--ingress-tls-address"])
+def test_failure_says_what_to_do(tmp_path, option):
+    """A port that is taken: an error that names it and the option that changes it, exit code 1, nothing left."""
     import socket
 
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
+        places = {
+            "--api-address": "127.0.0.1:0", "--store-address": "127.0.0.1:0", "--ingress-address": "off", "--ingress-tls-address": "off",
+            option: f"127.0.0.1:{port}",
+        }
         done = subprocess.run(
-            [str(WEIR), "up", "--data-dir", str(tmp_path / "data"), "--api-address", f"127.0.0.1:{port}"],
+            [str(WEIR), "up", "--data-dir", str(tmp_path / "data"), *(word for place in places.items() for word in place)],
             capture_output=True, text=True, timeout=30,
         )
     assert done.returncode == 1 and str(port) in done.stderr and "in use" in done.stderr.lower(), done.stderr
+    assert option in done.stderr, done.stderr
     assert not (tmp_path / "data").exists()
 
 

@@ -54,11 +54,18 @@ impl Default for ControlNames {
     }
 }
 
+impl ControlNames {
+    /// The name in the control plane's certificate, which is also its name in the cluster's DNS.
+    pub fn server_name(&self) -> String {
+        format!("{}.{}.svc", self.service, self.namespace)
+    }
+}
+
 /// Why the API server did not do it.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// It said so, or cannot be reached.
-    #[error("{what}: {source}")]
+    #[error("{what}: {}", told(source))]
     Api {
         /// What was asked.
         what: String,
@@ -71,6 +78,14 @@ pub enum Error {
     /// The answer lacks what was asked for.
     #[error("{0}")]
     Missing(String),
+}
+
+/// What the API server said, without the whole status once more.
+fn told(error: &kube::Error) -> String {
+    match error {
+        kube::Error::Api(status) => status.message.clone(),
+        other => other.to_string(),
+    }
 }
 
 /// The API server.
@@ -141,17 +156,11 @@ impl Cluster {
             .and_then(|s| s.cluster_ip)
             .and_then(|a| a.parse::<IpAddr>().ok());
         let address = address.ok_or_else(|| Error::Missing(format!("{what} has no ClusterIP")))?;
-        let what = format!("ConfigMap {namespace}/{config_map}");
-        let maps: Api<ConfigMap> = Api::namespaced(self.client.clone(), namespace);
-        let ca = limited(&what, maps.get(config_map))
-            .await?
-            .data
-            .and_then(|mut d| d.remove("ca.crt"));
-        let ca = ca.ok_or_else(|| Error::Missing(format!("{what} has no ca.crt; the control plane writes it")))?;
+        let ca = authority(&self.client, namespace, config_map).await?;
         let target = std::net::SocketAddr::new(address, *port).to_string();
         Ok(ControlPlane {
             target,
-            server_name: format!("{service}.{namespace}.svc"),
+            server_name: self.control.server_name(),
             ca,
         })
     }
@@ -262,6 +271,15 @@ impl Cluster {
         }
         fresh
     }
+}
+
+/// The certificates, as PEM, that the control plane publishes to vouch for itself.
+pub async fn authority(client: &Client, namespace: &str, config_map: &str) -> Result<String, Error> {
+    let what = format!("ConfigMap {namespace}/{config_map}");
+    let maps: Api<ConfigMap> = Api::namespaced(client.clone(), namespace);
+    let found = limited(&what, maps.get(config_map)).await?;
+    let ca = found.data.and_then(|mut data| data.remove("ca.crt"));
+    ca.ok_or_else(|| Error::Missing(format!("{what} has no ca.crt; the control plane writes it")))
 }
 
 async fn limited<T>(what: &str, call: impl Future<Output = kube::Result<T>>) -> Result<T, Error> {

@@ -11,11 +11,14 @@
 //! plane themselves.
 //!
 //! `envoy` is a role of its own: the process that stands where Weir's proxy would when a pod's engine is stock Envoy.
+//! `gateway` serves a third: a pod that is a proxy, and has no agent to write its files.
 
 mod agent;
+mod bootstrap;
 mod cluster;
 pub mod cni;
 pub mod envoy;
+pub mod gateway;
 mod http_unix;
 mod plan;
 mod pods;
@@ -25,6 +28,7 @@ mod supervise;
 mod sys;
 #[cfg(test)]
 mod testing;
+pub mod visit;
 mod watch;
 
 pub use agent::{Config, Error, Health, run};

@@ -77,12 +77,14 @@ pub enum Workload<'a> {
     Known(&'a ObjectMeta),
 }
 
-/// Decides about one pod. `system` is the namespace that Weir is installed in.
+/// Decides about one pod. `system` is the namespace that Weir is installed in, `default` the engine of pods of which
+/// neither that nor anybody else says it.
 pub fn plan(
     pod: &Pod,
     workload: Workload<'_>,
     namespace: Option<&ObjectMeta>,
     system: Option<&ObjectMeta>,
+    default: Engine,
 ) -> (Plan, Vec<Problem>) {
     let mut problems = Vec::new();
     let meta = &pod.metadata;
@@ -120,7 +122,7 @@ pub fn plan(
         problems.push(report(field, reason.to_owned(), Severity::Error));
         return (Plan::Off, problems);
     }
-    let engine = match labels::engine(meta, above, namespace, system) {
+    let engine = match labels::engine(meta, above, namespace, system, default) {
         Ok(engine) => engine,
         Err(error) => {
             problems.push(report(labels::ENGINE, error.to_string(), Severity::Error));

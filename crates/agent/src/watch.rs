@@ -1,16 +1,17 @@
-//! What the API server knows about the pods of this node: the pods themselves, their workloads, their namespaces.
+//! What the API server knows about the pods of this node: the pods themselves, their workloads, their namespaces, and the
+//! mesh's own settings.
 //!
 //! Enters: a client. Leaves: caches that fill up, follow, and keep their content while the API server is away, and a
 //! signal when something changed. Only metadata is kept of everything but pods.
 
 use std::fmt::Debug;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures::StreamExt as _;
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, ReplicaSet, StatefulSet};
 use k8s_openapi::api::batch::v1::Job;
-use k8s_openapi::api::core::v1::{Namespace, Pod};
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::runtime::reflector::{ObjectRef, Store, store};
 use kube::runtime::utils::Backoff;
@@ -19,7 +20,8 @@ use kube::{Api, Client, Resource};
 use serde::de::DeserializeOwned;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
-use weir_api::labels;
+use weir_api::labels::{self, Engine, SYSTEM_NAMESPACE};
+use weir_api::telemetry::{MESH_CONFIG, MESH_CONFIG_KEY};
 
 use crate::cluster::{self, Cluster};
 use crate::plan::Workload;
@@ -38,6 +40,9 @@ pub struct Stores {
     stateful_sets: Store<StatefulSet>,
     daemon_sets: Store<DaemonSet>,
     jobs: Store<Job>,
+    settings: Store<ConfigMap>,
+    /// The last good one of the mesh's settings.
+    engine: Mutex<Engine>,
 }
 
 /// An owned [`Workload`].
@@ -65,20 +70,25 @@ impl Owner {
 impl Stores {
     /// Starts the watches; `changed` is notified after each event.
     pub fn start(client: &Client, node_name: &str, changed: &Arc<Notify>, shutdown: &CancellationToken) -> Self {
-        let watch = Watch {
-            client,
-            changed,
-            shutdown,
-        };
+        let watch = Watch { changed, shutdown };
+        let own = watcher::Config::default().fields(&format!("metadata.name={MESH_CONFIG}"));
         let of_node = watcher::Config::default().fields(&format!("spec.nodeName={node_name}"));
         Self {
-            pods: watch.start(of_node, |pod: &mut Pod| pod.metadata.managed_fields = None),
-            namespaces: watch.start(watcher::Config::default(), metadata_only),
-            deployments: watch.start(watcher::Config::default(), metadata_only),
-            replica_sets: watch.start(watcher::Config::default(), metadata_only),
-            stateful_sets: watch.start(watcher::Config::default(), metadata_only),
-            daemon_sets: watch.start(watcher::Config::default(), metadata_only),
-            jobs: watch.start(watcher::Config::default(), metadata_only),
+            pods: watch.start(Api::all(client.clone()), of_node, |pod: &mut Pod| {
+                pod.metadata.managed_fields = None
+            }),
+            namespaces: watch.start(Api::all(client.clone()), watcher::Config::default(), metadata_only),
+            deployments: watch.start(Api::all(client.clone()), watcher::Config::default(), metadata_only),
+            replica_sets: watch.start(Api::all(client.clone()), watcher::Config::default(), metadata_only),
+            stateful_sets: watch.start(Api::all(client.clone()), watcher::Config::default(), metadata_only),
+            daemon_sets: watch.start(Api::all(client.clone()), watcher::Config::default(), metadata_only),
+            jobs: watch.start(Api::all(client.clone()), watcher::Config::default(), metadata_only),
+            settings: watch.start(
+                Api::namespaced(client.clone(), SYSTEM_NAMESPACE),
+                own,
+                |_: &mut ConfigMap| (),
+            ),
+            engine: Mutex::default(),
         }
     }
 
@@ -93,12 +103,23 @@ impl Stores {
             self.stateful_sets.wait_until_ready(),
             self.daemon_sets.wait_until_ready(),
             self.jobs.wait_until_ready(),
+            self.settings.wait_until_ready(),
         );
     }
 
     /// Metadata of a namespace.
     pub fn namespace(&self, name: &str) -> Option<ObjectMeta> {
         self.namespaces.get(&ObjectRef::new(name)).map(|n| n.metadata.clone())
+    }
+
+    /// The engine of pods of which nobody says it. While the mesh's settings say something bad, the last good one.
+    pub fn default_engine(&self) -> Engine {
+        let settings = self.settings.get(&ObjectRef::new(MESH_CONFIG).within(SYSTEM_NAMESPACE));
+        let mut last = self.engine.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(engine) = engine_of(settings.as_deref()) {
+            *last = engine;
+        }
+        *last
     }
 
     /// The workload above a pod, a ReplicaSet's Deployment rather than the ReplicaSet.
@@ -151,6 +172,19 @@ impl Stores {
     }
 }
 
+/// What the mesh's settings say; `None`: nothing that could be used. (The control plane tells what is wrong with them.)
+fn engine_of(settings: Option<&ConfigMap>) -> Option<Engine> {
+    let Some(settings) = settings else {
+        return Some(Engine::default());
+    };
+    let text = settings.data.as_ref()?.get(MESH_CONFIG_KEY)?;
+    let file: serde_json::Value = serde_saphyr::from_str(text).ok()?;
+    match &file["engine"] {
+        serde_json::Value::Null => Some(Engine::default()),
+        engine => engine.as_str()?.trim().parse().ok(),
+    }
+}
+
 fn known<K>(store: &Store<K>, namespace: &str, name: &str) -> Owner
 where
     K: Resource<DynamicType = ()> + Clone + 'static,
@@ -190,19 +224,17 @@ impl Backoff for BackOff {
 
 /// What every watch is started with.
 struct Watch<'a> {
-    client: &'a Client,
     changed: &'a Arc<Notify>,
     shutdown: &'a CancellationToken,
 }
 
 impl Watch<'_> {
     /// One watch in a task of its own; it comes back by itself after errors.
-    fn start<K>(&self, config: watcher::Config, strip: fn(&mut K)) -> Store<K>
+    fn start<K>(&self, api: Api<K>, config: watcher::Config, strip: fn(&mut K)) -> Store<K>
     where
         K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
     {
         let (reader, writer) = store();
-        let api = Api::<K>::all(self.client.clone());
         let stream = watcher(api, config)
             .backoff(BackOff(RETRY_MIN))
             .modify(strip)
@@ -222,5 +254,26 @@ impl Watch<'_> {
             }
         });
         reader
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_meshs_engine_is_read_from_its_settings() {
+        let settings = |text: &str| -> Option<Engine> {
+            let mut map = ConfigMap::default();
+            map.data = Some([(MESH_CONFIG_KEY.to_owned(), text.to_owned())].into());
+            engine_of(Some(&map))
+        };
+        assert_eq!(engine_of(None), Some(Engine::Weir));
+        assert_eq!(settings("engine: envoy"), Some(Engine::Envoy));
+        assert_eq!(settings("metrics: {granularity: pod}"), Some(Engine::Weir));
+        assert_eq!(settings(""), Some(Engine::Weir));
+        for bad in ["engine: nginx", "engine: {a: b}", "engine: ["] {
+            assert_eq!(settings(bad), None, "{bad}: the last good one stays");
+        }
     }
 }

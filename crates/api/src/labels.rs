@@ -10,6 +10,8 @@ use std::str::FromStr;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use serde::{Deserialize, Serialize};
 
+/// How every key begins.
+pub const PREFIX: &str = "traffic.";
 /// On a Pod or workload: `"true"` runs a proxy for these pods and captures their traffic.
 pub const ENABLED: &str = "traffic.envoy.enabled";
 /// On a Pod, workload or Namespace: which proxy runs, `weir` or `envoy`.
@@ -48,6 +50,10 @@ pub const TRACING_ENABLED: &str = "traffic.tracing.enabled";
 pub const TRACING_SAMPLING: &str = "traffic.tracing.sampling";
 /// On a Pod or Service: whole-request timeout.
 pub const REQUEST_TIMEOUT: &str = "traffic.request.timeout";
+/// On a Pod or Service: timeout of each try of a request.
+pub const REQUEST_PER_TRY_TIMEOUT: &str = "traffic.request.per-try-timeout";
+/// On a Pod or Service: how long a request may pass without a byte in either direction.
+pub const REQUEST_IDLE_TIMEOUT: &str = "traffic.request.idle-timeout";
 /// On a Pod or Service: number of retries after a 5xx.
 pub const RETRIES_5XX: &str = "traffic.retries.5xx";
 /// On a Pod or Service: number of retries after a failed connect.
@@ -56,6 +62,20 @@ pub const RETRIES_CONNECT_FAILURE: &str = "traffic.retries.connect-failure";
 pub const RETRIES_GATEWAY_ERROR: &str = "traffic.retries.gateway-error";
 /// On a Service: circuit breaker, concurrent retries.
 pub const RETRIES_MAX: &str = "traffic.retries.max";
+/// On a Service: share of the requests under way that may be retries.
+pub const RETRIES_BUDGET: &str = "traffic.retries.budget";
+/// On a Service: share of healthy endpoints below which all are used.
+pub const LB_PANIC_THRESHOLD: &str = "traffic.lb.panic-threshold";
+/// On a Service: `"false"` keeps endpoints in use however they fail.
+pub const OUTLIER_ENABLED: &str = "traffic.outlier.enabled";
+/// On a Service: failures in a row (502, 503, 504, no connection) after which an endpoint is ejected.
+pub const OUTLIER_GATEWAY_ERRORS: &str = "traffic.outlier.consecutive-gateway-errors";
+/// On a Service: answers of 5xx in a row after which an endpoint is ejected; 0 = they do not count.
+pub const OUTLIER_5XX: &str = "traffic.outlier.consecutive-5xx";
+/// On a Service: how long an endpoint is ejected the first time.
+pub const OUTLIER_EJECTION_TIME: &str = "traffic.outlier.ejection-time";
+/// On a Service: share of the endpoints that may be ejected at a time.
+pub const OUTLIER_MAX_EJECTION_PERCENT: &str = "traffic.outlier.max-ejection-percent";
 /// On a Service: circuit breaker, connections.
 pub const CONNECTION_MAX: &str = "traffic.connection.max";
 /// On a Service: circuit breaker, waiting requests.
@@ -74,6 +94,9 @@ pub const EXPORT_TO: &str = "traffic.export-to";
 pub const INGRESS_SSL_REDIRECT: &str = "traffic.ingress.ssl-redirect";
 /// Annotation that Weir writes on a pod: id of its running proxy, "" when there is none.
 pub const PROXY: &str = "traffic.envoy.proxy";
+
+/// Label of a pod that is a proxy itself and has none beside it: the node id by which it asks for its configuration.
+pub const GATEWAY: &str = "traffic.proxy.gateway";
 
 /// Port on which each proxy serves its metrics and readiness.
 pub const PROXY_METRICS_PORT: u16 = 8900;
@@ -152,16 +175,18 @@ pub fn enabled(
 /// The namespace that Weir is installed in; [`ENGINE`] on it is the mesh-wide default.
 pub const SYSTEM_NAMESPACE: &str = "weir-system";
 
-/// Which proxy a pod gets ([`ENGINE`], Pod over workload over Namespace over `system`, the namespace of Weir itself).
+/// Which proxy a pod gets ([`ENGINE`], Pod over workload over Namespace over `system`, the namespace of Weir itself, over
+/// `default`, which the mesh's settings say).
 pub fn engine(
     pod: &ObjectMeta,
     workload: Option<&ObjectMeta>,
     namespace: Option<&ObjectMeta>,
     system: Option<&ObjectMeta>,
+    default: Engine,
 ) -> Result<Engine, InvalidValue> {
     effective(ENGINE, pod, workload, namespace)
         .or_else(|| system.and_then(|meta| value(meta, ENGINE)))
-        .map_or(Ok(Engine::default()), str::parse)
+        .map_or(Ok(default), str::parse)
 }
 
 /// The data plane of one pod.
@@ -321,11 +346,13 @@ mod tests {
         let pod = meta(&[], &[]);
         let workload = meta(&[(ENGINE, "envoy")], &[]);
         let namespace = meta(&[(ENGINE, "weir"), (ENABLED, "true")], &[]);
-        assert_eq!(engine(&pod, Some(&workload), Some(&namespace), None), Ok(Engine::Envoy));
+        let default = Engine::Weir;
         assert_eq!(
-            engine(&ObjectMeta::default(), None, None, Some(&workload)),
+            engine(&pod, Some(&workload), Some(&namespace), None, default),
             Ok(Engine::Envoy)
         );
+        assert_eq!(engine(&pod, None, None, Some(&workload), default), Ok(Engine::Envoy));
+        assert_eq!(engine(&pod, None, None, None, Engine::Envoy), Ok(Engine::Envoy));
         assert_eq!(enabled(&pod, Some(&workload), Some(&namespace)), Ok(true));
         assert_eq!(enabled(&pod, Some(&workload), None), Ok(false));
         let off = meta(&[(ENABLED, "false")], &[]);

@@ -4,8 +4,12 @@
 //! Types and pure functions only. It does no I/O and depends on no other crate of the project.
 
 pub mod cri;
+pub mod duration;
+pub mod gateway;
 pub mod labels;
+pub mod lenient;
 pub mod mesh_status;
+pub mod percent;
 pub mod problem;
 pub mod quantity;
 pub mod split;

@@ -58,6 +58,32 @@ impl ProxyState {
     }
 }
 
+/// One stage of a request's way.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Step {
+    /// `address`, `listener`, `route`, `fault`, `cluster`, `endpoint`, `inbound`.
+    pub stage: String,
+    /// What happens.
+    pub text: String,
+    /// More about it, one fact a line.
+    pub details: Vec<String>,
+    /// The resource that says so, as `type/name`; empty where none does.
+    pub resource: String,
+}
+
+/// The way of a request through a node's configuration, in words (`proxies/NAME/explain`).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Explanation {
+    /// In the order in which they happen.
+    pub steps: Vec<Step>,
+    /// The end of it, in one sentence.
+    pub outcome: String,
+    /// The request reaches an endpoint.
+    pub forwarded: bool,
+}
+
 /// A list of objects of this group.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

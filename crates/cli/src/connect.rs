@@ -37,9 +37,18 @@ pub struct Cluster {
 impl Connection {
     /// Reads the configuration; does not connect yet.
     pub async fn open(&self) -> Result<Cluster, Error> {
+        self.open_with(Some(ANSWER_TIMEOUT)).await
+    }
+
+    /// The same for streams, on which nothing may come for any time.
+    pub async fn open_patiently(&self) -> Result<Cluster, Error> {
+        self.open_with(None).await
+    }
+
+    async fn open_with(&self, answer_timeout: Option<Duration>) -> Result<Cluster, Error> {
         let mut config = self.config().await?;
         config.connect_timeout = Some(CONNECT_TIMEOUT);
-        config.read_timeout = Some(ANSWER_TIMEOUT);
+        config.read_timeout = answer_timeout;
         // That an aggregated API does not answer is an answer: it is told at once, not after several tries.
         config.default_retry = false;
         let (url, namespace) = (config.cluster_url.to_string(), config.default_namespace.clone());
@@ -122,6 +131,11 @@ fn is_unknown_path(status: &kube::core::Status) -> bool {
 }
 
 impl Cluster {
+    /// A client for what [`Cluster::get`] does not do.
+    pub fn client(&self) -> kube::Client {
+        self.client.clone()
+    }
+
     /// The text at a path.
     pub async fn text(&self, path: &str) -> Result<String, Error> {
         let request = http::Request::get(path)

@@ -8,6 +8,7 @@ mod config;
 mod connect;
 mod edges;
 mod error;
+mod explain;
 mod figures;
 mod proxies;
 mod resource;
@@ -34,6 +35,8 @@ pub enum Command {
     Proxies(proxies::Proxies),
     /// Show what a proxy is sent, resource by resource.
     Config(config::Config),
+    /// Tell what happens to a request that a pod makes: listener, route, split, cluster, endpoints, or why it is blocked.
+    Explain(explain::Explain),
     /// Check the installation, the proxies and the labels; the exit code is 1 when something is wrong.
     Check(check::Check),
 }
@@ -59,6 +62,7 @@ pub async fn run(command: Command) -> Result<ExitCode, Error> {
         Command::Edges(edges) => edges.run().await,
         Command::Proxies(proxies) => proxies.run().await,
         Command::Config(config) => config.run().await,
+        Command::Explain(explain) => explain.run().await,
         Command::Check(check) => check.run().await,
     }
 }

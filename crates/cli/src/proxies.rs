@@ -1,4 +1,6 @@
-//! `proxies`: the proxies of the mesh as the control plane sees them.
+//! `proxies`: the proxies of the mesh as the control plane sees them; one proxy's log, and a program beside it.
+
+mod visit;
 
 use std::process::ExitCode;
 
@@ -12,6 +14,7 @@ use crate::error::Error;
 use crate::table::{Align, Table};
 use crate::top::nothing_found;
 use crate::watch::{Output, print};
+use visit::Action;
 
 /// What is shown of an id, unless there is room: as much as tells one from another.
 const ID_CHARS: usize = 12;
@@ -23,7 +26,10 @@ pub fn base_path() -> String {
 
 /// Arguments of `proxies`.
 #[derive(clap::Args, Clone, Debug)]
+#[command(args_conflicts_with_subcommands = true)]
 pub struct Proxies {
+    #[command(subcommand)]
+    action: Option<Action>,
     /// Namespace (default: the context's).
     #[arg(short = 'n', long, value_name = "NAME")]
     namespace: Option<String>,
@@ -43,6 +49,9 @@ pub struct Proxies {
 impl Proxies {
     /// Shows the table.
     pub async fn run(self) -> Result<ExitCode, Error> {
+        if let Some(action) = self.action {
+            return action.run().await;
+        }
         let cluster = self.connection.open().await?;
         let namespace = self.namespace.as_deref().unwrap_or(&cluster.namespace);
         let namespace = (!self.all_namespaces).then_some(namespace);

@@ -20,8 +20,9 @@ use crate::authority::{self, Authority};
 use crate::events::Events;
 use crate::handle::{ControlHandle, Published, engine_of};
 use crate::identity::PodTokens;
-use crate::lower::Lowered;
+use crate::lower::{GATEWAY_NODE, Lowered};
 use crate::problems;
+use crate::status::Statuses;
 use crate::watch::Watched;
 
 /// Changes that come within this time are built together.
@@ -40,6 +41,8 @@ pub struct Config {
     pub namespace: String,
     /// More names (host names or addresses) for the serving certificate, beside those of the service and localhost.
     pub extra_names: Vec<String>,
+    /// The service account whose pods are the gateway.
+    pub gateway_account: Key,
 }
 
 /// Why the control plane ended or did not start.
@@ -102,18 +105,20 @@ impl Control {
             return Ok(());
         };
         let (events, write_events) = Events::new(config.client.clone());
+        let (statuses, write_statuses) = Statuses::new(config.client.clone(), watched.clone());
         tracing::info!(%address, "serving proxies");
         let serve = weir_xds::server::serve(
             listener,
             Some(tls),
             handle.cache.clone(),
-            PodTokens::new(config.client.clone()),
+            PodTokens::new(config.client.clone(), config.gateway_account.clone()),
             shutdown.clone().cancelled_owned(),
         );
         let publish = Publisher {
             watched,
             handle,
             events: Some(events),
+            statuses: Some(statuses),
             shared: Shared::default(),
             builder: weir_mesh::Builder::default(),
             nodes: BTreeMap::new(),
@@ -123,6 +128,7 @@ impl Control {
             served = serve => served.map_err(Error::Serve),
             () = publish.run() => Err(Error::Task("publishing")),
             () = write_events => Err(Error::Task("event")),
+            () = write_statuses => Err(Error::Task("status")),
             _ = watches.join_next() => Err(Error::Task("watching")),
         }
     }
@@ -148,6 +154,7 @@ pub async fn serve_objects<A: Authorize>(
         watched,
         handle,
         events: None,
+        statuses: None,
         shared: Shared::default(),
         builder: weir_mesh::Builder::default(),
         nodes: BTreeMap::new(),
@@ -216,6 +223,8 @@ struct Publisher {
     handle: ControlHandle,
     /// Writes problems as Events; `None` where there is no API.
     events: Option<Events>,
+    /// Writes the statuses of Ingresses, Gateways and routes; `None` where there is no API.
+    statuses: Option<Statuses>,
     shared: Shared,
     builder: weir_mesh::Builder,
     /// The connected nodes, as published from the mesh `nodes_of`.
@@ -275,6 +284,9 @@ impl Publisher {
             problems,
             built: true,
         };
+        if let Some(statuses) = &mut self.statuses {
+            statuses.update(&self.shared.mesh);
+        }
         tracing::debug!(
             mesh_us = built.as_micros(),
             resources_us = (encoded - built).as_micros(),
@@ -295,6 +307,12 @@ impl Publisher {
         let cache = &self.handle.cache;
         let mut nodes = BTreeMap::new();
         for node in cache.nodes() {
+            if node.id == GATEWAY_NODE {
+                if let Some(snapshot) = lowered.gateway_snapshot(engine_of(&node.engine, None)) {
+                    cache.publish(&node.id, Arc::new(snapshot));
+                }
+                continue;
+            }
             let Some(key) = Key::from_node_id(&node.id) else {
                 continue;
             };

@@ -7,13 +7,15 @@ use arc_swap::ArcSwap;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use weir_api::labels::Engine;
+use weir_api::mesh_status::Explanation;
 use weir_api::problem::Problem;
 use weir_mesh::{Key, Mesh};
-use weir_xds::server::session::{Nack, TypeStatus};
+use weir_xds::server::session::{Nack, Pending, PendingState, TypeStatus};
 use weir_xds::server::{Cache, NodeStatus};
 use weir_xds::{ResourceType, Snapshot};
 
-use crate::lower::Lowered;
+use crate::explain;
+use crate::lower::{GATEWAY_NODE, Lowered};
 
 /// What was published last: one owner writes it, all handles read it.
 #[derive(Debug, Default)]
@@ -137,11 +139,46 @@ impl ControlHandle {
                 .collect();
             out.insert(ty.short().to_owned(), Value::Object(resources));
         }
+        out.insert("pending".to_owned(), self.pending(node_id));
         Some(Value::Object(out))
+    }
+
+    /// What the node's client has not taken, by type and name: `{"cds": {name: {"state": .., "taken": resource}}}`; `null` for
+    /// a node that is not connected.
+    fn pending(&self, node_id: &str) -> Value {
+        let Some(status) = self.cache.status().into_iter().find(|status| status.node.id == node_id) else {
+            return Value::Null;
+        };
+        let of_name = |(name, pending): (&String, &Pending)| {
+            let state = match pending.state {
+                PendingState::Sent => "sent",
+                PendingState::Waiting => "waiting",
+                PendingState::Rejected => "rejected",
+            };
+            let taken = pending.taken.as_ref().map(|taken| weir_xds::json::resource(taken));
+            (name.clone(), json!({"state": state, "taken": taken}))
+        };
+        let of_type = |(ty, status): (&ResourceType, &TypeStatus)| {
+            let names: Map<String, Value> = status.pending.iter().map(of_name).collect();
+            (!names.is_empty()).then(|| (ty.short().to_owned(), Value::Object(names)))
+        };
+        let types = status.types.iter().filter(|(ty, _)| **ty != ResourceType::Peer);
+        Value::Object(types.filter_map(of_type).collect())
+    }
+
+    /// What happens to a request that a pod makes, by the configuration that its node is sent (or would be).
+    pub fn explain(&self, pod: &Key, request: &explain::Request) -> Result<Explanation, explain::Error> {
+        let id = pod.node_id();
+        let snapshot = self.cache.snapshot(&id).or_else(|| self.would_send(&id).map(Arc::new));
+        let snapshot = snapshot.ok_or_else(|| explain::Error::NoPod(pod.clone()))?;
+        explain::request_of_pod(&self.mesh(), pod, &snapshot, request)
     }
 
     fn would_send(&self, node_id: &str) -> Option<Snapshot> {
         let published = self.published.load();
+        if node_id == GATEWAY_NODE {
+            return published.lowered.gateway_snapshot(Engine::default());
+        }
         let key = Key::from_node_id(node_id)?;
         let engine = published.mesh.pods.get(&key)?.engine;
         published.lowered.snapshot(&published.mesh, &key, engine, None)

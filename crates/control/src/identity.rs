@@ -1,6 +1,7 @@
 //! Who asks for configuration: a proxy proves its pod by a service account token that is bound to the pod.
 //!
-//! The API server reviews the token (audience `weir-xds`); the pod it names must be the pod of the node id. Good answers
+//! The API server reviews the token (audience `weir-xds`); the pod it names must be the pod of the node id. Pods of the
+//! gateway's service account may ask for the gateway's node as well. Good answers
 //! are remembered for a minute, so that a reconnecting fleet does not flood the API server.
 
 use std::collections::HashMap;
@@ -14,6 +15,8 @@ use tokio::time::Instant;
 use weir_mesh::Key;
 use weir_xds::server::{Authorize, Credentials, NodeInfo, Refusal};
 
+use crate::lower::GATEWAY_NODE;
+
 /// Audience that a proxy's token must be made for.
 pub const AUDIENCE: &str = "weir-xds";
 /// What the API server adds to the user of a token that is bound to a pod.
@@ -25,38 +28,66 @@ const REMEMBERED: Duration = Duration::from_secs(60);
 /// How many good answers are kept.
 const REMEMBERED_MAX: usize = 4096;
 
+/// Who a token belongs to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Bearer {
+    pod: Key,
+    account: Key,
+}
+
+impl Bearer {
+    /// Whether it may have this node's configuration; `Err`: what it may have.
+    fn may_be(&self, node: &str, gateway_account: &Key) -> Result<(), String> {
+        let own = self.pod.node_id();
+        let gateway = self.account == *gateway_account;
+        if node == own || (gateway && node == GATEWAY_NODE) {
+            return Ok(());
+        }
+        let also = match gateway {
+            true => format!(" or {GATEWAY_NODE:?}"),
+            false => String::new(),
+        };
+        Err(format!(
+            "the token belongs to pod {} of service account {}, which may ask for node {own:?}{also} only, not {node:?}",
+            self.pod, self.account
+        ))
+    }
+}
+
 /// Checks tokens with the API server.
 pub struct PodTokens {
     reviews: Api<TokenReview>,
-    remembered: Mutex<HashMap<String, (Instant, Key)>>,
+    gateway_account: Key,
+    remembered: Mutex<HashMap<String, (Instant, Bearer)>>,
 }
 
 impl PodTokens {
-    /// Reviews tokens by this client.
-    pub fn new(client: Client) -> Self {
+    /// Reviews tokens by this client. Pods of `gateway_account` are the gateway.
+    pub fn new(client: Client, gateway_account: Key) -> Self {
         Self {
             reviews: Api::all(client),
+            gateway_account,
             remembered: Mutex::default(),
         }
     }
 
-    fn recall(&self, token: &str) -> Option<Key> {
+    fn recall(&self, token: &str) -> Option<Bearer> {
         let remembered = self.remembered.lock().unwrap_or_else(PoisonError::into_inner);
         remembered
             .get(token)
             .filter(|(at, _)| at.elapsed() < REMEMBERED)
-            .map(|(_, pod)| pod.clone())
+            .map(|(_, bearer)| bearer.clone())
     }
 
-    fn remember(&self, token: String, pod: Key) {
+    fn remember(&self, token: String, bearer: Bearer) {
         let mut remembered = self.remembered.lock().unwrap_or_else(PoisonError::into_inner);
         remembered.retain(|_, (at, _)| at.elapsed() < REMEMBERED);
         if remembered.len() < REMEMBERED_MAX {
-            remembered.insert(token, (Instant::now(), pod));
+            remembered.insert(token, (Instant::now(), bearer));
         }
     }
 
-    async fn review(&self, token: &str) -> Result<Key, Refusal> {
+    async fn review(&self, token: &str) -> Result<Bearer, Refusal> {
         let review = TokenReview {
             spec: TokenReviewSpec {
                 token: token.to_owned(),
@@ -69,12 +100,12 @@ impl PodTokens {
             .create(&PostParams::default(), &review)
             .await
             .map_err(|error| Refusal::Unavailable(format!("the token could not be reviewed: {error}")))?;
-        pod_of(&review.status.unwrap_or_default()).map_err(Refusal::Denied)
+        bearer_of(&review.status.unwrap_or_default()).map_err(Refusal::Denied)
     }
 }
 
-/// The pod that a reviewed token is bound to.
-fn pod_of(status: &TokenReviewStatus) -> Result<Key, String> {
+/// Whose a reviewed token is, and which pod it is bound to.
+fn bearer_of(status: &TokenReviewStatus) -> Result<Bearer, String> {
     if status.authenticated != Some(true) {
         let why = status
             .error
@@ -88,9 +119,9 @@ fn pod_of(status: &TokenReviewStatus) -> Result<Key, String> {
     }
     let user = status.user.clone().unwrap_or_default();
     let username = user.username.unwrap_or_default();
-    let namespace = username
+    let (namespace, account) = username
         .strip_prefix(SERVICE_ACCOUNT)
-        .and_then(|rest| rest.split(':').next())
+        .and_then(|rest| rest.split_once(':'))
         .ok_or_else(|| format!("{username:?} is not a service account"))?;
     let pod = user
         .extra
@@ -99,7 +130,10 @@ fn pod_of(status: &TokenReviewStatus) -> Result<Key, String> {
         .ok_or_else(|| {
             "the token is not bound to a pod; ask for one with boundObjectRef (the agent does)".to_owned()
         })?;
-    Ok(Key::new(namespace, pod.as_str()))
+    Ok(Bearer {
+        pod: Key::new(namespace, pod.as_str()),
+        account: Key::new(namespace, account),
+    })
 }
 
 impl Authorize for PodTokens {
@@ -109,22 +143,15 @@ impl Authorize for PodTokens {
                 "no token: send `authorization: Bearer TOKEN` with a pod's service account token for audience {AUDIENCE}"
             )));
         };
-        let pod = match self.recall(token) {
-            Some(pod) => pod,
+        let bearer = match self.recall(token) {
+            Some(bearer) => bearer,
             None => {
-                let pod = self.review(token).await?;
-                self.remember(token.to_owned(), pod.clone());
-                pod
+                let bearer = self.review(token).await?;
+                self.remember(token.to_owned(), bearer.clone());
+                bearer
             }
         };
-        if pod.node_id() == node.id {
-            return Ok(());
-        }
-        Err(Refusal::Denied(format!(
-            "the token belongs to pod {pod}, which may ask for node {:?} only, not {:?}",
-            pod.node_id(),
-            node.id
-        )))
+        bearer.may_be(&node.id, &self.gateway_account).map_err(Refusal::Denied)
     }
 }
 
@@ -142,12 +169,27 @@ mod tests {
         let good = status(json!({"authenticated": true, "audiences": ["weir-xds"], "user": {
             "username": "system:serviceaccount:default:reviews",
             "extra": {"authentication.kubernetes.io/pod-name": ["reviews-v1-x"]}}}));
-        assert_eq!(pod_of(&good), Ok(Key::new("default", "reviews-v1-x")));
+        let bearer = bearer_of(&good).unwrap();
+        assert_eq!(bearer.pod, Key::new("default", "reviews-v1-x"));
+        let gateway = Key::new("default", "traffic-ingress");
+        assert_eq!(bearer.may_be("reviews-v1-x.default", &gateway), Ok(()));
+        assert!(
+            bearer
+                .may_be("other.default", &gateway)
+                .unwrap_err()
+                .contains("reviews-v1-x.default")
+        );
+        assert!(
+            bearer.may_be(GATEWAY_NODE, &gateway).is_err(),
+            "not the gateway's account"
+        );
+        assert_eq!(bearer.may_be(GATEWAY_NODE, &Key::new("default", "reviews")), Ok(()));
+        assert!(bearer.may_be(GATEWAY_NODE, &Key::new("other", "reviews")).is_err());
     }
 
     #[test]
     fn every_refusal_says_why() {
-        let why = |value| pod_of(&status(value)).unwrap_err();
+        let why = |value| bearer_of(&status(value)).unwrap_err();
         assert!(why(json!({"error": "expired"})).contains("expired"));
         assert!(why(json!({"authenticated": true, "audiences": ["api"]})).contains("weir-xds"));
         let person = json!({"authenticated": true, "audiences": ["weir-xds"], "user": {"username": "admin"}});

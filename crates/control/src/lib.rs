@@ -13,10 +13,12 @@
 pub mod authority;
 pub mod control;
 pub mod events;
+pub mod explain;
 pub mod handle;
 pub mod identity;
 pub mod lower;
 pub mod problems;
+pub mod status;
 pub mod watch;
 
 pub use control::{Config, Control, Error, run};

@@ -10,8 +10,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures::StreamExt;
-use k8s_openapi::Metadata;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::runtime::utils::Backoff;
 use kube::runtime::watcher::{self, Event};
 use kube::runtime::{WatchStreamExt, watcher as start_watch};
@@ -25,6 +23,8 @@ use weir_mesh::{Key, Objects};
 
 /// The same trouble of one watch is logged at most this often.
 const COMPLAINT_INTERVAL: Duration = Duration::from_secs(10);
+/// Status of the list of a kind that the API server does not know.
+const NOT_FOUND: u16 = 404;
 /// What kubectl apply keeps about itself; large and not ours.
 const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 
@@ -57,7 +57,7 @@ impl Backoff for Patience {
 }
 
 /// The kinds that are watched.
-const KINDS: [&str; 10] = [
+const KINDS: [&str; 19] = [
     "Pod",
     "Service",
     "EndpointSlice",
@@ -68,7 +68,19 @@ const KINDS: [&str; 10] = [
     "DaemonSet",
     "Job",
     "ConfigMap",
+    "Ingress",
+    "IngressClass",
+    "Secret",
+    "TrafficSplit",
+    "HTTPRouteGroup",
+    "GatewayClass",
+    "Gateway",
+    "HTTPRoute",
+    "ReferenceGrant",
 ];
+
+/// The Secrets that are certificates; no other is read.
+const CERTIFICATES: &str = "type=kubernetes.io/tls";
 
 #[derive(Debug)]
 struct State {
@@ -157,6 +169,22 @@ impl Watched {
         watch!("StatefulSet", stateful_sets);
         watch!("DaemonSet", daemon_sets);
         watch!("Job", jobs);
+        watch!("Ingress", ingresses);
+        watch!("IngressClass", ingress_classes);
+        watch!("TrafficSplit", traffic_splits);
+        watch!("HTTPRouteGroup", route_groups);
+        watch!("GatewayClass", gateway_classes);
+        watch!("Gateway", gateways);
+        watch!("HTTPRoute", http_routes);
+        watch!("ReferenceGrant", reference_grants);
+        let watched = self.clone();
+        let api = Api::all(client.clone());
+        let certificates = watcher::Config::default().fields(CERTIFICATES);
+        tasks.spawn(async move {
+            watched
+                .follow(api, certificates, "Secret", |objects| &mut objects.secrets)
+                .await
+        });
         // The one with the mesh-wide settings; others may hold what is none of our business.
         let watched = self.clone();
         let api = Api::namespaced(client.clone(), SYSTEM_NAMESPACE);
@@ -177,7 +205,7 @@ impl Watched {
         kind: &'static str,
         map: fn(&mut Objects) -> &mut BTreeMap<Key, Arc<K>>,
     ) where
-        K: Resource + Metadata<Ty = ObjectMeta> + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
+        K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
     {
         let mut stream = start_watch(api, which).backoff(Patience::default()).boxed();
         let mut list: Option<BTreeMap<Key, Arc<K>>> = None;
@@ -185,6 +213,10 @@ impl Watched {
         while let Some(event) = stream.next().await {
             match event {
                 Ok(event) => self.take(event, kind, map, &mut list),
+                // The kind's definition is not installed: there are no objects of it until it is. It is asked for again.
+                Err(watcher::Error::InitialListFailed(kube::Error::Api(status))) if status.code == NOT_FOUND => {
+                    self.none_of(kind, map);
+                }
                 Err(error) => {
                     if complained.is_none_or(|at| at.elapsed() > COMPLAINT_INTERVAL) {
                         tracing::warn!(kind, %error, "watch failed; it is taken up again");
@@ -195,6 +227,20 @@ impl Watched {
         }
     }
 
+    /// There are no objects of a kind.
+    fn none_of<K>(&self, kind: &'static str, map: fn(&mut Objects) -> &mut BTreeMap<Key, Arc<K>>) {
+        let mut state = self.lock();
+        let known = !std::mem::take(map(&mut state.objects)).is_empty();
+        if state.unsynced.remove(kind) || known {
+            drop(state);
+            tracing::info!(
+                kind,
+                "the cluster does not have this kind; it is watched as soon as it does"
+            );
+            self.changes.send_modify(|n| *n = n.wrapping_add(1));
+        }
+    }
+
     fn take<K>(
         &self,
         event: Event<K>,
@@ -202,15 +248,15 @@ impl Watched {
         map: fn(&mut Objects) -> &mut BTreeMap<Key, Arc<K>>,
         list: &mut Option<BTreeMap<Key, Arc<K>>>,
     ) where
-        K: Metadata<Ty = ObjectMeta>,
+        K: Resource<DynamicType = ()>,
     {
         let slim = |mut object: K| {
-            let meta = object.metadata_mut();
+            let meta = object.meta_mut();
             meta.managed_fields = None;
             if let Some(annotations) = &mut meta.annotations {
                 annotations.remove(LAST_APPLIED);
             }
-            (Key::of(object.metadata()), Arc::new(object))
+            (Key::of(object.meta()), Arc::new(object))
         };
         match event {
             Event::Init => {
@@ -231,7 +277,7 @@ impl Watched {
                 map(&mut self.lock().objects).insert(key, object);
             }
             Event::Delete(object) => {
-                map(&mut self.lock().objects).remove(&Key::of(object.metadata()));
+                map(&mut self.lock().objects).remove(&Key::of(object.meta()));
             }
         }
         self.changes.send_modify(|n| *n = n.wrapping_add(1));
@@ -286,6 +332,20 @@ mod tests {
         assert_eq!(names(), ["c"]);
         take(Event::Delete(service("c")));
         assert_eq!(names(), [""; 0]);
+    }
+
+    #[test]
+    fn a_kind_that_is_not_installed_holds_nothing_up() {
+        let watched = Watched::default();
+        watched.lock().unsynced = ["Service"].into();
+        watched.take(Event::Apply(service("a")), "Service", |o| &mut o.services, &mut None);
+        let mut changes = watched.changes();
+        watched.none_of("Service", |o| &mut o.services);
+        assert!(watched.objects().unwrap().services.is_empty());
+        assert!(changes.has_changed().unwrap());
+        changes.mark_unchanged();
+        watched.none_of("Service", |o| &mut o.services);
+        assert!(!changes.has_changed().unwrap(), "nothing new");
     }
 
     #[test]

@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig};
 use tonic::{Request, Status, Streaming};
 use weir_control::{Config, Control, ControlHandle};
+use weir_mesh::Key;
 use weir_xds::ResourceType;
 use weir_xds::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
 
@@ -55,6 +56,7 @@ impl Plane {
             xds_listen: address,
             namespace: "weir-system".into(),
             extra_names: vec![],
+            gateway_account: Key::new("default", "traffic-ingress"),
         };
         let (control, handle) = Control::new(config);
         let shutdown = CancellationToken::new();

@@ -33,6 +33,7 @@ fn bring_up(args: &[String]) -> ExitCode {
         data_dir: PathBuf::from(".weir"),
         api_listen: ([127, 0, 0, 1], 7443).into(),
         metrics_listen: ([127, 0, 0, 1], 9090).into(),
+        forwards: Vec::new(),
         manifests: Vec::new(),
         extra_path: Vec::new(),
         keep: false,

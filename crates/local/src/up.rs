@@ -23,7 +23,7 @@ use nix::sys::signal::{SigSet, Signal, kill};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::{Pid, getegid, geteuid};
 
-use crate::node::{Manifest, NodeConfig, Paths};
+use crate::node::{Forward, Manifest, NodeConfig, Paths};
 
 /// How long the node may take to stop before it is killed.
 const STOP_DEADLINE: Duration = Duration::from_secs(20);
@@ -44,6 +44,8 @@ pub struct UpConfig {
     pub api_listen: SocketAddr,
     /// Where the host reaches the metric store (127.0.0.1:9090).
     pub metrics_listen: SocketAddr,
+    /// The host's ports that lead to Services.
+    pub forwards: Vec<Forward>,
     /// What is applied once the API server is there, in this order.
     pub manifests: Vec<Manifest>,
     /// Directories put before the machine's PATH in every container (for example `.tools/bin`).
@@ -62,11 +64,12 @@ pub enum UpError {
     #[error("{path} is in use by another `weir up` (pid {pid}); stop it or choose another --data-dir")]
     InUse { path: PathBuf, pid: String },
     /// A listener's address is taken or not ours.
-    #[error("cannot listen on {address} ({what}); stop what uses port {port} or choose another address")]
+    #[error("cannot listen on {address} ({what}); stop what uses port {port} or choose another address by {option}")]
     Listen {
-        what: &'static str,
+        what: String,
         address: SocketAddr,
         port: u16,
+        option: String,
         source: io::Error,
     },
     /// Neither root nor user namespaces.
@@ -102,10 +105,18 @@ pub fn up(config: UpConfig) -> Result<ExitCode, UpError> {
 }
 
 fn run(config: &UpConfig, data_dir: &DataDir) -> Result<ExitCode, UpError> {
-    let api = listen("the API server", config.api_listen)?;
-    let metrics = listen("the metric store", config.metrics_listen)?;
+    let mut listeners = vec![
+        listen("the API server", config.api_listen, "--api-address")?,
+        listen("the metric store", config.metrics_listen, "--store-address")?,
+    ];
+    for forward in &config.forwards {
+        let what = format!("Service {}, port {}", forward.service, forward.port);
+        // It can be left out altogether.
+        let option = format!("{} (or `off`)", forward.option);
+        listeners.push(listen(&what, forward.address, &option)?);
+    }
     let signals = Signals::block()?;
-    let node = start(config, data_dir, &api, &metrics)?;
+    let node = start(config, data_dir, &listeners)?;
     Ok(supervise(node, &signals))
 }
 
@@ -115,14 +126,14 @@ struct Node {
     _alive: OwnedFd,
 }
 
-fn start(config: &UpConfig, data_dir: &DataDir, api: &TcpListener, metrics: &TcpListener) -> Result<Node, UpError> {
+fn start(config: &UpConfig, data_dir: &DataDir, listeners: &[TcpListener]) -> Result<Node, UpError> {
     data_dir.write_node_config(config)?;
     let exe = std::env::current_exe().map_err(UpError::Spawn)?;
     enter_namespaces()?;
-    let listeners = [api.as_fd(), metrics.as_fd()];
-    for (fd, number) in listeners.iter().zip(LISTEN_FD_FIRST..) {
+    for (listener, number) in listeners.iter().zip(LISTEN_FD_FIRST..) {
         // Not close-on-exec: this very process starts nothing but the node.
-        let got = fcntl(fd, FcntlArg::F_DUPFD(number)).map_err(|errno| UpError::System { what: "dup", errno })?;
+        let got = fcntl(listener.as_fd(), FcntlArg::F_DUPFD(number))
+            .map_err(|errno| UpError::System { what: "dup", errno })?;
         if got != number {
             return Err(UpError::System {
                 what: "descriptor 100 and above are taken",
@@ -203,11 +214,12 @@ fn report(status: ExitStatus, asked: bool) -> ExitCode {
     ExitCode::FAILURE
 }
 
-fn listen(what: &'static str, address: SocketAddr) -> Result<TcpListener, UpError> {
+fn listen(what: &str, address: SocketAddr, option: &str) -> Result<TcpListener, UpError> {
     TcpListener::bind(address).map_err(|source| UpError::Listen {
-        what,
+        what: what.to_owned(),
         address,
         port: address.port(),
+        option: option.to_owned(),
         source,
     })
 }
@@ -340,6 +352,7 @@ impl DataDir {
                 .iter()
                 .map(|p| p.canonicalize().unwrap_or(p.clone()))
                 .collect(),
+            forwards: config.forwards.clone(),
         };
         let text = serde_json::to_vec(&node).map_err(io::Error::other).map_err(failed)?;
         fs::write(paths.node_config(), text).map_err(failed)

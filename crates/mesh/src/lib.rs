@@ -12,18 +12,32 @@
 //! Pure and synchronous. It does not know where objects come from, nor what a proxy's configuration looks like. A bad
 //! object costs that object only, and becomes a [`Problem`].
 
+mod certificate;
 mod exports;
+mod gateway;
+mod gateway_api;
+mod httproute;
+mod ingress;
 mod memo;
 mod objects;
 mod pods;
+pub mod policy;
 mod problems;
+pub mod routes;
 mod services;
+pub mod settings;
+mod split;
 mod telemetry;
+pub mod verdict;
 
+pub use certificate::Certificate;
 pub use exports::Exports;
+pub use gateway::{ANY_HOST, Chain, Gateway, Host, gateway_service};
 pub use objects::{Key, Objects};
 pub use pods::{Identity, InboundPort, Pod};
+pub use policy::Policy;
 pub use services::{Address, Endpoint, Service, ServicePort};
+pub use settings::Settings;
 pub use telemetry::Telemetry;
 
 use std::collections::BTreeMap;
@@ -50,6 +64,10 @@ pub struct Mesh {
     pub identities: BTreeMap<IpAddr, Identity>,
     /// How much is measured where a Service says nothing.
     pub telemetry: Telemetry,
+    /// What the gateway does with requests from outside.
+    pub gateway: Gateway,
+    /// What holds for the whole mesh.
+    pub settings: Settings,
 }
 
 /// Builds the model. Problems are sorted and free of duplicates.
@@ -73,12 +91,15 @@ impl Builder {
     /// As [`rebuild`].
     pub fn build(&mut self, objects: &Objects, previous: &Mesh) -> (Mesh, Vec<Problem>) {
         let mut problems = problems::Problems::default();
+        let (settings, telemetry) = settings::of_mesh(objects, &previous.settings, &previous.telemetry, &mut problems);
         let memo = &mut self.memo;
-        memo.begin(objects);
-        let (mut pods, identities) = pods::build(objects, memo, &mut problems);
-        let services = services::build(objects, &pods, memo, &mut problems);
-        let addresses = services::addresses(objects, &services, &pods, &mut problems);
-        let telemetry = telemetry::of_mesh(objects, &previous.telemetry, &mut problems);
+        memo.begin(objects, &settings);
+        let (mut pods, identities) = pods::build(objects, &settings, memo, &mut problems);
+        let mut services = services::build(objects, &pods, &settings, memo, &mut problems);
+        let mut gateway = gateway::build(objects, &mut services, &settings, &previous.gateway, &mut problems);
+        split::apply(objects, &mut services, &mut problems);
+        gateway::follow_splits(&mut gateway, &services);
+        let addresses = services::addresses(objects, &services, &pods, &settings.defaults, &mut problems);
         pods::add_inbound_ports(&mut pods, &services, &addresses);
         let mesh = Mesh {
             services,
@@ -86,8 +107,47 @@ impl Builder {
             addresses,
             identities,
             telemetry,
+            gateway,
+            settings,
         };
+        untraced(objects, &mesh, &mut problems);
         (mesh, problems.into_sorted())
+    }
+}
+
+/// Whoever asks for traces while nobody takes them is told.
+fn untraced(objects: &Objects, mesh: &Mesh, problems: &mut problems::Problems) {
+    let asking: Vec<&Service> = mesh
+        .services
+        .values()
+        .filter(|s| s.policy.tracing.sampling.is_some())
+        .collect();
+    let pods: Vec<&Key> = mesh
+        .pods
+        .iter()
+        .filter(|(_, pod)| pod.tracing.sampling.is_some())
+        .map(|(key, _)| key)
+        .collect();
+    if (asking.is_empty() && pods.is_empty()) || mesh.collector().is_some() {
+        return;
+    }
+    let key = weir_api::labels::TRACING_ENABLED;
+    let why = "nobody takes the traces: install the Service zipkin in the namespace default, or set tracing.address in the ConfigMap weir-mesh";
+    for service in asking {
+        if let Some(object) = objects.services.get(&service.key()) {
+            let meta = &object.metadata;
+            problems.error(
+                objects::object_ref("v1", "Service", meta),
+                problems::field(meta, key),
+                why,
+            );
+        }
+    }
+    for pod in pods {
+        if let Some(object) = objects.pods.get(pod) {
+            let (object, field) = pods::holder(objects, &object.metadata, key);
+            problems.error(object, field, why);
+        }
     }
 }
 

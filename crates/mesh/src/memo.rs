@@ -1,7 +1,7 @@
 //! What was read from objects before, to take it again where nothing that it was read from changed.
 //!
 //! Objects are immutable and shared: one that is the same allocation is the same object. A pod is read from its own object
-//! and its surroundings (namespaces and workloads); a Service from its own object, its slices, the pods behind them and
+//! and its surroundings (namespaces, workloads and the mesh's settings); a Service from its own object, its slices, the pods behind them and
 //! the surroundings. Whoever reads more adds it here, or what depends on it stays as it was.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -14,6 +14,7 @@ use crate::objects::{Key, Objects};
 use crate::pods::Pod;
 use crate::problems::Problems;
 use crate::services::Service;
+use crate::settings::Settings;
 
 #[derive(Debug)]
 struct Known<T, S> {
@@ -27,6 +28,7 @@ struct Known<T, S> {
 pub(crate) struct Memo {
     /// Namespaces and workloads as they were; nothing else is kept of them.
     surroundings: Objects,
+    settings: Settings,
     pods: BTreeMap<Key, Known<Pod, Arc<KubePod>>>,
     services: BTreeMap<Key, Known<Service, (Arc<KubeService>, Vec<Arc<EndpointSlice>>)>>,
     /// Pods that changed, came or went with this build.
@@ -35,9 +37,10 @@ pub(crate) struct Memo {
 
 impl Memo {
     /// Begins a build. What was read from other surroundings is forgotten.
-    pub(crate) fn begin(&mut self, objects: &Objects) {
+    pub(crate) fn begin(&mut self, objects: &Objects, settings: &Settings) {
         let old = &self.surroundings;
-        let same = same(&old.namespaces, &objects.namespaces)
+        let same = self.settings == *settings
+            && same(&old.namespaces, &objects.namespaces)
             && same(&old.deployments, &objects.deployments)
             && same(&old.replica_sets, &objects.replica_sets)
             && same(&old.stateful_sets, &objects.stateful_sets)
@@ -46,6 +49,7 @@ impl Memo {
         if !same {
             self.pods.clear();
             self.services.clear();
+            self.settings = settings.clone();
             self.surroundings = Objects {
                 pods: BTreeMap::new(),
                 services: BTreeMap::new(),

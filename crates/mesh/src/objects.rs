@@ -6,11 +6,15 @@ use std::sync::Arc;
 
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, ReplicaSet, StatefulSet};
 use k8s_openapi::api::batch::v1::Job;
-use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Pod, Service};
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Pod, Secret, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::networking::v1::{Ingress, IngressClass};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::Serialize;
+use weir_api::gateway::{Gateway, GatewayClass, HTTPRoute, ReferenceGrant};
+use weir_api::lenient::Lenient;
 use weir_api::problem::ObjectRef;
+use weir_api::split::{HTTPRouteGroup, TrafficSplit};
 
 /// Namespace and name of an object.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -79,6 +83,24 @@ pub struct Objects {
     pub jobs: BTreeMap<Key, Arc<Job>>,
     /// ConfigMaps, of which one counts: the mesh's own.
     pub config_maps: BTreeMap<Key, Arc<ConfigMap>>,
+    /// TrafficSplits.
+    pub traffic_splits: BTreeMap<Key, Arc<Lenient<TrafficSplit>>>,
+    /// HTTPRouteGroups.
+    pub route_groups: BTreeMap<Key, Arc<Lenient<HTTPRouteGroup>>>,
+    /// Ingresses.
+    pub ingresses: BTreeMap<Key, Arc<Ingress>>,
+    /// IngressClasses; the key's namespace is empty.
+    pub ingress_classes: BTreeMap<Key, Arc<IngressClass>>,
+    /// Secrets of type `kubernetes.io/tls`: certificates.
+    pub secrets: BTreeMap<Key, Arc<Secret>>,
+    /// GatewayClasses; the key's namespace is empty.
+    pub gateway_classes: BTreeMap<Key, Arc<Lenient<GatewayClass>>>,
+    /// Gateways.
+    pub gateways: BTreeMap<Key, Arc<Lenient<Gateway>>>,
+    /// HTTPRoutes.
+    pub http_routes: BTreeMap<Key, Arc<Lenient<HTTPRoute>>>,
+    /// ReferenceGrants.
+    pub reference_grants: BTreeMap<Key, Arc<Lenient<ReferenceGrant>>>,
 }
 
 /// A workload's metadata together with what names it in a problem.
@@ -91,25 +113,38 @@ pub(crate) struct Workload<'a> {
 impl Objects {
     /// Adds an object from its JSON form, for files instead of a cluster. `Ok(false)`: a kind that the model does not use.
     pub fn insert(&mut self, object: serde_json::Value) -> Result<bool, serde_json::Error> {
-        fn add<T: serde::de::DeserializeOwned + k8s_openapi::Metadata<Ty = ObjectMeta>>(
-            map: &mut BTreeMap<Key, Arc<T>>,
-            object: serde_json::Value,
-        ) -> Result<bool, serde_json::Error> {
-            let object: T = serde_json::from_value(object)?;
-            map.insert(Key::of(object.metadata()), Arc::new(object));
-            Ok(true)
+        macro_rules! add {
+            ($field:ident) => {{
+                let object = Arc::new(serde_json::from_value(object)?);
+                let key = Key::of(metadata(&self.$field, &object, |o| &o.metadata));
+                self.$field.insert(key, object);
+                Ok(true)
+            }};
+        }
+        // Ties the object to the type of the map that it goes into.
+        fn metadata<'a, T>(_: &BTreeMap<Key, Arc<T>>, object: &'a T, of: fn(&T) -> &ObjectMeta) -> &'a ObjectMeta {
+            of(object)
         }
         match object.get("kind").and_then(serde_json::Value::as_str) {
-            Some("Pod") => add(&mut self.pods, object),
-            Some("Service") => add(&mut self.services, object),
-            Some("EndpointSlice") => add(&mut self.endpoint_slices, object),
-            Some("Namespace") => add(&mut self.namespaces, object),
-            Some("Deployment") => add(&mut self.deployments, object),
-            Some("ReplicaSet") => add(&mut self.replica_sets, object),
-            Some("StatefulSet") => add(&mut self.stateful_sets, object),
-            Some("DaemonSet") => add(&mut self.daemon_sets, object),
-            Some("Job") => add(&mut self.jobs, object),
-            Some("ConfigMap") => add(&mut self.config_maps, object),
+            Some("Pod") => add!(pods),
+            Some("Service") => add!(services),
+            Some("EndpointSlice") => add!(endpoint_slices),
+            Some("Namespace") => add!(namespaces),
+            Some("Deployment") => add!(deployments),
+            Some("ReplicaSet") => add!(replica_sets),
+            Some("StatefulSet") => add!(stateful_sets),
+            Some("DaemonSet") => add!(daemon_sets),
+            Some("Job") => add!(jobs),
+            Some("ConfigMap") => add!(config_maps),
+            Some("TrafficSplit") => add!(traffic_splits),
+            Some("HTTPRouteGroup") => add!(route_groups),
+            Some("Ingress") => add!(ingresses),
+            Some("IngressClass") => add!(ingress_classes),
+            Some("Secret") => add!(secrets),
+            Some("GatewayClass") => add!(gateway_classes),
+            Some("Gateway") => add!(gateways),
+            Some("HTTPRoute") => add!(http_routes),
+            Some("ReferenceGrant") => add!(reference_grants),
             _ => Ok(false),
         }
     }

@@ -11,8 +11,11 @@ use weir_api::labels::{self, Engine, Protocol};
 
 use crate::memo::Memo;
 use crate::objects::{Key, Objects, object_ref};
+use crate::policy::Tracing;
+use crate::policy::read::{Labels, Source};
 use crate::problems::{Problems, field};
 use crate::services::{Address, Service};
+use crate::settings::{Defaults, Settings};
 use crate::telemetry::Telemetry;
 
 /// Weight of an endpoint that says nothing.
@@ -58,6 +61,8 @@ pub struct Pod {
     pub weight: u32,
     /// It is being deleted.
     pub terminating: bool,
+    /// Which requests to and from it leave a trace.
+    pub tracing: Tracing,
     /// What its own ports offer, by port, for its proxy's inbound side.
     pub inbound: BTreeMap<u16, InboundPort>,
 }
@@ -78,10 +83,13 @@ pub struct InboundPort {
     pub domains: Arc<BTreeSet<String>>,
     /// What these services say about how much is measured, the first by name first.
     pub telemetry: Telemetry,
+    /// Which requests leave a trace: what the service says that traces most.
+    pub tracing: Tracing,
 }
 
 pub(crate) fn build(
     objects: &Objects,
+    settings: &Settings,
     memo: &mut Memo,
     problems: &mut Problems,
 ) -> (BTreeMap<Key, Pod>, BTreeMap<IpAddr, Identity>) {
@@ -92,7 +100,9 @@ pub(crate) fn build(
         if matches!(phase, Some("Succeeded" | "Failed")) {
             continue;
         }
-        let pod = memo.pod(key, object, problems, |problems| pod(objects, key, object, problems));
+        let pod = memo.pod(key, object, problems, |problems| {
+            pod(objects, key, object, settings, problems)
+        });
         if !pod.host_network {
             for ip in &pod.ips {
                 // An address that was given to a new pod belongs to that one, not to the one that goes.
@@ -115,7 +125,7 @@ pub(crate) fn build(
     )
 }
 
-fn pod(objects: &Objects, key: &Key, object: &KubePod, problems: &mut Problems) -> Pod {
+fn pod(objects: &Objects, key: &Key, object: &KubePod, settings: &Settings, problems: &mut Problems) -> Pod {
     let meta = &object.metadata;
     let workload = objects.workload(meta);
     let of_workload = workload.as_ref().map(|w| w.meta);
@@ -125,20 +135,7 @@ fn pod(objects: &Objects, key: &Key, object: &KubePod, problems: &mut Problems) 
         .and_then(|owner| objects.replica_set(&key.namespace, &owner.name));
     let (owner_kind, owner) = labels::owner(meta, replica_set).unwrap_or_default();
 
-    // The object on which a key's effective value stands, to report it there.
-    let holder = |name: &str| -> (weir_api::problem::ObjectRef, String) {
-        if labels::value(meta, name).is_some() {
-            return (object_ref("v1", "Pod", meta), field(meta, name));
-        }
-        match (&workload, namespace) {
-            (Some(w), _) if labels::value(w.meta, name).is_some() => {
-                (object_ref(w.api_version, w.kind, w.meta), field(w.meta, name))
-            }
-            (_, Some(n)) => (object_ref("v1", "Namespace", n), field(n, name)),
-            _ => (object_ref("v1", "Pod", meta), field(meta, name)),
-        }
-    };
-
+    let holder = |name: &str| holder(objects, meta, name);
     let enabled = labels::enabled(meta, of_workload, namespace).unwrap_or_else(|why| {
         let (object, field) = holder(labels::ENABLED);
         problems.error(object, field, why.to_string());
@@ -149,6 +146,7 @@ fn pod(objects: &Objects, key: &Key, object: &KubePod, problems: &mut Problems) 
         of_workload,
         namespace,
         objects.namespace(labels::SYSTEM_NAMESPACE),
+        settings.engine.unwrap_or_default(),
     )
     .unwrap_or_else(|why| {
         let (object, field) = holder(labels::ENGINE);
@@ -188,8 +186,49 @@ fn pod(objects: &Objects, key: &Key, object: &KubePod, problems: &mut Problems) 
         engine,
         weight,
         terminating: meta.deletion_timestamp.is_some(),
+        tracing: tracing(objects, meta, &settings.defaults, problems),
         inbound: BTreeMap::new(),
     }
+}
+
+/// The object on which the value of a key stands that counts for a pod, and where on it.
+pub(crate) fn holder(objects: &Objects, pod: &ObjectMeta, name: &str) -> (weir_api::problem::ObjectRef, String) {
+    let namespace = pod.namespace.as_deref().and_then(|n| objects.namespace(n));
+    if labels::value(pod, name).is_some() {
+        return (object_ref("v1", "Pod", pod), field(pod, name));
+    }
+    match (objects.workload(pod), namespace) {
+        (Some(w), _) if labels::value(w.meta, name).is_some() => {
+            (object_ref(w.api_version, w.kind, w.meta), field(w.meta, name))
+        }
+        (_, Some(n)) => (object_ref("v1", "Namespace", n), field(n, name)),
+        _ => (object_ref("v1", "Pod", pod), field(pod, name)),
+    }
+}
+
+/// The objects whose labels count as a pod's own, the pod itself first.
+pub(crate) fn sources<'a>(objects: &'a Objects, pod: &'a ObjectMeta) -> Vec<Source<'a>> {
+    let own = Source {
+        api_version: "v1",
+        kind: "Pod",
+        meta: pod,
+    };
+    let workload = objects.workload(pod).map(|w| Source {
+        api_version: w.api_version,
+        kind: w.kind,
+        meta: w.meta,
+    });
+    [own].into_iter().chain(workload).collect()
+}
+
+fn tracing(objects: &Objects, pod: &ObjectMeta, defaults: &Defaults, problems: &mut Problems) -> Tracing {
+    let mut labels = Labels {
+        pod: &sources(objects, pod),
+        services: &[],
+        defaults,
+        problems,
+    };
+    labels.tracing()
 }
 
 fn ips(object: &KubePod) -> Vec<IpAddr> {
@@ -234,30 +273,37 @@ pub(crate) fn add_inbound_ports(
     services: &BTreeMap<Key, Service>,
     addresses: &BTreeMap<(IpAddr, u16), Address>,
 ) {
-    let mut add =
-        |identity: &Identity, port: u16, protocol: Protocol, domains: &Arc<BTreeSet<String>>, telemetry: &Telemetry| {
-            let Some(pod) = pods.get_mut(&Key::new(&*identity.namespace, &*identity.pod)) else {
-                return;
-            };
-            let inbound = pod.inbound.entry(port).or_insert_with(|| InboundPort {
-                protocol,
-                domains: Arc::clone(domains),
-                telemetry: Telemetry::default(),
-            });
-            inbound.telemetry = inbound.telemetry.or(telemetry);
-            inbound.protocol = inbound.protocol.min(protocol);
-            // Nearly always one Service leads to a port: its names are shared by all its pods.
-            if !Arc::ptr_eq(&inbound.domains, domains) {
-                Arc::make_mut(&mut inbound.domains).extend(domains.iter().cloned());
-            }
+    let mut add = |identity: &Identity,
+                   port: u16,
+                   protocol: Protocol,
+                   domains: &Arc<BTreeSet<String>>,
+                   says: (&Telemetry, Tracing)| {
+        let (telemetry, tracing) = says;
+        let Some(pod) = pods.get_mut(&Key::new(&*identity.namespace, &*identity.pod)) else {
+            return;
         };
+        let inbound = pod.inbound.entry(port).or_insert_with(|| InboundPort {
+            protocol,
+            domains: Arc::clone(domains),
+            telemetry: Telemetry::default(),
+            tracing: Tracing::default(),
+        });
+        inbound.tracing = inbound.tracing.or(tracing);
+        inbound.telemetry = inbound.telemetry.or(telemetry);
+        inbound.protocol = inbound.protocol.min(protocol);
+        // Nearly always one Service leads to a port: its names are shared by all its pods.
+        if !Arc::ptr_eq(&inbound.domains, domains) {
+            Arc::make_mut(&mut inbound.domains).extend(domains.iter().cloned());
+        }
+    };
     for service in services.values() {
         for (number, port) in &service.ports {
-            let Some(protocol) = port.protocol else { continue };
+            let Some(protocol) = port.carried() else { continue };
             let domains = Arc::new(service.domains(*number));
             for endpoint in &port.endpoints {
                 if let Some(identity) = &endpoint.identity {
-                    add(identity, endpoint.port, protocol, &domains, &service.telemetry);
+                    let says = (&service.telemetry, service.policy.tracing);
+                    add(identity, endpoint.port, protocol, &domains, says);
                 }
             }
         }
@@ -265,7 +311,8 @@ pub(crate) fn add_inbound_ports(
     for ((_, port), address) in addresses {
         if let Some(identity) = &address.endpoint.identity {
             let domains = Arc::new(address.domains.clone());
-            add(identity, *port, address.protocol, &domains, &address.telemetry);
+            let says = (&address.telemetry, address.policy.tracing);
+            add(identity, *port, address.protocol, &domains, says);
         }
     }
 }

@@ -15,7 +15,11 @@ use crate::exports::{self, Exports};
 use crate::memo::Memo;
 use crate::objects::{Key, Objects, object_ref};
 use crate::pods::{self, Identity, Pod, WEIGHT_DEFAULT};
+use crate::policy::Policy;
+use crate::policy::read::{Labels, Source};
 use crate::problems::{Problems, field};
+use crate::routes::Rule;
+use crate::settings::{Defaults, Settings};
 use crate::telemetry::{self, Telemetry};
 
 /// The label that ties an EndpointSlice to its Service.
@@ -39,6 +43,8 @@ pub struct Service {
     pub headless: bool,
     /// How much is measured about its traffic, as far as it says so itself.
     pub telemetry: Telemetry,
+    /// What its labels ask for its traffic.
+    pub policy: Policy,
     /// The namespaces that it is for.
     #[serde(skip_serializing_if = "Exports::is_everywhere")]
     pub exports: Exports,
@@ -53,8 +59,30 @@ pub struct ServicePort {
     pub name: String,
     /// How meshed clients' traffic is handled; `None`: it is blocked.
     pub protocol: Option<Protocol>,
+    /// Rules lead here from elsewhere, with this protocol: there is a destination whether the port is labelled or not.
+    pub routed: Option<Protocol>,
     /// Where it leads, in order of address and port.
     pub endpoints: Vec<Endpoint>,
+    /// What stands in front of the endpoints; the first rule that takes a request decides. What no rule takes goes to the
+    /// endpoints.
+    pub rules: Vec<Rule>,
+}
+
+impl ServicePort {
+    /// The protocol in which the endpoints are spoken to. `None` or direct: nothing is balanced to them.
+    pub fn carried(&self) -> Option<Protocol> {
+        match (self.protocol, self.routed) {
+            (Some(Protocol::Direct), Some(routed)) => Some(routed),
+            // A rule sees requests, the label says which HTTP they are.
+            (Some(own), Some(routed)) if routed.has_requests() && !own.has_requests() => Some(routed),
+            (own, routed) => own.or(routed),
+        }
+    }
+
+    /// A rule leads here.
+    pub(crate) fn route_here(&mut self, protocol: Protocol) {
+        self.routed = Some(self.routed.map_or(protocol, |known| known.min(protocol)));
+    }
 }
 
 /// An address behind a Service port.
@@ -89,6 +117,8 @@ pub struct Address {
     pub domains: BTreeSet<String>,
     /// What its services say about how much is measured, the first by name first.
     pub telemetry: Telemetry,
+    /// What the labels of the pod and, below it, of the services ask for its traffic.
+    pub policy: Policy,
     /// The namespaces that it is for: those of any of its services.
     #[serde(skip_serializing_if = "Exports::is_everywhere")]
     pub exports: Exports,
@@ -135,6 +165,7 @@ fn with_port(hosts: Vec<String>, port: u16) -> BTreeSet<String> {
 pub(crate) fn build(
     objects: &Objects,
     pods: &BTreeMap<Key, Pod>,
+    settings: &Settings,
     memo: &mut Memo,
     problems: &mut Problems,
 ) -> BTreeMap<Key, Service> {
@@ -150,7 +181,7 @@ pub(crate) fn build(
     let build = |(key, object): (&Key, &Arc<KubeService>)| {
         let slices = slices.get(key).map(Vec::as_slice).unwrap_or_default();
         let service = memo.service(key, object, slices, problems, |problems| {
-            let mut service = service(key, object, slices, pods, problems);
+            let mut service = service(key, object, slices, pods, settings, problems);
             service.exports = exports::of_service(key, object, objects, problems);
             service
         });
@@ -164,6 +195,7 @@ fn service(
     object: &KubeService,
     slices: &[&Arc<EndpointSlice>],
     pods: &BTreeMap<Key, Pod>,
+    settings: &Settings,
     problems: &mut Problems,
 ) -> Service {
     let spec = object.spec.clone().unwrap_or_default();
@@ -179,12 +211,14 @@ fn service(
         if let (true, Ok(number)) = (tcp, u16::try_from(port.port)) {
             let name = port.name.clone().unwrap_or_default();
             let endpoints = endpoints(&name, slices, pods);
+            let addressed = !external;
             ports.insert(
                 number,
                 ServicePort {
                     name,
-                    protocol: None,
+                    protocol: settings.outbound_default.protocol(port).filter(|_| addressed),
                     endpoints,
+                    ..ServicePort::default()
                 },
             );
         }
@@ -216,6 +250,13 @@ fn service(
         uid: object.metadata.uid.clone().unwrap_or_default(),
         headless: cluster_ips.is_empty() && !external,
         telemetry: telemetry::of_service(object, problems),
+        policy: Labels {
+            pod: &[],
+            services: &[Source::service(&object.metadata)],
+            defaults: &settings.defaults,
+            problems,
+        }
+        .policy(),
         exports: Exports::default(),
         cluster_ips,
         ports,
@@ -304,9 +345,11 @@ pub(crate) fn addresses(
     objects: &Objects,
     services: &BTreeMap<Key, Service>,
     pods: &BTreeMap<Key, Pod>,
+    defaults: &Defaults,
     problems: &mut Problems,
 ) -> BTreeMap<(IpAddr, u16), Address> {
     let mut found: BTreeMap<(IpAddr, u16), Address> = BTreeMap::new();
+    let mut leading: BTreeMap<(IpAddr, u16), Vec<Source<'_>>> = BTreeMap::new();
     for service in services.values().filter(|s| s.headless) {
         for (number, port) in &service.ports {
             let Some(protocol) = port.protocol else { continue };
@@ -318,9 +361,14 @@ pub(crate) fn addresses(
                     service: service.name.clone(),
                     domains: own_domains(endpoint.ip, endpoint.port),
                     telemetry: Telemetry::default(),
+                    policy: Policy::default(),
                     exports: service.exports.clone(),
                 });
                 address.exports.widen(&service.exports);
+                if let Some(object) = objects.services.get(&service.key()) {
+                    let sources = leading.entry((endpoint.ip, endpoint.port)).or_default();
+                    sources.push(Source::service(&object.metadata));
+                }
                 address.telemetry = address.telemetry.or(&service.telemetry);
                 address.protocol = address.protocol.min(protocol);
                 address.domains.extend(service.domains(*number));
@@ -352,6 +400,7 @@ pub(crate) fn addresses(
                     service: String::new(),
                     domains: own_domains(*ip, port),
                     telemetry: Telemetry::default(),
+                    policy: Policy::default(),
                     exports: Exports::Everywhere,
                 });
                 // The pod itself offers it to whoever has its address.
@@ -359,6 +408,17 @@ pub(crate) fn addresses(
                 address.protocol = protocol;
             }
         }
+    }
+    for (at, address) in &mut found {
+        let pod = address.endpoint.identity.as_ref();
+        let pod = pod.and_then(|who| objects.pods.get(&Key::new(&*who.namespace, &*who.pod)));
+        address.policy = Labels {
+            pod: &pod.map(|pod| pods::sources(objects, &pod.metadata)).unwrap_or_default(),
+            services: leading.get(at).map(Vec::as_slice).unwrap_or_default(),
+            defaults,
+            problems,
+        }
+        .policy();
     }
     found
 }

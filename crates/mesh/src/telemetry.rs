@@ -4,12 +4,13 @@
 use serde::Serialize;
 use serde_json::Value;
 use weir_api::labels::{self, InvalidValue};
-use weir_api::telemetry::{Buckets, Granularity, MESH_CONFIG, MESH_CONFIG_KEY};
+use weir_api::telemetry::{Buckets, Granularity};
 
-use k8s_openapi::api::core::v1::{ConfigMap, Service};
+use k8s_openapi::api::core::v1::Service;
 
-use crate::objects::{Key, Objects, object_ref};
+use crate::objects::object_ref;
 use crate::problems::{Problems, field};
+use crate::settings::{Reading, text_of};
 
 /// What somebody says about it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -50,31 +51,9 @@ pub(crate) fn of_service(object: &Service, problems: &mut Problems) -> Telemetry
     Telemetry { granularity, buckets }
 }
 
-/// What the mesh's ConfigMap says. Where it says something bad, `previous` stays; a ConfigMap that is not there says
-/// nothing.
-pub(crate) fn of_mesh(objects: &Objects, previous: &Telemetry, problems: &mut Problems) -> Telemetry {
-    let Some(object) = objects
-        .config_maps
-        .get(&Key::new(labels::SYSTEM_NAMESPACE, MESH_CONFIG))
-    else {
-        return Telemetry::default();
-    };
-    let mut reading = Reading { object, problems };
-    let Some(text) = object.data.as_ref().and_then(|data| data.get(MESH_CONFIG_KEY)) else {
-        reading.complain("", "is missing; write metrics: {granularity: pod, buckets: default}");
-        return previous.clone();
-    };
-    let file: Value = match serde_saphyr::from_str(text) {
-        Ok(file) => file,
-        Err(error) => {
-            reading.complain("", format!("is not YAML, and nothing of it is used: {error}"));
-            return previous.clone();
-        }
-    };
-    let Some(metrics) = reading.table(&file, "", &["metrics"]).map(|file| &file["metrics"]) else {
-        return previous.clone();
-    };
-    let Some(metrics) = reading.table(metrics, "metrics", &["granularity", "buckets"]) else {
+/// What the `metrics` of the mesh's ConfigMap says. Where it says something bad, `previous` stays.
+pub(crate) fn of_mesh(file: &Value, previous: &Telemetry, reading: &mut Reading<'_>) -> Telemetry {
+    let Some(metrics) = reading.table(&file["metrics"], "metrics", &["granularity", "buckets"]) else {
         return previous.clone();
     };
     let granularity = match &metrics["granularity"] {
@@ -100,54 +79,5 @@ pub(crate) fn of_mesh(objects: &Objects, previous: &Telemetry, problems: &mut Pr
     Telemetry {
         granularity: reading.kept("metrics.granularity", granularity, &previous.granularity),
         buckets: reading.kept("metrics.buckets", buckets, &previous.buckets),
-    }
-}
-
-fn text_of(value: &Value) -> String {
-    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
-}
-
-/// Reads one ConfigMap and tells what is wrong with it.
-struct Reading<'a> {
-    object: &'a ConfigMap,
-    problems: &'a mut Problems,
-}
-
-impl Reading<'_> {
-    fn complain(&mut self, path: &str, why: impl std::fmt::Display) {
-        let object = object_ref("v1", "ConfigMap", &self.object.metadata);
-        let dot = if path.is_empty() { "" } else { "." };
-        self.problems
-            .error(object, format!("data[{MESH_CONFIG_KEY}]{dot}{path}"), why.to_string());
-    }
-
-    /// The value as a table; an empty one for what is left out. Fields that nobody knows are told, and do no harm.
-    fn table<'v>(&mut self, value: &'v Value, path: &str, known: &[&str]) -> Option<&'v Value> {
-        static NOTHING: Value = Value::Null;
-        match value {
-            Value::Null => Some(&NOTHING),
-            Value::Object(fields) => {
-                for key in fields.keys().filter(|key| !known.contains(&key.as_str())) {
-                    let path = if path.is_empty() {
-                        key.clone()
-                    } else {
-                        format!("{path}.{key}")
-                    };
-                    self.complain(&path, format!("is unknown and not used; known: {}", known.join(", ")));
-                }
-                Some(value)
-            }
-            _ => {
-                self.complain(path, format!("must be a table with {}", known.join(", ")));
-                None
-            }
-        }
-    }
-
-    fn kept<T: Clone>(&mut self, path: &str, read: Result<Option<T>, InvalidValue>, previous: &Option<T>) -> Option<T> {
-        read.unwrap_or_else(|why| {
-            self.complain(path, format!("{why} (the last good value stays until then)"));
-            previous.clone()
-        })
     }
 }

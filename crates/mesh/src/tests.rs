@@ -485,3 +485,95 @@ fn a_service_with_wrong_words_is_measured_as_the_mesh_is() {
     );
     assert!(texts[1].contains("pod, workload or service"), "{texts:?}");
 }
+
+#[test]
+fn each_bad_setting_is_a_problem_and_its_last_good_value_stays() {
+    let good = r#"
+outboundDefault: allow
+engine: envoy
+accessLog: true
+timeouts: {connect: 5s, request: 15s, perTry: 2s, idle: 5m}
+retries: {5xx: 1, connectFailure: 2, gatewayError: 3, budget: 20}
+outlier: {enabled: false, consecutiveGatewayErrors: 7, consecutive5xx: 9, ejectionTime: 30s, maxEjectionPercent: 10}
+tracing: {backend: otlp, address: "otel.example.com:4318", sampling: 12.5}
+"#;
+    let (first, problems) = build(&objects([mesh_config(good)]));
+    assert_eq!(problems, []);
+    let settings = &first.settings;
+    assert_eq!(settings.outbound_default, settings::OutboundDefault::Allow);
+    assert_eq!((settings.engine, settings.access_log), (Some(Engine::Envoy), true));
+    assert_eq!(settings.tracing.address, Some(("otel.example.com".to_owned(), 4318)));
+    assert_eq!(settings.defaults.sampling, "12.5".parse().ok());
+    for bad in [
+        "outboundDefault: maybe",
+        "engine: nginx",
+        "accessLog: often",
+        "timeouts: {connect: soon}",
+        "timeouts: {request: [1]}",
+        "timeouts: {perTry: -1s}",
+        "timeouts: {idle: x}",
+        "timeouts: 3s",
+        "retries: {5xx: -1}",
+        "retries: {connectFailure: x}",
+        "retries: {gatewayError: 1.5}",
+        "retries: {budget: 101}",
+        "retries: [a]",
+        "outlier: {enabled: 1}",
+        "outlier: {consecutiveGatewayErrors: x}",
+        "outlier: {consecutive5xx: x}",
+        "outlier: {ejectionTime: x}",
+        "outlier: {maxEjectionPercent: 200}",
+        "tracing: {backend: jaeger}",
+        "tracing: {address: otel.example.com}",
+        "tracing: {address: 'otel:0'}",
+        "tracing: {sampling: all}",
+    ] {
+        let (name, _) = bad.split_once(':').unwrap();
+        let (second, problems) = rebuild(&objects([mesh_config(bad)]), &first);
+        assert!(problems.len() == 1, "{bad}: {problems:?}");
+        let field = format!("data[config.yaml].{name}");
+        assert!(problems[0].field.starts_with(&field), "{bad}: {}", problems[0]);
+        let now = serde_json::to_value(&second.settings).unwrap();
+        let before = serde_json::to_value(&first.settings).unwrap();
+        let kept = kept_leaves(&now, &before);
+        assert!(kept > 0, "{bad}: nothing was kept: {now}");
+    }
+    let (none, problems) = rebuild(&objects([]), &first);
+    assert_eq!((none.settings, problems), (Settings::default(), vec![]));
+}
+
+/// In how many leaves two settings agree on something that is not the default.
+fn kept_leaves(now: &Value, before: &Value) -> usize {
+    fn count(now: &Value, before: &Value, usual: &Value) -> usize {
+        match (now, before) {
+            (Value::Object(now), Value::Object(before)) => now
+                .iter()
+                .map(|(key, value)| count(value, &before[key], usual.get(key).unwrap_or(&Value::Null)))
+                .sum(),
+            _ => usize::from(now == before && now != usual),
+        }
+    }
+    count(now, before, &serde_json::to_value(Settings::default()).unwrap())
+}
+
+#[test]
+fn ports_are_detected_only_where_the_mesh_says_so() {
+    let service = || {
+        let ports = json!([{"port": 80, "name": "http-web"}, {"port": 81, "name": "x", "appProtocol": "kubernetes.io/h2c"},
+            {"port": 82, "name": "grpc-web"}, {"port": 83, "name": "grpc-api"}, {"port": 84, "name": "https"}, {"port": 85, "name": "web"}]);
+        service(
+            "web",
+            json!({"traffic.port.80": "htp"}),
+            json!({"clusterIP": "10.96.0.20", "selector": {"a": "b"}, "ports": ports}),
+        )
+    };
+    let seen = |settings: &str| {
+        let (mesh, problems) = build(&objects([service(), mesh_config(settings)]));
+        let ports = mesh.services[&key("web")].ports.values();
+        (ports.map(|p| p.protocol).collect::<Vec<_>>(), problems.len())
+    };
+    assert_eq!(seen("outboundDefault: allow"), (vec![None; 6], 1));
+    let (protocols, _) = seen("outboundDefault: detect");
+    use Protocol::{Grpc, Http, Http2, Tcp};
+    assert_eq!(protocols, [Http, Http2, Http, Grpc, Tcp, Tcp].map(Some));
+}

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde_json::Value;
-use weir_api::mesh_status::{GROUP, List, ProblemObject, Proxy, VERSION};
+use weir_api::mesh_status::{Explanation, GROUP, List, ProblemObject, Proxy, VERSION};
 use weir_api::problem::Problem;
 use weir_api::status::Status;
 use weir_api::table::{Column, Row, Table};
@@ -16,6 +16,18 @@ use crate::aggregated::{Answer, BoxFuture, Group, Handler, Resource, ResourceReq
 /// The resources that the proxy with a node id is sent.
 pub type NodeConfig = Arc<dyn Fn(&str) -> Option<Value> + Send + Sync>;
 
+/// What happens to a request of the pod (namespace, name) with these query parameters.
+pub type Explain = Arc<dyn Fn(&str, &str, &[(String, String)]) -> Result<Explanation, Unexplained> + Send + Sync>;
+
+/// Why a request is not explained.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Unexplained {
+    /// There is no such pod.
+    NoPod,
+    /// The parameters are wrong: what, and what would be right.
+    Wrong(String),
+}
+
 /// Where the answers come from. Each closure must be quick: it runs on the server's threads.
 #[derive(Clone)]
 pub struct MeshStatus {
@@ -23,6 +35,8 @@ pub struct MeshStatus {
     pub proxies: Arc<dyn Fn() -> Vec<Proxy> + Send + Sync>,
     /// The resources that the proxy with this node id is sent, as JSON; `None` for a node that is not known.
     pub config: NodeConfig,
+    /// The way of a request, in words.
+    pub explain: Explain,
     /// All problems.
     pub problems: Arc<dyn Fn() -> Vec<Problem> + Send + Sync>,
 }
@@ -37,7 +51,7 @@ pub fn group(status: MeshStatus) -> Group {
         namespaced: true,
         verbs: &["get", "list"],
         short_names: &[],
-        subresources: &[("config", "ProxyConfig")],
+        subresources: &[("config", "ProxyConfig"), ("explain", "Explanation")],
     };
     let problems = Resource {
         name: "problems",
@@ -63,6 +77,7 @@ pub fn group(status: MeshStatus) -> Group {
 impl MeshStatus {
     fn answer(&self, request: &ResourceRequest) -> Result<Answer, Status> {
         match (request.resource, &request.name, &request.subresource) {
+            ("proxies", Some(name), Some(sub)) if sub == "explain" => self.explain(request, name),
             ("proxies", Some(name), Some(_)) => self.config(request, name),
             ("proxies", Some(name), None) => {
                 let found = self
@@ -128,6 +143,19 @@ impl MeshStatus {
             "metadata": {"name": name, "namespace": namespace},
             "resources": resources,
         });
+        Ok(Answer { object, table: None })
+    }
+
+    fn explain(&self, request: &ResourceRequest, name: &str) -> Result<Answer, Status> {
+        let namespace = request.namespace.as_deref().unwrap_or_default();
+        let explanation = (self.explain)(namespace, name, &request.parameters).map_err(|why| match why {
+            Unexplained::NoPod => Status::not_found("", "pods", name),
+            Unexplained::Wrong(message) => Status::bad_request(message),
+        })?;
+        let mut object = json(&explanation)?;
+        object["kind"] = "Explanation".into();
+        object["apiVersion"] = format!("{GROUP}/{VERSION}").into();
+        object["metadata"] = serde_json::json!({"name": name, "namespace": namespace});
         Ok(Answer { object, table: None })
     }
 

@@ -23,7 +23,8 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{Notify, Semaphore};
 use weir_xds::ResourceType;
 
-use crate::config::{Active, EndpointSource};
+use crate::config::route::{Clusters, Forward};
+use crate::config::{Action, Active, EndpointSource};
 use crate::envoy_page;
 use crate::page::Body;
 use crate::publish::Publisher;
@@ -194,11 +195,16 @@ impl Admin {
                 "accepted": self.shared.accepted.load(Ordering::Relaxed),
                 "refused": self.shared.refused.load(Ordering::Relaxed),
             },
+            "spans": {
+                "sent": self.shared.traces.sent.load(Ordering::Relaxed),
+                "dropped": self.shared.traces.dropped.load(Ordering::Relaxed),
+            },
             "received": {
                 "clusters": resource(ResourceType::Cluster),
                 "endpoints": resource(ResourceType::Endpoint),
                 "listeners": resource(ResourceType::Listener),
                 "routes": resource(ResourceType::Route),
+                "secrets": resource(ResourceType::Secret),
             },
             "rejected": rejected,
             "active": {
@@ -243,6 +249,8 @@ fn chain(chain: &crate::config::FilterChain) -> Value {
     };
     json!({
         "destination_port": chain.destination_port,
+        "server_names": chain.server_names,
+        "secrets": chain.tls.iter().flat_map(|tls| &tls.secrets).map(|s| &*s.name).collect::<Vec<_>>(),
         "application_protocols": chain.application_protocols,
         "filter": filter,
     })
@@ -258,8 +266,20 @@ fn routes(active: &Active) -> Value {
 
 fn table_json(table: &crate::config::RouteTable) -> Value {
     let action = |route: &Arc<crate::config::Route>| match &route.action {
-        crate::config::Action::Respond { status, .. } => json!({"name": &*route.name, "respond": status.as_u16()}),
-        crate::config::Action::Forward(f) => json!({"name": &*route.name, "cluster": &*f.cluster}),
+        Action::Respond { status, .. } => json!({"name": &*route.name, "respond": status.as_u16()}),
+        Action::Redirect(redirect) => json!({"name": &*route.name, "redirect": redirect.status}),
+        Action::Forward(Forward {
+            clusters: Clusters::One(name),
+            ..
+        }) => json!({"name": &*route.name, "cluster": &**name}),
+        Action::Forward(Forward {
+            clusters: Clusters::Split(split),
+            ..
+        }) => {
+            let shares = std::iter::once(&split.first).chain(&split.rest);
+            let weights: serde_json::Map<_, _> = shares.map(|s| (s.cluster.to_string(), s.weight.into())).collect();
+            json!({"name": &*route.name, "weighted_clusters": weights})
+        }
     };
     let host = |host: &crate::config::route::VirtualHost| {
         let domains: Vec<&str> = host.domains.iter().map(|d| &**d).collect();

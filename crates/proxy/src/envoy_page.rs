@@ -78,11 +78,14 @@ const CLUSTER: [Family<Arc<Cluster>>; 20] = [
     counter("upstream_cx_tx_bytes_total", |l, c| l.count(&c.stats.cx_tx_bytes)),
 ];
 
-const HTTP: [Family<Arc<HttpStats>>; 17] = [
+const HTTP: [Family<Arc<HttpStats>>; 20] = [
     counter("rq_total", |l, h| l.count(&h.rq_total)),
     counter("no_route", |l, h| l.count(&h.no_route)),
     counter("no_cluster", |l, h| l.count(&h.no_cluster)),
     counter("rq_direct_response", |l, h| l.count(&h.rq_direct_response)),
+    counter("fault_delays_injected", |l, h| l.count(&h.fault_delays)),
+    counter("fault_aborts_injected", |l, h| l.count(&h.fault_aborts)),
+    counter("fault_response_rl_injected", |l, h| l.count(&h.fault_limits)),
     counter("downstream_rq_total", |l, h| l.count(&h.rq_total)),
     gauge("downstream_rq_active", |l, h| {
         let ended = h.outcomes.classes().iter().sum::<u64>() + h.rq_rx_reset.load(Relaxed);
@@ -259,7 +262,7 @@ pub fn page(shared: &Shared) -> impl FnMut(&mut String, usize) -> bool + use<> {
     let active = shared.active.load_full();
     let mut groups: Vec<Writer> = Vec::new();
     let mut server = String::new();
-    server_gauges(&mut server, shared);
+    server_values(&mut server, shared);
     groups.push(Box::new(move |out, _| {
         out.push_str(&server);
         false
@@ -327,7 +330,7 @@ fn sorted<T>(rows: impl Iterator<Item = (String, T)>) -> Vec<(String, T)> {
     rows
 }
 
-fn server_gauges(out: &mut String, shared: &Shared) {
+fn server_values(out: &mut String, shared: &Shared) {
     // As Envoy numbers them: live, draining, initialising.
     let state = match (shared.life.draining(), shared.ready()) {
         (true, _) => 1,
@@ -358,8 +361,14 @@ fn server_gauges(out: &mut String, shared: &Shared) {
     if let Some(bytes) = resident_bytes() {
         gauges.push(("envoy_server_memory_physical_size", bytes));
     }
-    for (name, value) in gauges {
-        header(out, name, "gauge");
+    let counters = [
+        ("envoy_tracing_spans_sent", shared.traces.sent.load(Relaxed)),
+        ("envoy_tracing_spans_dropped", shared.traces.dropped.load(Relaxed)),
+    ];
+    let gauges = gauges.into_iter().map(|(name, value)| (name, value, "gauge"));
+    let counters = counters.into_iter().map(|(name, value)| (name, value, "counter"));
+    for (name, value, kind) in gauges.chain(counters) {
+        header(out, name, kind);
         let labels = "";
         Lines { out, name, labels }.value(value);
     }

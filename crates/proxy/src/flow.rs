@@ -36,6 +36,8 @@ pub struct Flow {
     pub from_host: bool,
     /// What the first bytes showed, where they were looked at.
     pub protocol: Option<&'static str>,
+    /// The name that a TLS handshake asked for, lower case, where chains depend on it.
+    pub server_name: Option<Box<str>>,
     /// Who the client is, once that is known.
     pub client: OnceCell<Arc<Peer>>,
 }
@@ -63,7 +65,10 @@ impl Flow {
     /// The chain that serves this connection in a configuration.
     pub fn choose(&self, active: &Active) -> Option<FilterChain> {
         let listener = Self::listener(active, &self.entry, self.destination)?;
-        listener.chain(self.destination.port(), self.protocol).cloned()
+        let port = self.destination.port();
+        listener
+            .chain(port, self.server_name.as_deref(), self.protocol)
+            .cloned()
     }
 
     /// The other side, seen from the workload: the endpoint outbound, the client inbound.
@@ -75,7 +80,7 @@ impl Flow {
     }
 
     /// Who the client is; an unknown peer where nobody knows.
-    fn client(&self) -> Arc<Peer> {
+    pub fn client(&self) -> Arc<Peer> {
         if let Some(known) = self.client.get() {
             return Arc::clone(known);
         }

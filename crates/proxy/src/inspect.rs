@@ -1,17 +1,20 @@
 //! What protocol the first bytes of a connection show.
 //!
-//! Enters: a connection. Leaves: the bytes read so far and a verdict. Reads at most [`HEAD_BYTES_MAX`]; whoever goes on
-//! with the connection starts with these bytes.
+//! Enters: a connection. Leaves: the bytes read so far, a verdict, and the name that a TLS handshake asks for. Reads at most
+//! [`HEAD_BYTES_MAX`], or [`HELLO_BYTES_MAX`] of a handshake; whoever goes on with the connection starts with these bytes.
 
 use std::io;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use rustls::server::Acceptor;
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 
 /// A request line must end within this many bytes.
 pub const HEAD_BYTES_MAX: usize = 8192;
+/// The first message of a TLS handshake must end within this many bytes where its name matters.
+pub const HELLO_BYTES_MAX: usize = 65_536;
 /// The longest method that counts as one.
 const METHOD_BYTES_MAX: usize = 32;
 /// The kind of a TLS record with which a handshake begins; its version follows (RFC 8446, 5.1).
@@ -51,23 +54,81 @@ impl Verdict {
     }
 }
 
-/// Reads until the protocol is clear, the client stops sending, or time is up. The flag says that time was up.
-pub async fn inspect(stream: &mut TcpStream, limit: Duration) -> io::Result<(Bytes, Verdict, bool)> {
+/// What the first bytes of a connection showed.
+#[derive(Debug)]
+pub struct Seen {
+    /// Those bytes.
+    pub first: Bytes,
+    /// What they are.
+    pub verdict: Verdict,
+    /// The name that a TLS handshake asks for, lower case.
+    pub server_name: Option<Box<str>>,
+    /// Time was up before this was clear.
+    pub late: bool,
+}
+
+/// Reads until the protocol is clear (and of a TLS handshake, where `names` is set, the name), the client stops sending,
+/// or time is up.
+pub async fn inspect(stream: &mut TcpStream, limit: Duration, names: bool) -> io::Result<Seen> {
     let mut first = BytesMut::new();
+    let mut server_name = None;
     let reading = async {
+        let mut hello = Hello::default();
         loop {
             if stream.read_buf(&mut first).await? == 0 {
                 return Ok::<_, io::Error>(Verdict::Other);
             }
             match verdict(&first) {
                 Verdict::Unsure => {}
+                Verdict::Tls if names => {
+                    if let Some(name) = hello.read(&first) {
+                        server_name = name;
+                        return Ok(Verdict::Tls);
+                    }
+                }
                 clear => return Ok(clear),
             }
         }
     };
-    match tokio::time::timeout(limit, reading).await {
-        Ok(verdict) => verdict.map(|v| (first.freeze(), v, false)),
-        Err(_) => Ok((first.freeze(), Verdict::Other, true)),
+    let (verdict, late) = match tokio::time::timeout(limit, reading).await {
+        Ok(verdict) => (verdict?, false),
+        Err(_) => (Verdict::Other, true),
+    };
+    Ok(Seen {
+        first: first.freeze(),
+        verdict,
+        server_name,
+        late,
+    })
+}
+
+/// A TLS handshake's first message while it comes in.
+#[derive(Default)]
+struct Hello {
+    acceptor: Acceptor,
+    /// Bytes that the acceptor has had.
+    taken: usize,
+}
+
+impl Hello {
+    /// The name in the message once it is whole; `None`: more bytes are needed. What is no such message has no name.
+    fn read(&mut self, bytes: &[u8]) -> Option<Option<Box<str>>> {
+        let mut rest = bytes.get(self.taken..).unwrap_or_default();
+        while !rest.is_empty() {
+            if !matches!(self.acceptor.read_tls(&mut rest), Ok(1..)) {
+                return Some(None);
+            }
+            match self.acceptor.accept() {
+                Ok(None) => {}
+                Ok(Some(accepted)) => {
+                    let name = accepted.client_hello().server_name().map(str::to_ascii_lowercase);
+                    return Some(name.map(Into::into));
+                }
+                Err(_) => return Some(None),
+            }
+        }
+        self.taken = bytes.len();
+        (bytes.len() >= HELLO_BYTES_MAX).then_some(None)
     }
 }
 
@@ -146,7 +207,48 @@ mod tests {
         assert_eq!(verdict(&endless), Verdict::Other);
     }
 
+    /// The first message of a handshake for a name.
+    fn hello(name: &str) -> Vec<u8> {
+        let provider = std::sync::Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let config = rustls::ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(rustls::RootCertStore::empty())
+            .with_no_client_auth();
+        let name = rustls::pki_types::ServerName::try_from(name.to_owned()).unwrap();
+        let mut client = rustls::ClientConnection::new(std::sync::Arc::new(config), name).unwrap();
+        let mut bytes = Vec::new();
+        client.write_tls(&mut bytes).unwrap();
+        bytes
+    }
+
+    #[test]
+    fn the_name_of_a_handshake_comes_in_pieces_or_whole() {
+        let whole = hello("A.Example.com");
+        assert_eq!(Hello::default().read(&whole), Some(Some("a.example.com".into())));
+        let mut pieces = Hello::default();
+        for end in 1..whole.len() {
+            assert_eq!(pieces.read(&whole[..end]), None, "after {end} bytes");
+        }
+        assert_eq!(pieces.read(&whole), Some(Some("a.example.com".into())));
+        assert_eq!(
+            Hello::default().read(&hello("127.0.0.1")),
+            Some(None),
+            "an address is no name"
+        );
+        assert_eq!(Hello::default().read(b"\x16\x03\x01\x00\x05hello"), Some(None));
+    }
+
     proptest! {
+        #[test]
+        fn no_handshake_panics(at in 0usize..200, value: u8, cut in 0usize..300) {
+            let mut bytes = hello("a.example.com");
+            let place = at % bytes.len();
+            bytes[place] = value;
+            bytes.truncate(cut);
+            let _ = Hello::default().read(&bytes);
+        }
+
         /// More bytes never change a verdict that was clear.
         #[test]
         fn a_clear_verdict_stays(bytes in proptest::collection::vec(any::<u8>(), 0..200), cut in 0usize..200) {

@@ -95,7 +95,9 @@ impl Series {
                 authorities.extend(domains.map(|d| (direction, Arc::clone(d))));
                 for (authority, route) in table.destinations() {
                     if let (Some(authority), Action::Forward(forward)) = (authority, &route.action) {
-                        reach(&forward.cluster, direction, authority);
+                        forward
+                            .clusters()
+                            .for_each(|cluster| reach(cluster, direction, authority));
                     }
                 }
             }

@@ -45,6 +45,11 @@ impl Io {
         agreed == Some(b"h2")
     }
 
+    /// Whether a client came encrypted.
+    pub fn is_secure(&self) -> bool {
+        matches!(self, Self::TlsServer(_))
+    }
+
     /// The TCP socket below.
     pub fn tcp(&self) -> &TcpStream {
         match self {

@@ -56,6 +56,8 @@ pub struct Worker {
     pub nobody: Arc<Peer>,
     /// The authority of requests for hosts that nobody configured.
     pub other: Arc<str>,
+    /// Copies of requests that are under way.
+    pub copies: Cell<usize>,
     date: RefCell<Date>,
     rotations: RefCell<Map<Arc<str>, Rotation>>,
     /// Slots found so far; emptied with each configuration.
@@ -94,6 +96,7 @@ impl Worker {
             timers: Rc::default(),
             nobody: Arc::default(),
             other: names::AUTHORITY_OTHER.into(),
+            copies: Cell::default(),
             date: RefCell::default(),
             rotations: RefCell::default(),
             slots: RefCell::default(),
@@ -347,15 +350,16 @@ async fn connection(worker: Rc<Worker>, entry: Arc<str>, mut stream: TcpStream, 
     let Some(listener) = Flow::listener(&active, &entry, destination) else {
         return;
     };
-    let (mut first, mut protocol) = (Bytes::new(), None);
+    let (mut first, mut protocol, mut server_name) = (Bytes::new(), None, None);
     if listener.must_inspect(destination.port()) {
-        let Ok((bytes, verdict, late)) = inspect::inspect(&mut stream, listener.inspect_timeout).await else {
+        let names = listener.must_know_name(destination.port());
+        let Ok(seen) = inspect::inspect(&mut stream, listener.inspect_timeout, names).await else {
             return;
         };
-        if late && !listener.continue_on_timeout {
+        if seen.late && !listener.continue_on_timeout {
             return;
         }
-        (first, protocol) = (bytes, verdict.protocol());
+        (first, protocol, server_name) = (seen.first, seen.verdict.protocol(), seen.server_name);
     }
     let from_host = worker.shared.host_ip == Some(source.ip());
     let redirected = destination != local;
@@ -369,6 +373,7 @@ async fn connection(worker: Rc<Worker>, entry: Arc<str>, mut stream: TcpStream, 
         direction,
         from_host,
         protocol,
+        server_name,
         client: OnceCell::new(),
     };
     flow.identify().await;

@@ -51,6 +51,10 @@ pub enum Command {
     Agent(Agent),
     /// The metrics server: scrapes the proxies, stores, answers PromQL and the Kubernetes metric APIs.
     Metrics(Metrics),
+    /// The ingress gateway's pod: the proxy, with a bootstrap that it writes itself.
+    Gateway(Gateway),
+    /// A collector of traces: takes spans, keeps the newest in memory, answers Zipkin's API.
+    Zipkin(Zipkin),
     /// The proxy, from a bootstrap in Envoy's format.
     Proxy(Proxy),
     #[command(flatten)]
@@ -58,6 +62,8 @@ pub enum Command {
 
     #[command(hide = true)]
     EnvoySupervisor(EnvoySupervisor),
+    #[command(hide = true)]
+    Visit(Visit),
     #[command(hide = true)]
     Node(Node),
     #[command(hide = true)]
@@ -78,6 +84,12 @@ pub struct Up {
     /// Address of the metric store's Prometheus API on this machine.
     #[arg(long, default_value = "127.0.0.1:9090")]
     pub store_address: SocketAddr,
+    /// Address of the ingress gateway on this machine, clear text; `off` for none.
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8080", value_parser = address_or_off)]
+    pub ingress_address: Listen,
+    /// Address of the ingress gateway on this machine, TLS; `off` for none.
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8444", value_parser = address_or_off)]
+    pub ingress_tls_address: Listen,
     /// The proxy of pods that do not choose one.
     #[arg(long, value_enum, default_value_t = Engine::Weir)]
     pub proxy: Engine,
@@ -86,10 +98,57 @@ pub struct Up {
     pub keep: bool,
 }
 
+/// Where to listen, if at all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Listen(pub Option<SocketAddr>);
+
+fn address_or_off(text: &str) -> Result<Listen, String> {
+    match text {
+        "off" => Ok(Listen(None)),
+        _ => match text.parse() {
+            Ok(address) => Ok(Listen(Some(address))),
+            Err(_) => Err("write an address and a port, such as 127.0.0.1:8080, or off".to_owned()),
+        },
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Engine {
     Weir,
     Envoy,
+}
+
+/// A look at the proxies of this machine, where their agent runs. `weir proxies logs` and `exec` come here.
+#[derive(Args, Debug)]
+pub struct Visit {
+    /// Directory that the agent keeps.
+    #[arg(long, default_value = "/run/weir")]
+    pub run_dir: PathBuf,
+    #[command(subcommand)]
+    pub action: VisitAction,
+}
+
+#[derive(Subcommand, Debug)]
+pub enum VisitAction {
+    /// Print the end of a proxy's log.
+    Log {
+        /// Id of the proxy, or the beginning of it.
+        id: String,
+        /// Lines to print.
+        #[arg(long, default_value_t = 100)]
+        tail: usize,
+        /// Go on with what comes.
+        #[arg(long)]
+        follow: bool,
+    },
+    /// Run a program in the network namespace of a proxy.
+    Exec {
+        /// Id of the proxy, or the beginning of it.
+        id: String,
+        /// The program and its arguments.
+        #[arg(last = true, required = true)]
+        program: Vec<String>,
+    },
 }
 
 #[derive(Args, Debug)]
@@ -100,6 +159,9 @@ pub struct Install {
     /// The container image to use.
     #[arg(long, default_value = "weir")]
     pub image: String,
+    /// With a collector of traces, traffic-zipkin.
+    #[arg(long)]
+    pub zipkin: bool,
 }
 
 /// How a role reaches the Kubernetes API.
@@ -129,6 +191,18 @@ pub struct Control {
     /// The namespace that Weir is installed in.
     #[arg(long, default_value = "weir-system", env = "POD_NAMESPACE")]
     pub namespace: String,
+    /// The service account whose pods may have the gateway's configuration, as NAMESPACE/NAME.
+    #[arg(long, default_value = "default/traffic-ingress", value_parser = namespaced)]
+    pub gateway_account: weir_mesh::Key,
+}
+
+fn namespaced(text: &str) -> Result<weir_mesh::Key, String> {
+    match text.split_once('/') {
+        Some((namespace, name)) if !namespace.is_empty() && !name.is_empty() => {
+            Ok(weir_mesh::Key::new(namespace, name))
+        }
+        _ => Err("write NAMESPACE/NAME".to_owned()),
+    }
 }
 
 #[derive(Args, Debug)]
@@ -187,6 +261,55 @@ pub struct Metrics {
     /// How long samples are kept, in seconds.
     #[arg(long, default_value_t = 3600)]
     pub retention_seconds: u64,
+}
+
+#[derive(Args, Debug)]
+pub struct Gateway {
+    #[command(flatten)]
+    pub kubernetes: Kubernetes,
+    /// The name by which it asks the control plane for its configuration.
+    #[arg(long, default_value = "traffic-ingress")]
+    pub node_id: String,
+    /// The control plane, host and port; by default weir-control of the namespace that Weir is installed in.
+    #[arg(long, value_name = "HOST:PORT")]
+    pub xds: Option<String>,
+    /// The namespace that Weir is installed in.
+    #[arg(long, default_value = "weir-system")]
+    pub namespace: String,
+    /// File of a token of the pod's service account, bound to the pod, for audience weir-xds.
+    #[arg(long, default_value = "/var/run/secrets/weir/token")]
+    pub token: PathBuf,
+    /// Folder of the proxy's files; what outlives the process there is taken up by the next one.
+    #[arg(long, default_value = "/run/weir")]
+    pub dir: PathBuf,
+    /// Which proxy.
+    #[arg(long, value_enum, default_value_t = Engine::Weir)]
+    pub engine: Engine,
+    /// The Envoy to run with --engine envoy: a path, or a name looked up in PATH.
+    #[arg(long, default_value = "envoy")]
+    pub envoy: PathBuf,
+    /// Address of /metrics, /stats/prometheus and /ready.
+    #[arg(long, default_value = "0.0.0.0:8900")]
+    pub metrics_address: SocketAddr,
+    /// Seconds that connections may stay open after SIGTERM.
+    #[arg(long, default_value_t = 30)]
+    pub drain_seconds: u64,
+    /// Threads that forward, of Weir's proxy; by default one a processor.
+    #[arg(long)]
+    pub workers: Option<usize>,
+}
+
+#[derive(Args, Debug)]
+pub struct Zipkin {
+    /// Address of Zipkin's API.
+    #[arg(long, default_value = "0.0.0.0:9411")]
+    pub address: SocketAddr,
+    /// Spans that are kept; beyond, the oldest traces go.
+    #[arg(long, default_value_t = 100_000)]
+    pub spans_max: usize,
+    /// Memory for spans, in MiB; beyond, the oldest traces go.
+    #[arg(long, default_value_t = 128)]
+    pub memory_mib: usize,
 }
 
 #[derive(Args, Debug)]

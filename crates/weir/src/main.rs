@@ -63,8 +63,11 @@ fn run(command: Command) -> Result<ExitCode> {
     }
     match command {
         Command::Up(arguments) => return roles::local::bring_up(arguments),
+        Command::Visit(arguments) => return small_runtime()?.block_on(roles::agent::visit(arguments)),
         Command::Node(arguments) => return Ok(roles::local::node(&arguments)),
         // A proxy, its supervisor and the agent are small and many: one thread beside the workers.
+        Command::Gateway(arguments) => small_runtime()?.block_on(roles::gateway::run(arguments))?,
+        Command::Zipkin(arguments) => small_runtime()?.block_on(roles::zipkin::run(arguments))?,
         Command::Proxy(arguments) => small_runtime()?.block_on(roles::proxy::run(arguments))?,
         Command::EnvoySupervisor(arguments) => small_runtime()?.block_on(roles::proxy::supervise(arguments))?,
         Command::Agent(arguments) => small_runtime()?.block_on(roles::agent::run(arguments))?,

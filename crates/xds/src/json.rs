@@ -2,7 +2,8 @@
 //!
 //! A small wire-format reader driven by tables that list the fields Weir writes, under the names of Envoy's own
 //! documentation. It reads the very bytes that are sent; a field that the tables do not know is shown as `field_N`, so
-//! that nothing is hidden. It is for reading only: nothing is parsed back.
+//! that nothing is hidden but private keys, which stand there as `[redacted]`. It is for reading only: nothing is parsed
+//! back.
 
 use serde_json::{Map, Value};
 
@@ -12,6 +13,9 @@ mod tables;
 
 /// How deep messages may nest; deeper ones are shown as raw bytes.
 const DEPTH_MAX: usize = 32;
+
+/// What stands in place of a secret.
+const REDACTED: &str = "[redacted]";
 
 /// A resource's body as JSON.
 pub fn resource(resource: &Resource) -> Value {
@@ -47,6 +51,10 @@ pub(crate) enum Kind {
     MapOf(&'static Kind),
     /// A message that is there or not, such as `ads: {}`.
     Empty,
+    /// A message with a secret in it: one that cannot be read is not shown.
+    Closed(&'static [Field]),
+    /// Never shown.
+    Redacted,
 }
 
 /// One field of a message.
@@ -126,7 +134,8 @@ impl<'a> Reader<'a> {
 fn any(type_url: &str, bytes: &[u8], depth: usize) -> Value {
     let name = type_url.rsplit('/').next().unwrap_or(type_url);
     match tables::message(name) {
-        Some(fields) => message(fields, bytes, depth),
+        Some(Kind::Msg(fields)) => message(fields, bytes, depth),
+        Some(kind) => value(kind, &Wire::Bytes(bytes), depth),
         None => raw(bytes),
     }
 }
@@ -139,15 +148,18 @@ fn raw(bytes: &[u8]) -> Value {
 }
 
 fn message(fields: &[Field], bytes: &[u8], depth: usize) -> Value {
+    fields_of(fields, bytes, depth).unwrap_or_else(|| raw(bytes))
+}
+
+/// A message's fields; `None` when it cannot be read.
+fn fields_of(fields: &[Field], bytes: &[u8], depth: usize) -> Option<Value> {
     let mut out = Map::new();
     let mut reader = Reader(bytes);
     if depth == 0 {
-        return raw(bytes);
+        return None;
     }
     while !reader.0.is_empty() {
-        let Some((number, wire)) = reader.field() else {
-            return raw(bytes);
-        };
+        let (number, wire) = reader.field()?;
         let Some(field) = fields.iter().find(|f| f.number == number) else {
             let value = unknown(&wire);
             append(&mut out, format!("field_{number}"), value);
@@ -174,7 +186,7 @@ fn message(fields: &[Field], bytes: &[u8], depth: usize) -> Value {
             out.insert(field.name.to_owned(), value);
         }
     }
-    Value::Object(out)
+    Some(Value::Object(out))
 }
 
 fn list(out: &mut Map<String, Value>, name: &str, value: Value) {
@@ -244,6 +256,10 @@ fn value(kind: Kind, wire: &Wire<'_>, depth: usize) -> Value {
             Some((_, inner)) => unknown(&inner),
         },
         (Kind::Empty, Wire::Bytes([])) => Value::Object(Map::new()),
+        (Kind::Closed(fields), Wire::Bytes(bytes)) => {
+            fields_of(fields, bytes, depth).unwrap_or_else(|| Value::from(REDACTED))
+        }
+        (Kind::Redacted | Kind::Closed(_), _) => Value::from(REDACTED),
         (_, wire) => unknown(wire),
     }
 }
@@ -340,6 +356,68 @@ mod tests {
                 "field_28": "shown anyway",
             })
         );
+    }
+
+    #[test]
+    fn keys_are_not_shown_wherever_they_stand() {
+        use envoy_types::pb::envoy::config::core::v3::{DataSource, TransportSocket, data_source, transport_socket};
+        use envoy_types::pb::envoy::config::listener::v3::{FilterChain, Listener};
+        use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3 as tls;
+        let bytes = |text: &str| {
+            Some(DataSource {
+                specifier: Some(data_source::Specifier::InlineBytes(text.as_bytes().to_vec())),
+                ..Default::default()
+            })
+        };
+        let pair = tls::TlsCertificate {
+            certificate_chain: bytes("a chain"),
+            private_key: bytes("a key"),
+            password: bytes("a key"),
+            ..Default::default()
+        };
+        let secret = tls::Secret {
+            name: "default/shop".into(),
+            r#type: Some(tls::secret::Type::TlsCertificate(pair.clone())),
+        }
+        .encode_to_vec();
+        let shown = body(ResourceType::Secret, &secret);
+        assert_eq!(
+            shown,
+            serde_json::json!({
+                "name": "default/shop",
+                "tls_certificate": {
+                    "certificate_chain": {"inline_bytes": "a chain"},
+                    "private_key": "[redacted]",
+                    "password": "[redacted]",
+                },
+            })
+        );
+        for end in 0..secret.len() {
+            let shown = body(ResourceType::Secret, &secret[..end]).to_string();
+            assert!(!shown.contains("a ke") && !shown.contains("61206b"), "{end}: {shown}");
+        }
+        let context = tls::DownstreamTlsContext {
+            common_tls_context: Some(tls::CommonTlsContext {
+                tls_certificates: vec![pair],
+                ..Default::default()
+            }),
+            ..Default::default()
+        };
+        let listener = Listener {
+            filter_chains: vec![FilterChain {
+                transport_socket: Some(TransportSocket {
+                    name: "tls".into(),
+                    config_type: Some(transport_socket::ConfigType::TypedConfig(envoy_types::util::pack_any(
+                        context,
+                    ))),
+                }),
+                ..Default::default()
+            }],
+            ..Default::default()
+        };
+        let shown = body(ResourceType::Listener, &listener.encode_to_vec()).to_string();
+        assert!(shown.contains("a chain") && shown.contains("[redacted]"), "{shown}");
+        assert!(!shown.contains("a key") && !shown.contains("61206b6579"), "{shown}");
     }
 
     #[test]

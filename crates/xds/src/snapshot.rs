@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use envoy_types::pb::envoy::config::cluster::v3::Cluster;
 use envoy_types::pb::envoy::config::cluster::v3::cluster::{ClusterDiscoveryType, DiscoveryType};
+use envoy_types::pb::envoy::config::core::v3::transport_socket;
 use envoy_types::pb::envoy::config::listener::v3::filter::ConfigType;
 use envoy_types::pb::envoy::config::listener::v3::{FilterChain, Listener};
 use envoy_types::pb::envoy::config::route::v3::route::Action;
@@ -19,6 +20,7 @@ use envoy_types::pb::envoy::extensions::filters::network::http_connection_manage
 use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3::{
     TcpProxy, tcp_proxy::ClusterSpecifier as TcpCluster,
 };
+use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::DownstreamTlsContext;
 use prost::{Message, Name};
 
 use crate::layers::Layers;
@@ -212,6 +214,19 @@ pub fn endpoints_of(cluster: &Cluster) -> Option<String> {
 }
 
 fn chain_references(chain: &FilterChain, found: &mut BTreeSet<(ResourceType, String)>) {
+    if let Some(transport_socket::ConfigType::TypedConfig(any)) =
+        chain.transport_socket.as_ref().and_then(|s| s.config_type.as_ref())
+        && any.type_url == DownstreamTlsContext::type_url()
+        && let Ok(context) = DownstreamTlsContext::decode(any.value.as_slice())
+    {
+        let secrets = context
+            .common_tls_context
+            .unwrap_or_default()
+            .tls_certificate_sds_secret_configs;
+        // One without a source stands in the client's own bootstrap.
+        let ours = secrets.into_iter().filter(|s| s.sds_config.is_some());
+        found.extend(ours.map(|s| (ResourceType::Secret, s.name)));
+    }
     for filter in &chain.filters {
         let Some(ConfigType::TypedConfig(any)) = &filter.config_type else {
             continue;
@@ -253,9 +268,12 @@ fn route_references(routes: &RouteConfiguration, found: &mut BTreeSet<(ResourceT
     for action in actions {
         if let Action::Route(RouteAction {
             cluster_specifier: Some(specifier),
+            request_mirror_policies,
             ..
         }) = action
         {
+            let mirrors = request_mirror_policies.iter().filter(|m| !m.cluster.is_empty());
+            found.extend(mirrors.map(|m| (ResourceType::Cluster, m.cluster.clone())));
             match specifier {
                 ClusterSpecifier::Cluster(name) => {
                     found.insert((ResourceType::Cluster, name.clone()));
@@ -345,6 +363,49 @@ mod tests {
         assert_eq!(
             snapshot.check().unwrap_err()[0].to_string(),
             "lds `l` refers to rds `r`, which is not in the snapshot"
+        );
+    }
+
+    #[test]
+    fn a_listener_needs_the_secrets_that_it_does_not_bring() {
+        use envoy_types::pb::envoy::config::core::v3::{ConfigSource, TransportSocket};
+        use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::{CommonTlsContext, SdsSecretConfig};
+        let secret = |name: &str, source: Option<ConfigSource>| SdsSecretConfig {
+            name: name.into(),
+            sds_config: source,
+        };
+        let context = DownstreamTlsContext {
+            common_tls_context: Some(CommonTlsContext {
+                tls_certificate_sds_secret_configs: vec![
+                    secret("default/shop", Some(ConfigSource::default())),
+                    secret("of the bootstrap", None),
+                ],
+                ..Default::default()
+            }),
+            ..Default::default()
+        };
+        let listener = Listener {
+            name: "l".into(),
+            filter_chains: vec![FilterChain {
+                transport_socket: Some(TransportSocket {
+                    name: "tls".into(),
+                    config_type: Some(transport_socket::ConfigType::TypedConfig(envoy_types::util::pack_any(
+                        context,
+                    ))),
+                }),
+                ..Default::default()
+            }],
+            ..Default::default()
+        };
+        let listener = Resource::new(ResourceType::Listener, "l", listener.encode_to_vec());
+        assert_eq!(
+            listener.references(),
+            [(ResourceType::Secret, "default/shop".to_owned())]
+        );
+        let snapshot = Snapshot::new().with(ResourceType::Listener, map([listener]));
+        assert_eq!(
+            snapshot.check().unwrap_err()[0].to_string(),
+            "lds `l` refers to sds `default/shop`, which is not in the snapshot"
         );
     }
 

@@ -2,11 +2,12 @@
 
 use http::HeaderMap;
 
-/// W3C, B3 (single and multi), request id, OpenTracing; and who the user is, so that routes by user hold all the way.
-const PROPAGATED: [&str; 12] = [
+/// W3C, B3 (single and multi), request id, OpenTracing, Jaeger, gRPC; and who the user is, so that routes by user hold all the way.
+const PROPAGATED: [&str; 15] = [
     "x-request-id",
     "traceparent",
     "tracestate",
+    "baggage",
     "b3",
     "x-b3-traceid",
     "x-b3-spanid",
@@ -15,6 +16,8 @@ const PROPAGATED: [&str; 12] = [
     "x-b3-flags",
     "x-ot-span-context",
     "x-cloud-trace-context",
+    "uber-trace-id",
+    "grpc-trace-bin",
     "end-user",
 ];
 

@@ -30,6 +30,7 @@ mod reviews;
 mod server;
 mod shutdown;
 mod tcp;
+mod text;
 mod upstream;
 
 /// A sample book shop for trying out a service mesh.
@@ -54,6 +55,8 @@ enum Command {
     Client(load::Options),
     /// Answers with the request's headers and the name of the pod.
     HttpEcho(ServerOptions),
+    /// Answers every path with the same text.
+    HttpTextResponse(text::Options),
     /// Sends every byte back.
     TcpEcho(tcp::EchoOptions),
     /// Holds streams to a `tcp-echo` open and verifies every byte.
@@ -107,6 +110,7 @@ async fn run(command: Command) -> anyhow::Result<()> {
         Command::Ratings(options) => server::run(options, ratings::answer).await,
         Command::Client(options) => load::run(options).await,
         Command::HttpEcho(options) => server::run(options, echo::answer).await,
+        Command::HttpTextResponse(options) => text::run(options).await,
         Command::TcpEcho(options) => tcp::echo(options).await,
         Command::TcpClient(options) => tcp::client(options).await,
         Command::Behaviour(options) => admin::run(options).await,

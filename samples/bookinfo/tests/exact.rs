@@ -187,3 +187,48 @@ fn streams_are_verified_to_the_byte() {
     assert!(seen["bytes_verified"].as_u64().unwrap() > 0);
     assert_eq!(seen["bytes_sent"], seen["bytes_verified"]);
 }
+
+/// Sends a GET with these header lines and returns status line, headers and body as text.
+fn get(server: &Server, path: &str, headers: &str) -> String {
+    use std::io::{Read, Write};
+    let mut stream = std::net::TcpStream::connect(&server.address).unwrap();
+    stream
+        .set_read_timeout(Some(std::time::Duration::from_secs(10)))
+        .unwrap();
+    write!(
+        stream,
+        "GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n{headers}\r\n"
+    )
+    .unwrap();
+    let mut text = String::new();
+    stream.read_to_string(&mut text).unwrap();
+    text
+}
+
+#[test]
+fn a_text_on_every_path() {
+    let server = Server::start(&["http-text-response", "--text", "jLpYJvXE4mP32AgP42O4Ws"]);
+    for path in ["/", "/.well-known/acme-challenge/jLpYJvXE4mP32AgP42O4Ws-iT7", "/a?b=c"] {
+        let answer = get(&server, path, "");
+        assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
+        assert!(answer.ends_with("\r\n\r\njLpYJvXE4mP32AgP42O4Ws"), "{answer}");
+    }
+}
+
+/// A trace that comes in goes on: productpage's call shows up at the service behind it with every header of it.
+#[test]
+fn trace_headers_go_on_to_the_next_service() {
+    let echo = Server::start(&["http-echo"]);
+    let page = Server::start(&["productpage", "--details", &echo.url("")]);
+    let sent = "x-request-id: r1\r\ntraceparent: 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01\r\n\
+        tracestate: a=1\r\nbaggage: k=v\r\nb3: 1-2-1\r\nx-b3-traceid: 1\r\nx-b3-spanid: 2\r\nx-b3-parentspanid: 3\r\n\
+        x-b3-sampled: 1\r\nx-b3-flags: 0\r\n";
+    let answer = get(&page, "/api/v1/products/0", sent);
+    let body = answer.split_once("\r\n\r\n").unwrap().1;
+    let seen: Value = serde_json::from_str(body).unwrap_or_else(|error| panic!("{error}: {answer}"));
+    assert_eq!(seen["path"], "/details/0");
+    for line in sent.lines() {
+        let (name, value) = line.split_once(": ").unwrap();
+        assert_eq!(seen["headers"][name][0], value, "{name}");
+    }
+}

@@ -117,7 +117,13 @@ async fn admit(request: &Request, pods: &Arc<Pods>, stores: &Stores, deadline: I
         .map_err(|e| e.to_string())?;
     let namespace = stores.namespace(&request.namespace);
     let system = stores.namespace(weir_api::labels::SYSTEM_NAMESPACE);
-    let (plan, problems) = plan(&pod, owner.workload(), namespace.as_ref(), system.as_ref());
+    let (plan, problems) = plan(
+        &pod,
+        owner.workload(),
+        namespace.as_ref(),
+        system.as_ref(),
+        stores.default_engine(),
+    );
     pods.report(problems);
     if !matches!(plan, Plan::Run(_)) {
         return Ok(());

@@ -23,7 +23,7 @@ fn pod(mut metadata: Value, spec: Value, phase: &str) -> Pod {
 
 /// One line a case: what came out, and the problems' fields.
 fn show(pod: &Pod, workload: Workload<'_>, namespace: Option<&ObjectMeta>) -> String {
-    let (plan, problems) = plan(pod, workload, namespace, None);
+    let (plan, problems) = plan(pod, workload, namespace, None, Engine::Weir);
     let plan = match plan {
         Plan::Keep => "keep".to_owned(),
         Plan::Off => "off".to_owned(),
@@ -111,6 +111,23 @@ fn a_bad_part_of_a_list_costs_only_itself() {
     );
 }
 
+/// The namespace of Weir goes before the mesh's settings, which go before the built-in default.
+#[test]
+fn the_meshs_default_engine_comes_last() {
+    let enabled = pod(
+        json!({"labels": {"traffic.envoy.enabled": "true"}}),
+        json!({}),
+        "Running",
+    );
+    let system = meta(json!({"labels": {"traffic.proxy.engine": "weir"}}));
+    let engine = |system: Option<&ObjectMeta>, default| match plan(&enabled, Workload::None, None, system, default).0 {
+        Plan::Run(spec) => spec.engine,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(engine(None, Engine::Envoy), Engine::Envoy);
+    assert_eq!(engine(Some(&system), Engine::Envoy), Engine::Weir);
+}
+
 #[test]
 fn messages_say_what_would_be_right() {
     let enabled = json!({"labels": {"traffic.envoy.enabled": "true"}});
@@ -119,6 +136,7 @@ fn messages_say_what_would_be_right() {
         Workload::None,
         None,
         None,
+        Engine::Weir,
     );
     assert!(
         problems[0].to_string().starts_with("Pod default/a: spec.hostNetwork: "),

@@ -15,10 +15,10 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
 use weir_api::labels::Engine;
 
 use super::process::ProcessId;
+use crate::bootstrap::Bootstrap;
 use crate::plan::{Skip, Spec};
 
 /// A log longer than this is set aside (one older one is kept), bytes.
@@ -37,6 +37,9 @@ pub struct PodId {
     pub uid: String,
     /// Its service account, in whose name the proxy speaks.
     pub service_account: String,
+    /// What it is one of many of: its workload's name, or its own; so traces call it.
+    #[serde(default)]
+    pub workload: String,
 }
 
 /// The sandbox of a pod: what owns its network namespace.
@@ -113,6 +116,13 @@ impl Directory {
         records
     }
 
+    /// All proxies under a run directory that have a readable record. Nothing is changed.
+    pub fn all(run_dir: &Path) -> Vec<(Record, Self)> {
+        let entries = fs::read_dir(run_dir.join("proxies")).into_iter().flatten().flatten();
+        let directories = entries.map(|entry| Self(entry.path()));
+        directories.filter_map(|d| Some((d.record()?, d))).collect()
+    }
+
     /// Its path.
     pub fn path(&self) -> &Path {
         &self.0
@@ -184,7 +194,24 @@ impl Directory {
         host_ip: Option<IpAddr>,
         control: &ControlPlane,
     ) -> io::Result<()> {
-        let bootstrap = serde_json::to_vec_pretty(&self.bootstrap_of(pod, engine, host_ip, control))?;
+        // Records of an earlier version say nothing of it.
+        let workload = if pod.workload.is_empty() {
+            &pod.name
+        } else {
+            &pod.workload
+        };
+        let bootstrap = Bootstrap {
+            node_id: &format!("{}.{}", pod.name, pod.namespace),
+            service: &format!("{workload}.{}", pod.namespace),
+            engine,
+            host_ip,
+            admin: &self.admin(),
+            target: &control.target,
+            server_name: &control.server_name,
+            ca: &self.0.join("ca.crt"),
+            token: &self.0.join("token"),
+        };
+        let bootstrap = serde_json::to_vec_pretty(&bootstrap.to_json())?;
         for (path, content) in [
             (self.bootstrap(), bootstrap),
             (self.0.join("ca.crt"), control.ca.clone().into_bytes()),
@@ -194,46 +221,6 @@ impl Directory {
             }
         }
         Ok(())
-    }
-
-    fn bootstrap_of(&self, pod: &PodId, engine: Engine, host_ip: Option<IpAddr>, control: &ControlPlane) -> Value {
-        let path = |name: &str| self.0.join(name).to_string_lossy().into_owned();
-        let ads = json!({"ads": {}, "resource_api_version": "V3"});
-        let host_ip = host_ip.map(|a| a.to_string()).unwrap_or_default();
-        json!({
-            "node": {
-                "id": format!("{}.{}", pod.name, pod.namespace),
-                "cluster": "weir",
-                "metadata": {"host_ip": host_ip, "engine": engine},
-            },
-            "admin": {"address": {"pipe": {"path": path("admin.sock")}}},
-            "dynamic_resources": {
-                "ads_config": {
-                    "api_type": "DELTA_GRPC",
-                    "transport_api_version": "V3",
-                    "grpc_services": [{"google_grpc": {
-                        "target_uri": control.target,
-                        "stat_prefix": "weir_control",
-                        "channel_credentials": {"ssl_credentials": {"root_certs": {"filename": path("ca.crt")}}},
-                        "channel_args": {"args": {
-                            "grpc.ssl_target_name_override": {"string_value": control.server_name},
-                        }},
-                        "call_credentials": [{"from_plugin": {
-                            "name": "envoy.grpc_credentials.file_based_metadata",
-                            "typed_config": {
-                                "@type": "type.googleapis.com/envoy.config.grpc_credential.v3.FileBasedMetadataConfig",
-                                "secret_data": {"filename": path("token")},
-                                "header_key": "authorization",
-                                "header_prefix": "Bearer ",
-                            },
-                        }}],
-                        "credentials_factory_name": "envoy.grpc_credentials.file_based_metadata",
-                    }}],
-                },
-                "cds_config": ads,
-                "lds_config": ads,
-            },
-        })
     }
 
     /// Opens the log for the proxy to write on.
@@ -288,6 +275,8 @@ pub fn write(path: &Path, content: &[u8]) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::{Value, json};
+
     use super::*;
 
     fn pod(uid: &str) -> PodId {
@@ -296,6 +285,7 @@ mod tests {
             name: "a".into(),
             uid: uid.into(),
             service_account: "default".into(),
+            workload: "web".into(),
         }
     }
 
@@ -359,7 +349,7 @@ mod tests {
         let bootstrap: Value = serde_json::from_slice(&fs::read(directory.bootstrap()).unwrap()).unwrap();
         assert_eq!(
             bootstrap["node"],
-            json!({"id": "a.default", "cluster": "weir",
+            json!({"id": "a.default", "cluster": "web.default",
             "metadata": {"host_ip": "10.244.0.1", "engine": "weir"}})
         );
         let service = &bootstrap["dynamic_resources"]["ads_config"]["grpc_services"][0]["google_grpc"];

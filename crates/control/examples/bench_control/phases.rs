@@ -12,7 +12,7 @@ use tokio::process::{Child, ChildStdin, Command};
 use weir_xds::ResourceType;
 
 use crate::fleet::{Fleet, Taken};
-use crate::{Size, cluster};
+use crate::{Size, cluster, plane};
 
 /// The whole fleet must have everything within this time.
 const START_MAX: Duration = Duration::from_secs(120);
@@ -30,6 +30,7 @@ type Failure = Box<dyn Error>;
 
 /// All phases.
 pub async fn run(size: Size) -> Result<(), Failure> {
+    plane::stages(&cluster::objects(size, false)?);
     let folder = tempfile::tempdir()?;
     let certified = rcgen::generate_simple_self_signed(["localhost".to_owned()])?;
     let certificate = certified.cert.pem();

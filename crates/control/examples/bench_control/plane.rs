@@ -22,7 +22,6 @@ pub async fn run(size: Size, narrow: bool, folder: &str, listen: &str) -> Result
         key_pem: read("key.pem")?,
     };
     let objects = cluster::objects(size, narrow)?;
-    stages(&objects);
     let listener = TcpListener::bind(listen).await?;
     println!("{}", listener.local_addr()?);
     let mut lines = BufReader::new(tokio::io::stdin()).lines();
@@ -50,7 +49,7 @@ pub async fn run(size: Size, narrow: bool, folder: &str, listen: &str) -> Result
 }
 
 /// Tells how long each stage takes by itself: the whole from nothing, then again after one endpoint's change.
-fn stages(objects: &Objects) {
+pub fn stages(objects: &Objects) {
     let mut started = Instant::now();
     let mut lap = |stage: &str| {
         eprintln!("  {stage}: {:.1} ms", started.elapsed().as_secs_f64() * 1e3);

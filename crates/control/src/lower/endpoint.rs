@@ -52,9 +52,13 @@ pub struct Metadata {
 impl Metadata {
     /// What one reader is told.
     pub(super) fn of(reader: &str, fields: BTreeMap<String, Value>) -> Self {
-        Self {
-            filter_metadata: BTreeMap::from([(reader.to_owned(), Struct { fields })]),
-        }
+        Self::default().and(reader, fields)
+    }
+
+    /// What another reader is told beside it.
+    pub(super) fn and(mut self, reader: &str, fields: BTreeMap<String, Value>) -> Self {
+        self.filter_metadata.insert(reader.to_owned(), Struct { fields });
+        self
     }
 }
 
@@ -75,13 +79,23 @@ pub(super) fn assignment(destination: &Destination<'_>) -> Assignment {
         .filter(takes_traffic)
         .map(|endpoint| lb_endpoint(endpoint, destination.service))
         .collect();
+    named(&destination.name, lb_endpoints)
+}
+
+/// Endpoints that are no destination of the mesh's traffic: whoever is ready takes its part.
+pub(super) fn assignment_of(name: &str, endpoints: &[weir_mesh::Endpoint]) -> Assignment {
+    let ready = endpoints.iter().filter(|e| e.ready);
+    named(name, ready.map(|endpoint| lb_endpoint(endpoint, "")).collect())
+}
+
+fn named(name: &str, lb_endpoints: Vec<LbEndpoint>) -> Assignment {
     let endpoints = if lb_endpoints.is_empty() {
         Vec::new()
     } else {
         vec![Locality { lb_endpoints }]
     };
     Assignment {
-        cluster_name: destination.name.clone(),
+        cluster_name: name.to_owned(),
         endpoints,
     }
 }

@@ -17,6 +17,7 @@ use envoy_types::pb::envoy::config::listener::v3::{
     Filter, FilterChain, FilterChainMatch, Listener, ListenerFilter, ListenerFilterChainMatchPredicate,
 };
 use envoy_types::pb::envoy::config::route::v3::RouteConfiguration;
+use envoy_types::pb::envoy::extensions::filters::http::fault::v3::HttpFault;
 use envoy_types::pb::envoy::extensions::filters::http::router::v3::Router;
 use envoy_types::pb::envoy::extensions::filters::listener::http_inspector::v3::HttpInspector;
 use envoy_types::pb::envoy::extensions::filters::listener::original_dst::v3::OriginalDst;
@@ -27,24 +28,80 @@ use envoy_types::pb::envoy::extensions::filters::network::http_connection_manage
     HttpConnectionManager, HttpFilter, Rds, http_filter,
 };
 use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3::TcpProxy;
+use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3::tcp_proxy::weighted_cluster::ClusterWeight;
 use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3::tcp_proxy::{
-    ClusterSpecifier, TcpAccessLogOptions,
+    ClusterSpecifier, TcpAccessLogOptions, WeightedCluster,
 };
 use envoy_types::pb::envoy::r#type::v3::Int32Range;
 use weir_api::labels::{Engine, Protocol};
-use weir_mesh::{InboundPort, Mesh, Pod, Telemetry};
+use weir_mesh::policy::Tracing;
+use weir_mesh::routes::Share;
+use weir_mesh::{InboundPort, Mesh, Pod};
 
+use super::tracing::Tracer;
 use super::{
-    BLOCKED, Bound, Family, INBOUND, INBOUND_PORT, OUTBOUND, OUTBOUND_PORT, any, http2_options, no, number, route,
-    seconds, telemetry, yes,
+    BLOCKED, Bound, DIRECT, Family, INBOUND, INBOUND_PORT, OUTBOUND, OUTBOUND_PORT, Variant, action, any, cluster_name,
+    http2_options, no, number, route, seconds, telemetry, yes,
 };
 
-mod access_log;
+pub(super) mod access_log;
+
+use access_log::Logs;
 
 /// A blocked connection that says nothing for this long is reset.
 const INSPECTION_TIMEOUT_S: i64 = 1;
 /// A TCP connection is offered to this many endpoints before it is given up.
 const CONNECT_ATTEMPTS: u32 = 3;
+
+/// What of a mesh all listeners depend on.
+pub(super) struct Shared<'a> {
+    pub(super) mesh: &'a Mesh,
+    /// Ports on which Envoy must not wait for a client's first bytes.
+    uninspected: BTreeSet<u16>,
+    tracer: Option<Tracer>,
+}
+
+impl<'a> Shared<'a> {
+    pub(super) fn of(mesh: &'a Mesh) -> Self {
+        Self {
+            uninspected: uninspected_ports(mesh),
+            ..Self::of_inbound(mesh)
+        }
+    }
+
+    /// As far as inbound listeners are concerned.
+    pub(super) fn of_inbound(mesh: &'a Mesh) -> Self {
+        Self {
+            mesh,
+            uninspected: BTreeSet::new(),
+            tracer: Tracer::of(mesh),
+        }
+    }
+
+    pub(super) fn logs(&self, engine: Engine) -> Logs {
+        Logs {
+            engine,
+            shown: self.mesh.settings.access_log,
+        }
+    }
+
+    fn traced(&self, mut manager: HttpConnectionManager, tracing: Tracing) -> HttpConnectionManager {
+        let asked = self.tracer.as_ref().zip(tracing.sampling);
+        manager.tracing = asked.map(|(tracer, sampling)| tracer.listener(sampling, false));
+        manager
+    }
+
+    /// For a proxy that is a server to its clients and a client to its servers.
+    pub(super) fn traced_on_both_sides(
+        &self,
+        mut manager: HttpConnectionManager,
+        tracing: Tracing,
+    ) -> HttpConnectionManager {
+        let asked = self.tracer.as_ref().zip(tracing.sampling);
+        manager.tracing = asked.map(|(tracer, sampling)| tracer.listener(sampling, true));
+        manager
+    }
+}
 
 pub(super) fn socket_address(ip: IpAddr, port: u32) -> Address {
     Address {
@@ -58,7 +115,7 @@ pub(super) fn socket_address(ip: IpAddr, port: u32) -> Address {
 
 /// The address on which redirected connections of a family arrive. Each family has a listener of its own: that of IPv6
 /// comes when the pod turns out to have IPv6, and touches no connection of the other.
-fn every_address(family: Family, port: u32) -> Option<Address> {
+pub(super) fn every_address(family: Family, port: u32) -> Option<Address> {
     let ip: IpAddr = match family {
         Family::Ipv4 => Ipv4Addr::UNSPECIFIED.into(),
         Family::Ipv6 => Ipv6Addr::UNSPECIFIED.into(),
@@ -66,10 +123,29 @@ fn every_address(family: Family, port: u32) -> Option<Address> {
     Some(socket_address(ip, port))
 }
 
-/// Where redirected outbound connections arrive. What no other listener takes is blocked: an HTTP request is answered
-/// 404, anything else is reset.
-pub(super) fn outbound(engine: Engine, family: Family, uninspected: &BTreeSet<u16>) -> Listener {
-    let logs = access_log::http(engine, OUTBOUND);
+/// Where redirected outbound connections arrive. What no other listener takes is blocked, or passed on as it is, as the
+/// mesh's settings say. Blocked: an HTTP request is answered 404, anything else is reset.
+pub(super) fn outbound(engine: Engine, family: Family, shared: &Shared<'_>) -> Listener {
+    let base = Listener {
+        name: family.outbound().to_owned(),
+        address: every_address(family, OUTBOUND_PORT),
+        use_original_dst: yes(),
+        traffic_direction: TrafficDirection::Outbound as i32,
+        ..Default::default()
+    };
+    let to = |cluster: &str| FilterChain {
+        filters: vec![tcp_filter(shared.logs(engine), OUTBOUND, cluster)],
+        name: cluster.to_owned(),
+        ..Default::default()
+    };
+    if shared.mesh.settings.outbound_default.passes_on() {
+        return Listener {
+            listener_filters: vec![original_dst()],
+            default_filter_chain: Some(to(DIRECT)),
+            ..base
+        };
+    }
+    let logs = access_log::http(shared.logs(engine), OUTBOUND);
     let answer = manager(BLOCKED, RouteSpecifier::RouteConfig(route::blocked()), logs);
     let http = FilterChain {
         filter_chain_match: Some(FilterChainMatch {
@@ -80,36 +156,27 @@ pub(super) fn outbound(engine: Engine, family: Family, uninspected: &BTreeSet<u1
         name: "blocked_http".to_owned(),
         ..Default::default()
     };
-    let rest = FilterChain {
-        filters: vec![tcp_filter(engine, OUTBOUND, BLOCKED)],
-        name: BLOCKED.to_owned(),
-        ..Default::default()
-    };
     let mut inspector = listener_filter("envoy.filters.listener.http_inspector", &HttpInspector::default());
     // Weir's proxy hands on first and inspects then: it needs no exceptions.
     inspector.filter_disabled = if engine == Engine::Envoy {
-        ports(uninspected)
+        ports(&shared.uninspected)
     } else {
         None
     };
     Listener {
-        name: family.outbound().to_owned(),
-        address: every_address(family, OUTBOUND_PORT),
-        use_original_dst: yes(),
-        traffic_direction: TrafficDirection::Outbound as i32,
         listener_filters: vec![original_dst(), inspector],
         listener_filters_timeout: seconds(INSPECTION_TIMEOUT_S),
         continue_on_listener_filters_timeout: true,
         filter_chains: vec![http],
-        default_filter_chain: Some(rest),
-        ..Default::default()
+        default_filter_chain: Some(to(BLOCKED)),
+        ..base
     }
 }
 
 /// Ports on which Envoy must not wait for a client's first bytes. It does so for every connection before it hands it on,
 /// and where the server speaks first that would cost a second. Ports that also have a blocked or http address keep the
 /// inspection, for a blocked HTTP request is to be answered.
-pub(super) fn uninspected_ports(mesh: &Mesh) -> BTreeSet<u16> {
+fn uninspected_ports(mesh: &Mesh) -> BTreeSet<u16> {
     let services = mesh.services.values().filter(|s| !s.headless);
     let of_services = services.flat_map(|s| s.ports.iter().map(|(number, port)| (*number, port.protocol)));
     let of_addresses = mesh
@@ -144,17 +211,19 @@ fn ports(ports: &BTreeSet<u16>) -> Option<ListenerFilterChainMatchPredicate> {
 }
 
 /// The listener of one address: no socket, connections are handed to it.
-pub(super) fn address(engine: Engine, name: &str, bound: &Bound<'_>) -> Listener {
+pub(super) fn address(variant: Variant, name: &str, bound: &Bound<'_>, shared: &Shared<'_>) -> Listener {
     let filter = if bound.protocol.has_requests() {
         let rds = Rds {
             config_source: Some(super::cluster::ads()),
             route_config_name: bound.cluster.to_owned(),
         };
-        let logs = access_log::http(engine, OUTBOUND);
-        let manager = manager(bound.cluster, RouteSpecifier::Rds(rds), logs);
+        let logs = access_log::http(shared.logs(variant.engine), OUTBOUND);
+        let mut manager = manager(bound.cluster, RouteSpecifier::Rds(rds), logs);
+        manager.http_filters.insert(0, faults());
+        let manager = shared.traced(manager, bound.tracing.or(variant.tracing));
         http_filter(&with_upgrades(manager, bound.protocol))
     } else {
-        tcp_filter(engine, OUTBOUND, bound.cluster)
+        shared_tcp_filter(shared.logs(variant.engine), bound)
     };
     Listener {
         name: name.to_owned(),
@@ -171,13 +240,17 @@ pub(super) fn address(engine: Engine, name: &str, bound: &Bound<'_>) -> Listener
 
 /// Where redirected inbound connections arrive. Nothing is blocked: ports that Services lead to with a protocol of
 /// requests are read as that, all else is passed on as it is.
-pub(super) fn inbound(engine: Engine, family: Family, measured: &Telemetry, pod: &Pod) -> Listener {
+pub(super) fn inbound(engine: Engine, family: Family, shared: &Shared<'_>, pod: &Pod) -> Listener {
+    let logs = shared.logs(engine);
     let chain = |(port, inbound): (&u16, &InboundPort)| {
-        let cluster = telemetry::inbound_cluster(measured, inbound);
+        let cluster = telemetry::inbound_cluster(&shared.mesh.telemetry, inbound);
         let filter = match inbound.protocol.has_requests() {
-            true => inbound_http(engine, *port, inbound, &cluster),
+            true => {
+                let manager = inbound_http(logs, *port, inbound, &cluster);
+                http_filter(&shared.traced(manager, inbound.tracing.or(pod.tracing)))
+            }
             false if cluster == INBOUND => return None,
-            false => tcp_filter(engine, INBOUND, &cluster),
+            false => tcp_filter(logs, INBOUND, &cluster),
         };
         Some(FilterChain {
             filter_chain_match: Some(FilterChainMatch {
@@ -197,7 +270,7 @@ pub(super) fn inbound(engine: Engine, family: Family, measured: &Telemetry, pod:
         listener_filters: vec![original_dst()],
         filter_chains,
         default_filter_chain: Some(FilterChain {
-            filters: vec![tcp_filter(engine, INBOUND, INBOUND)],
+            filters: vec![tcp_filter(logs, INBOUND, INBOUND)],
             name: INBOUND.to_owned(),
             ..Default::default()
         }),
@@ -205,11 +278,11 @@ pub(super) fn inbound(engine: Engine, family: Family, measured: &Telemetry, pod:
     }
 }
 
-fn inbound_http(engine: Engine, port: u16, inbound: &InboundPort, cluster: &str) -> Filter {
+fn inbound_http(logs: Logs, port: u16, inbound: &InboundPort, cluster: &str) -> HttpConnectionManager {
     let routes: RouteConfiguration = route::inbound(port, inbound.domains.iter().cloned().collect(), cluster);
-    let logs = access_log::http(engine, INBOUND);
+    let logs = access_log::http(logs, INBOUND);
     let manager = manager(&routes.name.clone(), RouteSpecifier::RouteConfig(routes), logs);
-    http_filter(&with_upgrades(manager, inbound.protocol))
+    with_upgrades(manager, inbound.protocol)
 }
 
 /// WebSocket leads to applications of HTTP/1.1 only: those of HTTP/2 hardly ever know how to take one.
@@ -223,8 +296,17 @@ fn with_upgrades(mut manager: HttpConnectionManager, protocol: Protocol) -> Http
     manager
 }
 
+/// Does nothing by itself: routes say what it does to their requests, so that a fault changes a route alone.
+fn faults() -> HttpFilter {
+    HttpFilter {
+        name: action::FAULT.to_owned(),
+        config_type: Some(http_filter::ConfigType::TypedConfig(any(&HttpFault::default()))),
+        ..Default::default()
+    }
+}
+
 /// Reads requests, in HTTP/1 or HTTP/2 as the client begins, and passes them on.
-fn manager(stat_prefix: &str, routes: RouteSpecifier, access_log: Vec<AccessLog>) -> HttpConnectionManager {
+pub(super) fn manager(stat_prefix: &str, routes: RouteSpecifier, access_log: Vec<AccessLog>) -> HttpConnectionManager {
     let router = Router {
         suppress_envoy_headers: true,
         ..Default::default()
@@ -254,26 +336,56 @@ fn manager(stat_prefix: &str, routes: RouteSpecifier, access_log: Vec<AccessLog>
     }
 }
 
-fn http_filter(manager: &HttpConnectionManager) -> Filter {
+pub(super) fn http_filter(manager: &HttpConnectionManager) -> Filter {
     Filter {
         name: "envoy.filters.network.http_connection_manager".to_owned(),
         config_type: Some(ConfigType::TypedConfig(any(manager))),
     }
 }
 
-fn tcp_filter(engine: Engine, log_name: &str, cluster: &str) -> Filter {
+fn tcp_filter(logs: Logs, log_name: &str, cluster: &str) -> Filter {
+    let to = ClusterSpecifier::Cluster(cluster.to_owned());
+    tcp_filter_to(logs, log_name, cluster, to)
+}
+
+/// Connections shared between clusters by weight, where a rule asks for it.
+fn shared_tcp_filter(logs: Logs, bound: &Bound<'_>) -> Filter {
+    let weight = |share: &Share| {
+        let key = share.service.as_ref()?;
+        Some(ClusterWeight {
+            name: cluster_name(share.port, &key.namespace, &key.name),
+            weight: share.weight,
+            ..Default::default()
+        })
+    };
+    let clusters: Vec<ClusterWeight> = bound
+        .shares
+        .iter()
+        .filter(|share| share.weight > 0)
+        .filter_map(weight)
+        .collect();
+    match clusters.is_empty() {
+        true => tcp_filter(logs, OUTBOUND, bound.cluster),
+        false => {
+            let to = ClusterSpecifier::WeightedClusters(WeightedCluster { clusters });
+            tcp_filter_to(logs, OUTBOUND, bound.cluster, to)
+        }
+    }
+}
+
+fn tcp_filter_to(logs: Logs, log_name: &str, name: &str, to: ClusterSpecifier) -> Filter {
     let proxy = TcpProxy {
-        stat_prefix: cluster.to_owned(),
-        cluster_specifier: Some(ClusterSpecifier::Cluster(cluster.to_owned())),
+        stat_prefix: name.to_owned(),
+        cluster_specifier: Some(to),
         max_connect_attempts: number(CONNECT_ATTEMPTS),
         idle_timeout: seconds(0),
         // A stream may last for days: it is told when it opens and while it lasts, not only when it ends.
-        access_log_options: (engine == Engine::Envoy).then(|| TcpAccessLogOptions {
+        access_log_options: (logs.engine == Engine::Envoy).then(|| TcpAccessLogOptions {
             flush_access_log_on_connected: true,
             flush_access_log_on_start: false,
             access_log_flush_interval: seconds(1),
         }),
-        access_log: access_log::tcp(engine, log_name),
+        access_log: access_log::tcp(logs, log_name),
         ..Default::default()
     };
     Filter {
@@ -282,7 +394,7 @@ fn tcp_filter(engine: Engine, log_name: &str, cluster: &str) -> Filter {
     }
 }
 
-fn listener_filter<T: prost::Name>(name: &str, config: &T) -> ListenerFilter {
+pub(super) fn listener_filter<T: prost::Name>(name: &str, config: &T) -> ListenerFilter {
     ListenerFilter {
         name: name.to_owned(),
         config_type: Some(ListenerFilterConfig::TypedConfig(any(config))),

@@ -13,6 +13,9 @@
 //! | cluster | `direct`, `inbound`, `inbound_http2` | to where the client wanted to go |
 //! | cluster | `inbound_<granularity>_<buckets>` and with `http2` | the same, for ports whose Services choose what is measured |
 //! | cluster | `blocked` | nowhere |
+//! | listener, route | `ingress_http`, `ingress_https` | the gateway's alone: requests from outside, in clear text and by TLS |
+//! | secret | `<namespace>/<secret>` | the gateway's alone: a certificate |
+//! | cluster, perhaps endpoints | `tracing` | who takes spans, if anybody does |
 //! | peer | an address | who has it (on demand) |
 //!
 //! Addresses of single pods (endpoints of headless Services, ports that a pod labels itself) have a cluster of their own
@@ -21,14 +24,19 @@
 //! Nodes share all but `inbound`, which differs by pod: in layers, one for everybody and one for each namespace that
 //! Services are meant for (`spread`). Listeners differ by engine, too (Envoy gets access logs). Pods that have IPv6 get `outbound_ipv6` and `inbound_ipv6` beside these: the same on `::`. What did not change stays the same allocation from one lowering to the next.
 
+mod action;
 mod cluster;
 mod endpoint;
+mod gateway;
 mod listener;
 mod route;
+mod rule;
+mod secret;
 mod spread;
 mod telemetry;
+mod tracing;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -36,12 +44,16 @@ use envoy_types::pb::envoy::config::core::v3::Http2ProtocolOptions;
 use envoy_types::pb::google::protobuf::{Any, BoolValue, Duration, UInt32Value};
 use prost::Message;
 use weir_api::labels::{Engine, Protocol};
-use weir_mesh::{Exports, Key, Mesh};
+use weir_mesh::policy::Tracing;
+use weir_mesh::routes::{Rule, Share};
+use weir_mesh::{Exports, Key, Mesh, Policy};
 use weir_xds::snapshot::{Inconsistency, Resources};
 use weir_xds::types::Peer;
 use weir_xds::{Layer, Layers, Resource, ResourceType, Snapshot};
 
 use spread::Spread;
+
+pub use tracing::TRACING;
 
 /// Where redirected outbound connections arrive.
 pub const OUTBOUND_PORT: u32 = 15001;
@@ -70,6 +82,17 @@ pub const ROUTE_SERVICE: &str = "service";
 /// Route of all other hosts; metrics show them as `other`.
 pub const ROUTE_OTHER: &str = "other";
 
+/// Node id of the gateway.
+pub const GATEWAY_NODE: &str = "traffic-ingress";
+/// The gateway's listener and routes of clear text.
+pub const INGRESS_HTTP: &str = "ingress_http";
+/// The gateway's listener and routes of TLS.
+pub const INGRESS_HTTPS: &str = "ingress_https";
+/// Where the gateway takes clear text.
+pub const INGRESS_HTTP_PORT: u32 = 8080;
+/// Where the gateway takes TLS.
+pub const INGRESS_HTTPS_PORT: u32 = 8444;
+
 /// Streams of one HTTP/2 connection at a time.
 const HTTP2_STREAMS_MAX: u32 = 1000;
 /// What may be on its way of one HTTP/2 stream.
@@ -93,12 +116,20 @@ pub fn listener_name(ip: IpAddr, port: u16) -> String {
 struct Destination<'a> {
     name: String,
     protocol: Protocol,
+    /// The protocol of its listener; `None`: it has none, only rules lead here.
+    listening: Option<Protocol>,
     service: &'a str,
     /// Hosts under which clients know it.
     domains: Vec<String>,
     endpoints: Vec<&'a weir_mesh::Endpoint>,
+    /// What stands in front of the endpoints.
+    rules: &'a [Rule],
     /// How much is measured, as far as somebody says so.
     telemetry: &'a weir_mesh::Telemetry,
+    /// What its labels ask for.
+    policy: &'a Policy,
+    /// What spans of its requests are called.
+    operation: String,
     /// The client chose this very address: it stays in whether it is ready or not.
     single: bool,
     /// The namespaces that it is for.
@@ -115,13 +146,49 @@ struct Bound<'a> {
     protocol: Protocol,
     /// Cluster and routes; `direct` where traffic is passed on as it is.
     cluster: &'a str,
+    /// Who gets how much of its connections; empty: the cluster gets all. Requests are shared by the routes instead.
+    shares: &'a [Share],
+    /// Which of its requests are traced, whoever sends them.
+    tracing: Tracing,
     /// The namespaces that it is for.
     exports: &'a Exports,
 }
 
+/// What the listeners of nodes differ by, apart from `inbound`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Variant {
+    engine: Engine,
+    /// The pod itself asks for traces of what it sends.
+    tracing: Tracing,
+}
+
+impl Variant {
+    /// That of a pod.
+    fn of(engine: Engine, pod: &weir_mesh::Pod) -> Self {
+        Self {
+            engine,
+            tracing: pod.tracing,
+        }
+    }
+
+    /// Those that the pods of a mesh need, and of each engine the one that most need.
+    fn all(mesh: &Mesh) -> BTreeSet<Self> {
+        let of_pods = mesh.pods.values().map(|pod| pod.tracing);
+        let tracing: BTreeSet<_> = of_pods.chain([Tracing::default()]).collect();
+        let engines = [Engine::Weir, Engine::Envoy];
+        let of = |engine: Engine| {
+            tracing.iter().map(move |tracing| Self {
+                engine,
+                tracing: *tracing,
+            })
+        };
+        engines.into_iter().flat_map(of).collect()
+    }
+}
+
 /// What destinations, addresses and pods are lowered with, beside themselves, is the same in both.
 fn same_surroundings(before: &Mesh, now: &Mesh) -> bool {
-    before.telemetry == now.telemetry
+    before.telemetry == now.telemetry && before.settings == now.settings && before.collector() == now.collector()
 }
 
 /// Everything that nodes share, lowered from one mesh.
@@ -131,10 +198,49 @@ pub struct Lowered {
     endpoints: Spread,
     routes: Spread,
     peers: Arc<Layer>,
-    /// Without `inbound`, by engine.
-    listeners: BTreeMap<Engine, Spread>,
+    /// Without `inbound`.
+    listeners: BTreeMap<Variant, Spread>,
     /// `outbound_ipv6`, by engine: for pods that have IPv6.
     outbound_ipv6: BTreeMap<Engine, Arc<Resource>>,
+    gateway: GatewayResources,
+}
+
+/// What only the gateway is sent.
+#[derive(Clone, Debug, Default)]
+struct GatewayResources {
+    listeners: BTreeMap<Engine, Arc<Layer>>,
+    routes: Arc<Layer>,
+    secrets: Arc<Layer>,
+}
+
+impl GatewayResources {
+    fn new(mesh: &Mesh, shared: &listener::Shared<'_>, previous: &Self) -> Self {
+        let gateway = &mesh.gateway;
+        let listeners = [Engine::Weir, Engine::Envoy].into_iter().map(|engine| {
+            let empty = Arc::default();
+            let old = previous.listeners.get(&engine).unwrap_or(&empty);
+            let mut listeners = Collector::new(ResourceType::Listener, |name| old.resources().get(name));
+            listeners.add(INGRESS_HTTP, &gateway::http(engine, mesh, shared));
+            if let Some(https) = gateway::https(engine, mesh, shared) {
+                listeners.add(INGRESS_HTTPS, &https);
+            }
+            (engine, Layer::renew(old, listeners.resources))
+        });
+        let mut routes = Collector::new(ResourceType::Route, |name| previous.routes.resources().get(name));
+        routes.add(INGRESS_HTTP, &gateway::routes(INGRESS_HTTP, &gateway.http, mesh));
+        if !gateway.chains.is_empty() {
+            routes.add(INGRESS_HTTPS, &gateway::routes(INGRESS_HTTPS, &gateway.https, mesh));
+        }
+        let mut secrets = Collector::new(ResourceType::Secret, |name| previous.secrets.resources().get(name));
+        for (name, certificate) in &gateway.certificates {
+            secrets.add(name, &secret::certificate(name, certificate));
+        }
+        Self {
+            listeners: listeners.collect(),
+            routes: Layer::renew(&previous.routes, routes.resources),
+            secrets: Layer::renew(&previous.secrets, secrets.resources),
+        }
+    }
 }
 
 impl Lowered {
@@ -179,12 +285,18 @@ impl Lowered {
                 routes.keep(name);
                 continue;
             }
-            let measured = telemetry::metadata(&destination.telemetry.or(&mesh.telemetry));
+            let rule = destination.policy.balance.policy;
+            let measured = telemetry::metadata_with_rule(&destination.telemetry.or(&mesh.telemetry), rule);
             clusters.add_with(name, &cluster::eds(destination), &measured);
             endpoints.add(name, &endpoint::assignment(destination));
-            if destination.protocol.has_requests() {
+            if destination.listening.is_some_and(Protocol::has_requests) {
                 routes.add(name, &route::outbound(destination));
             }
+        }
+        if let Some(collector) = mesh.collector() {
+            let (cluster, assignment) = tracing::cluster(&collector);
+            clusters.add(TRACING, &cluster);
+            assignment.iter().for_each(|a| endpoints.add(TRACING, a));
         }
         let old_destinations = before
             .map(|before| self::destinations(before, Some(before)))
@@ -194,23 +306,26 @@ impl Lowered {
             .unwrap_or_default();
         let known: BTreeMap<(IpAddr, u16), &Bound<'_>> = old_bound.iter().map(|b| ((b.ip, b.port), b)).collect();
         let bound = bound(mesh, &destinations);
-        let uninspected = listener::uninspected_ports(mesh);
-        let listeners = [Engine::Weir, Engine::Envoy].map(|engine| {
-            let old = previous.listeners.get(&engine);
-            let mut listeners = Collector::new(ResourceType::Listener, |name| old?.get(name));
-            listeners.add(OUTBOUND, &listener::outbound(engine, Family::Ipv4, &uninspected));
-            for address in &bound {
-                let name = listener_name(address.ip, address.port);
-                if known.get(&(address.ip, address.port)) == Some(&address) {
-                    listeners.keep(&name);
-                } else {
-                    listeners.add(&name, &listener::address(engine, &name, address));
+        let shared = listener::Shared::of(mesh);
+        let listeners: Vec<(Variant, Resources)> = Variant::all(mesh)
+            .into_iter()
+            .map(|variant| {
+                let old = previous.listeners.get(&variant);
+                let mut listeners = Collector::new(ResourceType::Listener, |name| old?.get(name));
+                listeners.add(OUTBOUND, &listener::outbound(variant.engine, Family::Ipv4, &shared));
+                for address in &bound {
+                    let name = listener_name(address.ip, address.port);
+                    if old.is_some() && known.get(&(address.ip, address.port)) == Some(&address) {
+                        listeners.keep(&name);
+                    } else {
+                        listeners.add(&name, &listener::address(variant, &name, address, &shared));
+                    }
                 }
-            }
-            (engine, listeners.resources)
-        });
+                (variant, listeners.resources)
+            })
+            .collect();
         let outbound_ipv6 = [Engine::Weir, Engine::Envoy].into_iter().map(|engine| {
-            let body = listener::outbound(engine, Family::Ipv6, &uninspected).encode_to_vec();
+            let body = listener::outbound(engine, Family::Ipv6, &shared).encode_to_vec();
             let old = previous.outbound_ipv6.get(&engine);
             (
                 engine,
@@ -227,13 +342,14 @@ impl Lowered {
             spread::widen(&mut narrow, routes.resources.values().chain(listeners));
         }
         let none = Spread::default();
-        let listeners = listeners.map(|(engine, resources)| {
-            let old = previous.listeners.get(&engine).unwrap_or(&none);
-            (engine, Spread::new(resources, &own, old))
+        let listeners = listeners.into_iter().map(|(variant, resources)| {
+            let old = previous.listeners.get(&variant).unwrap_or(&none);
+            (variant, Spread::new(resources, &own, old))
         });
         Self {
+            gateway: GatewayResources::new(mesh, &shared, &previous.gateway),
             outbound_ipv6: outbound_ipv6.collect(),
-            listeners: listeners.into(),
+            listeners: listeners.collect(),
             clusters: Spread::new(clusters.resources, &narrow, &previous.clusters),
             endpoints: Spread::new(endpoints.resources, &narrow, &previous.endpoints),
             routes: Spread::new(routes.resources, &own, &previous.routes),
@@ -243,19 +359,41 @@ impl Lowered {
 
     /// Whether what nodes share is consistent. (`inbound`, which is each node's own, refers to cluster `inbound` alone.)
     pub fn check(&self) -> Result<(), Vec<Inconsistency>> {
-        self.views().try_for_each(|view| view.check())
+        self.views()
+            .chain(self.gateway_views())
+            .try_for_each(|view| view.check())
     }
 
     /// As [`Lowered::check`], where `previous` is known to be consistent: costs what changed.
     pub fn check_since(&self, previous: &Self) -> Result<(), Vec<Inconsistency>> {
         let spreads = [&self.clusters, &self.endpoints, &self.routes];
         let old = [&previous.clusters, &previous.endpoints, &previous.routes];
-        if spread::views(spreads) != spread::views(old) || previous.listeners.is_empty() {
+        if spread::views(spreads) != spread::views(old) || !self.listeners.keys().eq(previous.listeners.keys()) {
             return self.check();
         }
         self.views()
-            .zip(previous.views())
+            .chain(self.gateway_views())
+            .zip(previous.views().chain(previous.gateway_views()))
             .try_for_each(|(now, before)| now.check_since(&before))
+    }
+
+    /// The snapshot of the gateway's proxy. It may lead to any Service, whomever else that is for.
+    pub fn gateway_snapshot(&self, engine: Engine) -> Option<Snapshot> {
+        let listeners = Arc::clone(self.gateway.listeners.get(&engine)?);
+        Some(
+            Snapshot::new()
+                .with(ResourceType::Cluster, self.clusters.all())
+                .with(ResourceType::Endpoint, self.endpoints.all())
+                .with(ResourceType::Peer, Arc::clone(&self.peers))
+                .with(ResourceType::Listener, listeners)
+                .with(ResourceType::Route, Arc::clone(&self.gateway.routes))
+                .with(ResourceType::Secret, Arc::clone(&self.gateway.secrets)),
+        )
+    }
+
+    fn gateway_views(&self) -> impl Iterator<Item = Snapshot> {
+        let engines = self.gateway.listeners.keys();
+        engines.filter_map(|engine| self.gateway_snapshot(*engine))
     }
 
     /// What the nodes of each engine and namespace share.
@@ -271,11 +409,10 @@ impl Lowered {
     pub fn snapshot(&self, mesh: &Mesh, pod: &Key, engine: Engine, previous: Option<&Snapshot>) -> Option<Snapshot> {
         let namespace = &*pod.namespace;
         let pod = mesh.pods.get(pod)?;
+        let variant = Variant::of(engine, pod);
+        let shared = listener::Shared::of_inbound(mesh);
         let inbound = |family: Family| {
-            let (name, body) = (
-                family.inbound(),
-                listener::inbound(engine, family, &mesh.telemetry, pod),
-            );
+            let (name, body) = (family.inbound(), listener::inbound(engine, family, &shared, pod));
             let old = previous.and_then(|s| s.get(ResourceType::Listener, name));
             let resource = Resource::renew(old, ResourceType::Listener, name, body.encode_to_vec());
             (name.to_owned(), resource)
@@ -291,7 +428,7 @@ impl Lowered {
             Some(old) => Layer::renew(old, own),
             None => Layer::new(own),
         };
-        let mut listeners = self.listeners.get(&engine)?.of(namespace);
+        let mut listeners = self.listeners.get(&variant)?.of(namespace);
         listeners.push(own);
         Some(self.assemble(namespace, listeners))
     }
@@ -309,17 +446,9 @@ impl Lowered {
         let same = std::ptr::eq(mesh, before)
             || (same_surroundings(before, mesh) && before.pods.get(key) == Some(pod) && !pod.has_ipv6());
         let own = previous.resources(ResourceType::Listener).last().filter(|_| same)?;
-        let mut listeners = self.listeners.get(&engine)?.of(&key.namespace);
+        let mut listeners = self.listeners.get(&Variant::of(engine, pod))?.of(&key.namespace);
         listeners.push(Arc::clone(own));
         Some(self.assemble(&key.namespace, listeners))
-    }
-
-    /// Clusters with their endpoints, whoever they are for: what a node gets that leads anywhere, as the gateway does.
-    pub fn everything(&self) -> Snapshot {
-        Snapshot::new()
-            .with(ResourceType::Cluster, self.clusters.all())
-            .with(ResourceType::Endpoint, self.endpoints.all())
-            .with(ResourceType::Peer, Arc::clone(&self.peers))
     }
 
     fn assemble(&self, namespace: &str, listeners: impl Into<Layers>) -> Snapshot {
@@ -429,13 +558,17 @@ impl<'a, F: Fn(&str) -> Option<&'a Arc<Resource>>> Collector<F> {
 /// spelled out.
 fn destinations<'a>(mesh: &'a Mesh, before: Option<&Mesh>) -> Vec<Destination<'a>> {
     let mut found = Vec::new();
-    for (key, service) in mesh.services.iter().filter(|(_, s)| !s.cluster_ips.is_empty()) {
+    for (key, service) in &mesh.services {
         let unchanged =
             before.is_some_and(|before| std::ptr::eq(before, mesh) || before.services.get(key) == Some(service));
         for (number, port) in &service.ports {
-            let Some(protocol) = port.protocol.filter(|p| *p != Protocol::Direct) else {
+            let Some(protocol) = port.carried().filter(|p| *p != Protocol::Direct) else {
                 continue;
             };
+            let listening = port.protocol.filter(|_| !service.cluster_ips.is_empty());
+            if listening.is_none() && port.routed.is_none() {
+                continue;
+            }
             let (domains, endpoints) = match unchanged {
                 true => (Vec::new(), Vec::new()),
                 false => (
@@ -446,10 +579,14 @@ fn destinations<'a>(mesh: &'a Mesh, before: Option<&Mesh>) -> Vec<Destination<'a
             found.push(Destination {
                 name: cluster_name(*number, &service.namespace, &service.name),
                 protocol,
+                listening,
                 service: &service.name,
                 domains,
                 endpoints,
+                rules: &port.rules,
                 telemetry: &service.telemetry,
+                policy: &service.policy,
+                operation: format!("{}.{}:{number}/*", service.name, service.namespace),
                 single: false,
                 exports: &service.exports,
                 unchanged,
@@ -461,10 +598,14 @@ fn destinations<'a>(mesh: &'a Mesh, before: Option<&Mesh>) -> Vec<Destination<'a
             found.push(Destination {
                 name: cluster_name(*port, &address.namespace, &ip.to_string()),
                 protocol: address.protocol,
+                listening: Some(address.protocol),
                 service: &address.service,
                 domains: address.domains.iter().cloned().collect(),
                 endpoints: vec![&address.endpoint],
+                rules: &[],
                 telemetry: &address.telemetry,
+                policy: &address.policy,
+                operation: format!("{}.{}:{port}/*", named(address, ip), address.namespace),
                 single: true,
                 exports: &address.exports,
                 unchanged: before.is_some_and(|before| before.addresses.get(&(*ip, *port)) == Some(address)),
@@ -472,6 +613,15 @@ fn destinations<'a>(mesh: &'a Mesh, before: Option<&Mesh>) -> Vec<Destination<'a
         }
     }
     found
+}
+
+/// What a single address is called: by its Service, its pod, or itself.
+fn named(address: &weir_mesh::Address, ip: &IpAddr) -> String {
+    let pod = address.endpoint.identity.as_ref().map(|who| who.pod.clone());
+    match address.service.is_empty() {
+        true => pod.unwrap_or_else(|| ip.to_string()),
+        false => address.service.clone(),
+    }
 }
 
 /// Each pod once: where a Service has endpoints of both families, those of IPv4.
@@ -483,7 +633,10 @@ fn one_family(endpoints: &[weir_mesh::Endpoint]) -> Vec<&weir_mesh::Endpoint> {
 /// Every address with a listener. Two that claim the same address: the stronger protocol has it, http over http2, grpc, tcp and direct.
 fn bound<'a>(mesh: &'a Mesh, destinations: &'a [Destination<'a>]) -> Vec<Bound<'a>> {
     let named: BTreeMap<&str, &Destination<'_>> = destinations.iter().map(|d| (d.name.as_str(), d)).collect();
-    let cluster = |name: String| named.get(name.as_str()).map_or(DIRECT, |d| d.name.as_str());
+    let cluster = |name: String, protocol: Protocol| {
+        let own = named.get(name.as_str()).filter(|_| protocol != Protocol::Direct);
+        own.map_or(DIRECT, |d| d.name.as_str())
+    };
     let mut found: BTreeMap<(IpAddr, u16), Bound<'_>> = BTreeMap::new();
     let mut claim = |bound: Bound<'a>| match found.get(&(bound.ip, bound.port)) {
         Some(held) if held.protocol <= bound.protocol => {}
@@ -494,25 +647,34 @@ fn bound<'a>(mesh: &'a Mesh, destinations: &'a [Destination<'a>]) -> Vec<Bound<'
     for service in mesh.services.values() {
         for (number, port) in &service.ports {
             let Some(protocol) = port.protocol else { continue };
-            let cluster = cluster(cluster_name(*number, &service.namespace, &service.name));
+            // A connection has nothing to match: the first rule takes it.
+            let shares = port.rules.first().map(Rule::shares).unwrap_or_default();
+            let cluster = cluster(cluster_name(*number, &service.namespace, &service.name), protocol);
             for ip in &service.cluster_ips {
                 claim(Bound {
                     ip: *ip,
                     port: *number,
                     protocol,
                     cluster,
+                    shares,
+                    tracing: service.policy.tracing,
                     exports: &service.exports,
                 });
             }
         }
     }
     for ((ip, port), address) in &mesh.addresses {
-        let cluster = cluster(cluster_name(*port, &address.namespace, &ip.to_string()));
+        let cluster = cluster(
+            cluster_name(*port, &address.namespace, &ip.to_string()),
+            address.protocol,
+        );
         claim(Bound {
             ip: *ip,
             port: *port,
             protocol: address.protocol,
             cluster,
+            shares: &[],
+            tracing: address.policy.tracing,
             exports: &address.exports,
         });
     }
@@ -523,6 +685,13 @@ fn bound<'a>(mesh: &'a Mesh, destinations: &'a [Destination<'a>]) -> Vec<Bound<'
 
 fn seconds(seconds: i64) -> Option<Duration> {
     Some(Duration { seconds, nanos: 0 })
+}
+
+fn duration(duration: std::time::Duration) -> Option<Duration> {
+    Some(Duration {
+        seconds: i64::try_from(duration.as_secs()).unwrap_or(i64::MAX),
+        nanos: i32::try_from(duration.subsec_nanos()).unwrap_or_default(),
+    })
 }
 
 fn yes() -> Option<BoolValue> {

@@ -4,43 +4,51 @@ use envoy_types::pb::envoy::config::core::v3::data_source::Specifier;
 use envoy_types::pb::envoy::config::core::v3::substitution_format_string::Format;
 use envoy_types::pb::envoy::config::core::v3::{DataSource, SubstitutionFormatString};
 use envoy_types::pb::envoy::config::route::v3::route::Action;
-use envoy_types::pb::envoy::config::route::v3::route_action::ClusterSpecifier;
 use envoy_types::pb::envoy::config::route::v3::route_match::PathSpecifier;
 use envoy_types::pb::envoy::config::route::v3::{
-    DirectResponseAction, RetryPolicy, Route, RouteAction, RouteConfiguration, RouteMatch, VirtualHost,
+    DirectResponseAction, Route, RouteAction, RouteConfiguration, RouteMatch, VirtualHost,
 };
 
-use super::{BLOCKED, Destination, INBOUND, ROUTE_OTHER, ROUTE_SERVICE, no, number, seconds};
+use weir_mesh::routes::Rule;
 
-/// Only what never reached an application is tried again: no retry can execute a request twice.
-const RETRY_ON: &str = "connect-failure,refused-stream,reset-before-request";
-const RETRIES: u32 = 2;
+use super::{BLOCKED, Destination, INBOUND, ROUTE_OTHER, ROUTE_SERVICE, action, no, rule};
 
-/// The routes of a destination.
+/// The routes of a destination: its rules, and to its own endpoints what they leave.
 pub(super) fn outbound(destination: &Destination<'_>) -> RouteConfiguration {
-    let retry = RetryPolicy {
-        retry_on: RETRY_ON.to_owned(),
-        num_retries: number(RETRIES),
-        ..Default::default()
-    };
-    configuration(
-        &destination.name,
-        destination.domains.clone(),
-        &destination.name,
-        Some(&retry),
-    )
+    let policy = destination.policy;
+    let usual = action::forward(&destination.name, policy, &policy.timeouts);
+    configuration(&destination.name, destination.domains.clone(), |name| {
+        let mut routes = ruled(name, destination.rules, &usual);
+        for route in &mut routes {
+            action::inject(route, &policy.fault);
+            action::decorate(route, &destination.operation);
+        }
+        routes
+    })
 }
 
 /// The routes of an inbound port: to the application, whatever the host.
 pub(super) fn inbound(port: u16, domains: Vec<String>, cluster: &str) -> RouteConfiguration {
-    configuration(&format!("{INBOUND}_{port}"), domains, cluster, None)
+    let forward = action::pass_on(cluster);
+    configuration(&format!("{INBOUND}_{port}"), domains, |name| {
+        vec![route(name, &forward)]
+    })
 }
 
-fn configuration(name: &str, domains: Vec<String>, cluster: &str, retry: Option<&RetryPolicy>) -> RouteConfiguration {
+/// The rules in their order; then everything by `usual`, unless a rule took all.
+fn ruled(name: &str, rules: &[Rule], usual: &RouteAction) -> Vec<Route> {
+    let mut routes: Vec<Route> = rules.iter().flat_map(|r| rule::routes(r, name, usual)).collect();
+    if !rules.iter().any(Rule::takes_all) {
+        routes.push(route(name, usual));
+    }
+    routes
+}
+
+fn configuration(name: &str, domains: Vec<String>, routes: impl Fn(&str) -> Vec<Route>) -> RouteConfiguration {
     let host = |name: &str, domains: Vec<String>| VirtualHost {
         name: name.to_owned(),
         domains,
-        routes: vec![route(name, cluster, retry)],
+        routes: routes(name),
         ..Default::default()
     };
     let mut virtual_hosts = vec![host(ROUTE_SERVICE, domains), host(ROUTE_OTHER, vec!["*".to_owned()])];
@@ -60,17 +68,11 @@ fn everything() -> Option<RouteMatch> {
     })
 }
 
-fn route(name: &str, cluster: &str, retry: Option<&RetryPolicy>) -> Route {
+fn route(name: &str, action: &RouteAction) -> Route {
     Route {
         name: name.to_owned(),
         r#match: everything(),
-        action: Some(Action::Route(RouteAction {
-            cluster_specifier: Some(ClusterSpecifier::Cluster(cluster.to_owned())),
-            // No limit unless somebody asks for one.
-            timeout: seconds(0),
-            retry_policy: retry.cloned(),
-            ..Default::default()
-        })),
+        action: Some(Action::Route(action.clone())),
         ..Default::default()
     }
 }

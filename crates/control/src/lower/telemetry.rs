@@ -1,4 +1,5 @@
-//! How much a proxy measures about a cluster: metadata of the cluster, read by whoever records its traffic.
+//! What Envoy's messages have no field for, as metadata of a cluster: how much is measured about it, and by which rule its
+//! endpoints are chosen.
 //!
 //! Envoy's own messages keep metadata in hash maps, whose order changes from one encoding to the next; so this is encoded
 //! apart, with ordered maps, and appended to the cluster: that is how protocol buffers merge.
@@ -8,10 +9,11 @@ use std::collections::BTreeMap;
 use envoy_types::pb::google::protobuf::value::Kind;
 use envoy_types::pb::google::protobuf::{ListValue, Value};
 use weir_api::telemetry::{Buckets, Granularity};
+use weir_mesh::policy::LbPolicy;
 use weir_mesh::{InboundPort, Mesh, Telemetry};
 use weir_xds::types::version_of;
 
-use super::endpoint::Metadata;
+use super::endpoint::{METADATA, Metadata};
 use super::{INBOUND, INBOUND_HTTP2};
 
 /// Key of the cluster's metadata under which a proxy finds how much to measure.
@@ -42,6 +44,21 @@ pub(super) fn metadata(telemetry: &Telemetry) -> ClusterMetadata {
     }
     ClusterMetadata {
         metadata: (!fields.is_empty()).then(|| Metadata::of(TELEMETRY, fields)),
+    }
+}
+
+/// The same with the rule by which endpoints are chosen, where Envoy knows none such.
+pub(super) fn metadata_with_rule(telemetry: &Telemetry, rule: LbPolicy) -> ClusterMetadata {
+    let ClusterMetadata { metadata } = metadata(telemetry);
+    if rule != LbPolicy::PeakEwma {
+        return ClusterMetadata { metadata };
+    }
+    let text = Value {
+        kind: Some(Kind::StringValue(rule.as_str().to_owned())),
+    };
+    let fields = BTreeMap::from([("lb_policy".to_owned(), text)]);
+    ClusterMetadata {
+        metadata: Some(metadata.unwrap_or_default().and(METADATA, fields)),
     }
 }
 

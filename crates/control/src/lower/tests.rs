@@ -56,11 +56,81 @@ fn golden_files() {
         let snapshot = lowered.snapshot(&mesh, key, pod.engine, None).unwrap();
         assert_eq!(snapshot.check(), Ok(()), "{name}");
         let problems: Vec<String> = problems.iter().map(ToString::to_string).collect();
-        let shown = json!({"node": key.node_id(), "problems": problems, "snapshot": snapshot_json(&snapshot)});
+        let mut shown = json!({"node": key.node_id(), "problems": problems, "snapshot": snapshot_json(&snapshot)});
+        if mesh.gateway != weir_mesh::Gateway::default() {
+            let gateway = lowered.gateway_snapshot(pod.engine).unwrap();
+            assert_eq!(gateway.check(), Ok(()), "{name}: gateway");
+            let mut gateway = snapshot_json(&gateway);
+            assert_eq!(
+                gateway["cds"], shown["snapshot"]["cds"],
+                "the gateway is sent the same clusters"
+            );
+            if let Some(types) = gateway.as_object_mut() {
+                types.retain(|ty, _| ["lds", "rds", "sds"].contains(&ty.as_str()));
+            }
+            shown["gateway"] = gateway;
+        }
         insta::with_settings!({snapshot_path => directory.join("snapshots"), prepend_module_to_snapshot => false, omit_expression => true}, {
             insta::assert_json_snapshot!(name, shown);
         });
     }
+}
+
+/// Keys of policies, each with good values and bad ones.
+const KEYS: [(&str, [&str; 4]); 30] = [
+    ("traffic.lb.policy", ["RING_HASH", "MAGLEV", "PEAK_EWMA", "x"]),
+    ("traffic.lb.panic-threshold", ["0", "100", "101", "-1"]),
+    ("traffic.hash.cookie.name", ["user", "", "a b", "u"]),
+    ("traffic.hash.cookie.ttl", ["0", "100000", "1h", "x"]),
+    ("traffic.hash.header.name", ["x-user", ":path", "", "é"]),
+    ("traffic.fault.delay.time", ["3s", "1ns", "3000", "x"]),
+    ("traffic.fault.delay.percentage", ["100", "0.0001", "0", "101"]),
+    ("traffic.fault.abort.status", ["505", "200", "99", "600"]),
+    ("traffic.fault.abort.percentage", ["100", "33.3333", "0", "%"]),
+    ("traffic.rate.limit", ["1", "0", "4294967295", "4294967296"]),
+    ("traffic.tracing.enabled", ["true", "true", "false", "yes"]),
+    ("traffic.tracing.sampling", ["0", "50", "0.01", "x"]),
+    ("traffic.request.timeout", ["3s", "0", "8760h", "9999h"]),
+    ("traffic.request.per-try-timeout", ["1ms", "0s", "1", "."]),
+    ("traffic.request.idle-timeout", ["1m30s", "0", "1000000", "s"]),
+    ("traffic.retries.5xx", ["3", "0", "4294967295", "-1"]),
+    ("traffic.retries.connect-failure", ["0", "0", "1", "x"]),
+    ("traffic.retries.gateway-error", ["2", "0", "1", "x"]),
+    ("traffic.retries.max", ["1", "0", "4294967295", "x"]),
+    ("traffic.retries.budget", ["0", "12.5", "100", "x"]),
+    ("traffic.connection.max", ["1", "0", "4294967295", "x"]),
+    ("traffic.request.max-pending", ["1", "0", "4294967295", "x"]),
+    ("traffic.request.max", ["1", "0", "4294967295", "x"]),
+    ("traffic.connection.timeout", ["1ms", "0", "60", "x"]),
+    ("traffic.outlier.enabled", ["true", "false", "", "x"]),
+    (
+        "traffic.outlier.consecutive-gateway-errors",
+        ["0", "1", "4294967295", "x"],
+    ),
+    ("traffic.outlier.consecutive-5xx", ["0", "1", "4294967295", "x"]),
+    ("traffic.outlier.ejection-time", ["0", "1s", "8760h", "x"]),
+    ("traffic.outlier.max-ejection-percent", ["0", "100", "1", "x"]),
+    ("traffic.metrics.granularity", ["pod", "service", "workload", "x"]),
+];
+
+/// A few of these keys on an object.
+fn any_policy() -> impl Strategy<Value = Map<String, Value>> {
+    prop::collection::vec((0..KEYS.len(), 0..4usize), 0..8).prop_map(|chosen| {
+        let said = |(key, value): (usize, usize)| (KEYS[key].0.to_owned(), json!(KEYS[key].1[value]));
+        chosen.into_iter().map(said).collect()
+    })
+}
+
+/// What the mesh's settings say, good and bad.
+fn any_settings() -> impl Strategy<Value = &'static str> {
+    prop::sample::select(vec![
+        "",
+        "outboundDefault: allow\ntracing: {address: \"10.0.0.9:9411\"}",
+        "outboundDefault: detect\naccessLog: true\ntracing: {backend: otlp, address: \"s1.default:80\"}",
+        "outboundDefault: x\nengine: x\ntracing: {backend: zipkin, address: \"zipkin.example.com:9411\", sampling: 1}",
+        "timeouts: {request: 1s, perTry: x}\nretries: {5xx: 3, budget: 0}\noutlier: {maxEjectionPercent: 0}",
+        "tracing: {backend: none}\nmetrics: {buckets: coarse}",
+    ])
 }
 
 /// A mesh of a few services and pods in which anything may refer to anything.
@@ -78,6 +148,7 @@ pub(super) fn any_objects() -> impl Strategy<Value = Objects> {
         0u8..6,
         prop::bool::weighted(0.3),
         prop::collection::vec((0u16..4, protocol, 0u16..4), 0..4),
+        any_policy(),
     );
     let pod = (
         0u8..8,
@@ -85,10 +156,16 @@ pub(super) fn any_objects() -> impl Strategy<Value = Objects> {
         prop::option::of(0u32..200),
         prop::bool::ANY,
         prop::collection::vec(0u8..6, 0..3),
+        any_policy(),
     );
-    (prop::collection::vec(service, 0..6), prop::collection::vec(pod, 1..8)).prop_map(|(services, pods)| {
+    let services = prop::collection::vec(service, 0..6);
+    (services, prop::collection::vec(pod, 1..8), any_settings()).prop_map(|(services, pods, settings)| {
         let mut objects = Objects::default();
-        for (n, headless, ports) in &services {
+        objects
+            .insert(json!({"kind": "ConfigMap", "metadata": {"namespace": "weir-system", "name": "weir-mesh"},
+                "data": {"config.yaml": settings}}))
+            .unwrap();
+        for (n, headless, ports, policy) in &services {
             let mut labels = Map::new();
             let mut specs = BTreeMap::new();
             for (port, protocol, target) in ports {
@@ -105,7 +182,7 @@ pub(super) fn any_objects() -> impl Strategy<Value = Objects> {
             let ip = if *headless { "None".to_owned() } else { format!("10.96.0.{}", n + 1) };
             let specs: Vec<Value> = specs.into_values().collect();
             objects
-                .insert(json!({"kind": "Service", "metadata": {"namespace": "default", "name": format!("s{n}"), "labels": labels},
+                .insert(json!({"kind": "Service", "metadata": {"namespace": "default", "name": format!("s{n}"), "labels": labels, "annotations": policy},
                     "spec": {"clusterIP": ip, "selector": {"s": n.to_string()}, "ports": specs}}))
                 .unwrap();
             let ports: Vec<Value> = ports
@@ -114,8 +191,8 @@ pub(super) fn any_objects() -> impl Strategy<Value = Objects> {
                 .collect();
             let endpoints: Vec<Value> = pods
                 .iter()
-                .filter(|(.., member_of)| member_of.contains(n))
-                .map(|(p, ip, _, ready, _)| {
+                .filter(|(_, _, _, _, member_of, _)| member_of.contains(n))
+                .map(|(p, ip, _, ready, ..)| {
                     json!({"addresses": [format!("10.244.0.{}", ip + 2)], "conditions": {"ready": ready},
                            "targetRef": {"kind": "Pod", "name": format!("p{p}"), "namespace": "default"}})
                 })
@@ -125,7 +202,7 @@ pub(super) fn any_objects() -> impl Strategy<Value = Objects> {
                     "metadata": {"namespace": "default", "name": format!("s{n}-x"), "labels": {"kubernetes.io/service-name": format!("s{n}")}}}))
                 .unwrap();
         }
-        for (p, ip, weight, ..) in &pods {
+        for (p, ip, weight, _, _, policy) in &pods {
             let mut labels = Map::new();
             labels.insert("traffic.envoy.enabled".to_owned(), json!("true"));
             if let Some(weight) = weight {
@@ -133,7 +210,7 @@ pub(super) fn any_objects() -> impl Strategy<Value = Objects> {
                 labels.insert(format!("traffic.target.port.{}", 8080 + weight % 6), json!("http"));
             }
             objects
-                .insert(json!({"kind": "Pod", "metadata": {"namespace": "default", "name": format!("p{p}"), "labels": labels},
+                .insert(json!({"kind": "Pod", "metadata": {"namespace": "default", "name": format!("p{p}"), "labels": labels, "annotations": policy},
                     "spec": {"containers": []}, "status": {"phase": "Running", "podIP": format!("10.244.0.{}", ip + 2)}}))
                 .unwrap();
         }
@@ -162,6 +239,7 @@ proptest! {
                 }
                 let text = snapshot_json(&snapshot).to_string();
                 prop_assert!(!text.contains("\"load_balancing_weight\":0"));
+                prop_assert!(!text.contains("\"fixed_delay\":\"0s\""), "Envoy refuses a delay of nothing");
                 prop_assert!(!text.contains("field_"), "a field is missing in the JSON tables: {}", text);
             }
         }

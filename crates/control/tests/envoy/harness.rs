@@ -90,7 +90,7 @@ pub fn pod_network() {
 }
 
 /// A program that the tests use, installed by `make tools`.
-fn tool(name: &str) -> PathBuf {
+pub fn tool(name: &str) -> PathBuf {
     let tools = std::env::var_os("WEIR_TOOLS").map(PathBuf::from);
     let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../.tools/bin");
     let path = std::env::var_os("PATH").unwrap_or_default();
@@ -178,6 +178,20 @@ impl Envoy {
         })
         .await;
         self.lists(snapshot).await;
+    }
+
+    /// Waits until Envoy took the snapshot's routes and secrets, as far as it asks for any.
+    pub async fn has_routes(&self, snapshot: &Snapshot) {
+        wait_until("Envoy to take the routes", PATIENCE, async || {
+            let status = self.cache.status();
+            let types = &status.first()?.types;
+            let taken = |ty: &ResourceType| types.get(ty).is_none_or(|t| t.acked_version == snapshot.version(*ty));
+            [ResourceType::Route, ResourceType::Secret]
+                .iter()
+                .all(taken)
+                .then_some(())
+        })
+        .await;
     }
 
     /// Waits until Envoy's own lists are those of the snapshot.

@@ -1,5 +1,5 @@
 //! The controllers that a Kubernetes without a controller manager misses: Deployment, ReplicaSet, DaemonSet,
-//! EndpointSlice, and a scheduler for nodes that always fit.
+//! EndpointSlice, the addresses of Services of type LoadBalancer, and a scheduler for nodes that always fit.
 //!
 //! Enters: watches of the API. Leaves: objects written back. Each controller is a pure `plan` in a file of its own
 //! and a loop here around it: an event names what may have changed, the plan is made from what the API says *now*,
@@ -28,6 +28,7 @@ use tracing::{debug, warn};
 mod daemon_set;
 mod deployment;
 mod endpoint_slice;
+mod load_balancer;
 mod pods;
 mod queue;
 mod replica_set;
@@ -35,6 +36,7 @@ mod schedule;
 mod template;
 pub(crate) mod watch;
 
+use crate::node::Forward;
 pub(crate) use endpoint_slice::SERVICE_NAME;
 use queue::{Key, Queue};
 
@@ -86,6 +88,7 @@ pub(crate) struct Context {
     services: Store<Service>,
     slices: Store<EndpointSlice>,
     nodes: Store<Node>,
+    forwards: Vec<Forward>,
 }
 
 #[derive(Default)]
@@ -94,11 +97,13 @@ struct Queues {
     replica_sets: Queue,
     daemon_sets: Queue,
     services: Queue,
+    balanced: Queue,
     unbound: Queue,
 }
 
-/// Runs all controllers until `shutdown`. The API may come late, go away and come back.
-pub async fn run(client: Client, shutdown: CancellationToken) {
+/// Runs all controllers until `shutdown`. The API may come late, go away and come back. `forwards` are the ports of the host
+/// that lead to Services.
+pub async fn run(client: Client, forwards: Vec<Forward>, shutdown: CancellationToken) {
     let (deployments, mut deployments_writer) = store();
     let (replica_sets, mut replica_sets_writer) = store();
     let (daemon_sets, mut daemon_sets_writer) = store();
@@ -115,6 +120,7 @@ pub async fn run(client: Client, shutdown: CancellationToken) {
         services,
         slices,
         nodes,
+        forwards,
     });
     let queues = Arc::new(Queues::default());
 
@@ -139,7 +145,7 @@ pub async fn run(client: Client, shutdown: CancellationToken) {
         .daemon_sets
         .add(Key::of(d)));
     watch!(Pod, pods_writer, pod_changed);
-    watch!(Service, services_writer, |s, _, queues| queues.services.add(Key::of(s)));
+    watch!(Service, services_writer, service_changed);
     watch!(EndpointSlice, slices_writer, slice_changed);
     watch!(Node, nodes_writer, |_, context, queues| {
         context
@@ -171,6 +177,7 @@ pub async fn run(client: Client, shutdown: CancellationToken) {
     work!(replica_sets, replica_set::reconcile);
     work!(daemon_sets, daemon_set::reconcile);
     work!(services, endpoint_slice::reconcile);
+    work!(balanced, load_balancer::reconcile);
     work!(unbound, schedule::reconcile);
     tasks.spawn(resync(context, queues));
 
@@ -226,13 +233,26 @@ async fn resync(context: Arc<Context>, queues: Arc<Queues>) {
             .services
             .state()
             .iter()
-            .for_each(|o| queues.services.add(Key::of(&**o)));
+            .for_each(|o| service_changed(o, &context, &queues));
         context
             .pods
             .state()
             .iter()
             .filter(|p| schedule::is_unbound(p))
             .for_each(|p| queues.unbound.add(Key::of(&**p)));
+    }
+}
+
+fn service_changed(service: &Service, _: &Context, queues: &Queues) {
+    queues.services.add(Key::of(service));
+    // One that has an address and is of another type by now has to lose it.
+    let balanced = service
+        .spec
+        .as_ref()
+        .is_some_and(|spec| spec.type_.as_deref() == Some("LoadBalancer"));
+    let told = service.status.as_ref().and_then(|status| status.load_balancer.as_ref());
+    if balanced || told.is_some_and(|told| told.ingress.is_some()) {
+        queues.balanced.add(Key::of(service));
     }
 }
 

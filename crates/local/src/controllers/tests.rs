@@ -183,7 +183,7 @@ async fn a_deployment_lives_its_life() {
     let server = Server::start(directory.path(), listener);
     let client = client(directory.path(), address.port()).await;
     let shutdown = CancellationToken::new();
-    let controllers = tokio::spawn(super::run(client.clone(), shutdown.clone()));
+    let controllers = tokio::spawn(super::run(client.clone(), Vec::new(), shutdown.clone()));
     let kubelet = tokio::spawn(stand_in_kubelet(client.clone()));
     let deployments: Api<Deployment> = Api::namespaced(client.clone(), "default");
     let sets: Api<ReplicaSet> = Api::namespaced(client.clone(), "default");

@@ -28,7 +28,6 @@ use tokio_util::sync::CancellationToken;
 
 use super::Node;
 use super::env::Lookup;
-use super::run::NodeError;
 
 const NAMESPACE: &str = "weir-system";
 const SERVICE: &str = "weir-metrics";
@@ -46,16 +45,6 @@ type Body = BoxBody<Bytes, hyper::Error>;
 struct Front {
     node: Arc<Node>,
     token: Mutex<Option<(HeaderValue, Instant)>>,
-}
-
-/// Makes the inherited listener asynchronous.
-pub fn listen(listener: std::net::TcpListener) -> Result<TcpListener, NodeError> {
-    let failed = |source| NodeError::Io {
-        what: "the metric store's listener",
-        source,
-    };
-    listener.set_nonblocking(true).map_err(failed)?;
-    TcpListener::from_std(listener).map_err(failed)
 }
 
 /// Serves until `shutdown`.

@@ -19,6 +19,7 @@ mod env;
 mod events;
 mod exec;
 mod files;
+mod forward;
 mod front;
 mod images;
 mod isolate;
@@ -50,6 +51,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
+pub use forward::Forward;
 pub use manifests::{Manifest, ManifestError, read_manifests};
 pub use network::NODE_IP;
 pub use paths::Paths;
@@ -81,6 +83,8 @@ pub struct NodeConfig {
     pub manifests: Vec<Manifest>,
     /// Directories put before the machine's PATH in every container.
     pub extra_path: Vec<PathBuf>,
+    /// The host's ports that lead to Services, in the order of their listeners.
+    pub forwards: Vec<Forward>,
 }
 
 /// What every part of the kubelet shares.

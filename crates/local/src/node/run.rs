@@ -22,7 +22,9 @@ use super::caches::Caches;
 use super::events::Events;
 use super::images::Images;
 use super::network::{self, Addresses, NetworkError};
-use super::{Node, NodeConfig, Paths, STARTS_MAX, Users, cni, front, kubelet, manifests, reaper, register, server};
+use super::{
+    Node, NodeConfig, Paths, STARTS_MAX, Users, cni, forward, front, kubelet, manifests, reaper, register, server,
+};
 use crate::apiserver::pki::{Identity, Pki, PkiError, ensure_pki};
 use crate::{controllers, cri, dns, services};
 
@@ -89,7 +91,13 @@ pub async fn run_node(config: NodeConfig, shutdown: CancellationToken) -> Result
     let progress = Progress::start();
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let paths = Paths::new(&config.data_dir);
-    let (api_listener, metrics_listener) = inherited_listeners()?;
+    let mut inherited = Inherited(ListenFd::from_env(), 0);
+    let (api_listener, metrics_listener) = (inherited.next()?, inherited.next()?);
+    let forwarded = config
+        .forwards
+        .iter()
+        .map(|_| inherited.next())
+        .collect::<Result<Vec<_>, _>>()?;
     let exe = std::env::current_exe().map_err(|source| NodeError::Io {
         what: "this program's path",
         source,
@@ -122,6 +130,7 @@ pub async fn run_node(config: NodeConfig, shutdown: CancellationToken) -> Result
             client,
             exe,
             metrics_listener,
+            forwarded,
             &progress,
             &shutdown,
         )
@@ -144,6 +153,7 @@ async fn serve(
     client: Client,
     exe: PathBuf,
     metrics_listener: TcpListener,
+    forwarded: Vec<TcpListener>,
     progress: &Progress,
     shutdown: &CancellationToken,
 ) -> Result<(), NodeError> {
@@ -164,7 +174,8 @@ async fn serve(
         client: client.clone(),
     });
     let mut tasks = JoinSet::new();
-    tasks.spawn(controllers::run(client.clone(), rest.clone()));
+    let forwards = config.forwards.clone();
+    tasks.spawn(controllers::run(client.clone(), forwards.clone(), rest.clone()));
     let (nat, names) = (client.clone(), client.clone());
     let (nat_stop, names_stop) = (rest.clone(), rest.clone());
     tasks.spawn(async move { report("services", services::run(nat, nat_stop).await) });
@@ -172,7 +183,15 @@ async fn serve(
     tasks.spawn(register::run(node.clone()));
     tasks.spawn(server::run(node.clone(), server::listen(pki).await?, rest.clone()));
     tasks.spawn(cri::run(node.clone(), cri::listen(paths)?, rest.clone()));
-    tasks.spawn(front::run(node.clone(), front::listen(metrics_listener)?, rest.clone()));
+    tasks.spawn(front::run(node.clone(), asynchronous(metrics_listener)?, rest.clone()));
+    for (forward, listener) in forwards.into_iter().zip(forwarded) {
+        tasks.spawn(forward::run(
+            node.clone(),
+            asynchronous(listener)?,
+            forward,
+            rest.clone(),
+        ));
+    }
     if !node.caches.ready().await {
         return Err(NodeError::NoApi(
             "ConfigMaps, Secrets and Services could not be listed".into(),
@@ -214,15 +233,29 @@ fn report<E: std::fmt::Display>(what: &str, outcome: Result<(), E>) {
     }
 }
 
-/// The listeners that `weir up` has bound on the host: API server, metric store.
-fn inherited_listeners() -> Result<(TcpListener, TcpListener), NodeError> {
-    let mut inherited = ListenFd::from_env();
-    let mut take = |index| match inherited.take_tcp_listener(index) {
-        Ok(Some(listener)) => Ok(listener),
-        Ok(None) => Err(NodeError::Listeners(format!("descriptor {index} is missing"))),
-        Err(error) => Err(NodeError::Listeners(error.to_string())),
+/// The listeners that `weir up` has bound on the host, and how many of them are taken: API server, metric store, then the
+/// ports that lead to Services.
+struct Inherited(ListenFd, usize);
+
+impl Inherited {
+    fn next(&mut self) -> Result<TcpListener, NodeError> {
+        let index = self.1;
+        self.1 += 1;
+        match self.0.take_tcp_listener(index) {
+            Ok(Some(listener)) => Ok(listener),
+            Ok(None) => Err(NodeError::Listeners(format!("descriptor {index} is missing"))),
+            Err(error) => Err(NodeError::Listeners(error.to_string())),
+        }
+    }
+}
+
+fn asynchronous(listener: TcpListener) -> Result<tokio::net::TcpListener, NodeError> {
+    let failed = |source| NodeError::Io {
+        what: "a listener of the host",
+        source,
     };
-    Ok((take(0)?, take(1)?))
+    listener.set_nonblocking(true).map_err(failed)?;
+    tokio::net::TcpListener::from_std(listener).map_err(failed)
 }
 
 async fn client(pki: &Pki) -> Result<Client, NodeError> {

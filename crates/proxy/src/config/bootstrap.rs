@@ -39,6 +39,16 @@ pub struct Node {
 }
 
 impl Node {
+    /// What traces call this proxy's service: its cluster, or, without one, its own name.
+    pub fn service(&self) -> String {
+        let name = if self.cluster.is_empty() {
+            &self.id
+        } else {
+            &self.cluster
+        };
+        name.clone()
+    }
+
     /// The address of the pod's node.
     pub fn host_ip(&self) -> Option<std::net::IpAddr> {
         self.metadata
@@ -93,7 +103,7 @@ pub struct Token {
 /// An encoded resource of the file.
 #[derive(Debug, Clone, PartialEq)]
 pub struct StaticResource {
-    /// Listener or cluster.
+    /// Listener, cluster or secret.
     pub ty: ResourceType,
     /// Its name.
     pub name: String,
@@ -154,6 +164,7 @@ struct Admin {
 struct StaticResources {
     listeners: Vec<Value>,
     clusters: Vec<Value>,
+    secrets: Vec<Value>,
 }
 
 #[derive(Deserialize, Default)]
@@ -275,6 +286,9 @@ impl Bootstrap {
             Some(config) => ads(config, &file.static_resources.clusters)?,
         };
         let mut resources = Vec::new();
+        for (i, secret) in file.static_resources.secrets.into_iter().enumerate() {
+            resources.push(statics::secret(&format!("static_resources.secrets[{i}]"), secret)?);
+        }
         for (i, cluster) in file.static_resources.clusters.into_iter().enumerate() {
             let name = cluster.get("name").and_then(Value::as_str);
             if name.is_some() && name == ads_cluster.as_deref() {

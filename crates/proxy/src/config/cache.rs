@@ -1,10 +1,11 @@
 //! The last good resources on disk, so that a proxy restarts without its control plane.
 //!
-//! Enters and leaves: [`Raw`] resources of one node. The file is replaced atomically and carries a checksum; one that is
-//! torn, of another node or of another format counts as none.
+//! Enters and leaves: [`Raw`] resources of one node, secrets among them: only the owner may read the file. It is replaced
+//! atomically and carries a checksum; one that is torn, of another node or of another format counts as none.
 
 use std::fs;
 use std::io::{self, Write};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
@@ -79,7 +80,14 @@ impl Cache {
     pub fn write(&self, bytes: &[u8]) -> io::Result<()> {
         fs::create_dir_all(&self.directory)?;
         let temporary = self.directory.join(format!("{FILE}.{}", std::process::id()));
-        let mut file = fs::File::create(&temporary)?;
+        let mut file = fs::OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(&temporary)?;
+        // One that was left behind keeps its mode.
+        file.set_permissions(fs::Permissions::from_mode(0o600))?;
         let written = file.write_all(bytes).and_then(|()| file.sync_data());
         written
             .and_then(|()| fs::rename(&temporary, self.directory.join(FILE)))
@@ -167,6 +175,11 @@ mod tests {
             1,
             "no temporary file is left"
         );
+        let mode = fs::metadata(directory.path().join("new").join(FILE))
+            .unwrap()
+            .permissions()
+            .mode();
+        assert_eq!(mode & 0o777, 0o600, "it may hold keys");
         assert!(Cache::new(directory.path().join("new"), "c.d".into()).read().is_empty());
     }
 

@@ -14,8 +14,9 @@ use weir_xds::ResourceType;
 
 use super::bootstrap::Bootstrap;
 use super::decode::{self, Rejection};
-use super::route::PathMatch;
-use super::{Action, EndpointSource, Filter, RouteSource, RouteTable, proto_json};
+use super::route::Target;
+use super::route::matching::{PathMatch, path_of};
+use super::{Action, EndpointSource, Filter, FilterChain, RouteSource, RouteTable, proto_json};
 
 /// A listener, with all that stands in it.
 pub fn listener(bytes: &[u8]) {
@@ -35,14 +36,21 @@ pub fn listener(bytes: &[u8]) {
     let ports = listener.chains.iter().filter_map(|c| c.destination_port);
     for port in ports.chain([0, 80, u16::MAX]) {
         // Its bytes are waited for only if they decide something.
-        let decides = listener.candidates(port).any(|c| !c.application_protocols.is_empty());
-        assert!(decides || !listener.must_inspect(port));
-        for protocol in [None, Some("http/1.1"), Some("h2c"), Some("tls")] {
-            let Some(chain) = listener.chain(port, protocol) else {
-                continue;
-            };
-            let default = listener.default_chain.as_ref().is_some_and(|d| std::ptr::eq(d, chain));
-            assert!(default || chain.destination_port.is_none_or(|p| p == port));
+        let decides = |c: &FilterChain| !c.application_protocols.is_empty() || !c.server_names.is_empty();
+        assert!(listener.candidates(port).any(decides) || !listener.must_inspect(port));
+        let names = listener.chains.iter().flat_map(|c| &c.server_names);
+        for name in names
+            .map(|n| Some(n.trim_start_matches('*')))
+            .chain([None, Some("a.b")])
+        {
+            for protocol in [None, Some("http/1.1"), Some("h2c"), Some("tls")] {
+                let Some(chain) = listener.chain(port, name, protocol) else {
+                    continue;
+                };
+                let default = listener.default_chain.as_ref().is_some_and(|d| std::ptr::eq(d, chain));
+                assert!(default || chain.destination_port.is_none_or(|p| p == port));
+                assert!(default || name.is_some() || chain.server_names.is_empty());
+            }
         }
     }
 }
@@ -151,20 +159,35 @@ fn check_table(table: &RouteTable) {
             assert!(fixed.is_some_and(|f| !f.contains('*')), "{domain:?} matches nothing");
         }
         let Some(first) = host.routes.first() else { continue };
-        let (PathMatch::Prefix(path) | PathMatch::Exact(path) | PathMatch::SeparatedPrefix(path)) = &first.path;
-        if !first.path.matches(path) {
+        let (PathMatch::Prefix(path) | PathMatch::Exact(path) | PathMatch::SeparatedPrefix(path)) =
+            &first.matching.path
+        else {
+            continue;
+        };
+        if first.matching.more.is_some() || !first.matching.path.matches(path_of(path), false) {
             continue;
         }
         for domain in host.domains.iter().filter(|d| !d.contains('*')) {
-            assert!(table.find(domain, path).is_some(), "nobody gets to {domain:?} {path:?}");
+            assert!(
+                table.find(&Target(domain, path)).is_some(),
+                "nobody gets to {domain:?} {path:?}"
+            );
         }
     }
     for (_, route) in table.destinations() {
-        if let Action::Respond { status, .. } = &route.action {
-            assert!((200..=599).contains(&status.as_u16()));
+        match &route.action {
+            Action::Respond { status, .. } => assert!((200..=599).contains(&status.as_u16())),
+            Action::Redirect(redirect) => assert!(matches!(redirect.status, 301..=303 | 307 | 308)),
+            Action::Forward(forward) => {
+                let drawn = forward.draw().0;
+                assert!(
+                    forward.clusters().any(|c| c == drawn),
+                    "{drawn:?} is no cluster of the route"
+                );
+            }
         }
     }
     // A host of any kind is looked up without a panic.
-    let _ = table.find("", "");
-    let _ = table.find("Ä:80", "?");
+    let _ = table.find(&Target("", ""));
+    let _ = table.find(&Target("Ä:80", "?"));
 }

@@ -15,6 +15,8 @@ pub mod bootstrap;
 pub mod cache;
 pub mod decode;
 pub mod duration;
+pub mod edge;
+pub mod fault;
 pub mod fuzz;
 mod node;
 mod proto_json;
@@ -24,13 +26,14 @@ pub mod stats;
 pub mod store;
 pub mod telemetry;
 pub mod tls;
+pub mod trace;
 
 pub use active::Active;
 pub use node::node_message;
 pub use route::{Action, RetryOn, RetryPolicy, Route, RouteTable};
 pub use stats::{ClusterStats, HttpStats, ListenerStats};
 pub use telemetry::{Granularity, Telemetry};
-pub use tls::{ClientTls, ServerTls};
+pub use tls::{ClientTls, SecretSlot, ServerTls};
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -73,6 +76,8 @@ pub struct Listener {
 pub struct FilterChain {
     /// Applies to connections whose original destination has this port.
     pub destination_port: Option<u16>,
+    /// Applies to TLS handshakes for one of these names, lower case: exact, or `*.suffix`; empty: to any connection.
+    pub server_names: Vec<Box<str>>,
     /// Applies when the first bytes show one of these protocols (`http/1.0`, `http/1.1`, `h2`, `h2c`, or `tls` for a
     /// TLS handshake); empty: to any.
     pub application_protocols: Vec<Box<str>>,
@@ -145,6 +150,14 @@ pub struct Http {
     pub http2: Http2Options,
     /// Where the routes come from.
     pub routes: RouteSource,
+    /// What the fault filter does where no route says something else; `None`: there is no such filter.
+    pub fault: Option<Arc<fault::Fault>>,
+    /// How requests are traced; `None`: not at all.
+    pub tracing: Option<Arc<trace::Tracing>>,
+    /// What is made of requests before their route is looked for.
+    pub edge: Option<Box<edge::Edge>>,
+    /// Endpoints are told the path of requests whose path is rewritten.
+    pub original_path: bool,
     /// Add `x-request-id` where it is absent.
     pub generate_request_id: bool,
     /// Forward `Upgrade: websocket`.
@@ -261,18 +274,48 @@ impl Listener {
             .uninspected
             .iter()
             .any(|(first, last)| (*first..=*last).contains(&port));
-        !exempt && self.candidates(port).any(|c| !c.application_protocols.is_empty())
+        let by_bytes = |c: &FilterChain| !c.application_protocols.is_empty() || !c.server_names.is_empty();
+        !exempt && self.candidates(port).any(by_bytes)
     }
 
-    /// The chain for a connection to `port` whose first bytes show `protocol` (`None`: nothing known).
-    pub fn chain(&self, port: u16, protocol: Option<&str>) -> Option<&FilterChain> {
-        let by_protocol = protocol.and_then(|p| {
-            self.candidates(port)
-                .find(|c| c.application_protocols.iter().any(|a| &**a == p))
+    /// Whether the choice among the chains for `port` depends on the name in a TLS handshake.
+    pub fn must_know_name(&self, port: u16) -> bool {
+        self.candidates(port).any(|c| !c.server_names.is_empty())
+    }
+
+    /// The chain for a connection to `port` whose first bytes show `protocol` (`None`: nothing known), and a TLS handshake
+    /// for `name` (lower case; `None`: for no name). First the name decides, most exactly, then the protocol, without
+    /// going back, as Envoy does it.
+    pub fn chain(&self, port: u16, name: Option<&str>, protocol: Option<&str>) -> Option<&FilterChain> {
+        let named = name.and_then(|name| {
+            let named = |wanted: &str| {
+                self.candidates(port)
+                    .any(|c| c.server_names.iter().any(|n| **n == *wanted))
+            };
+            if named(name) {
+                return Some(name.to_owned());
+            }
+            let dots = name.match_indices('.');
+            dots.map(|(at, _)| format!("*{}", &name[at..])).find(|wild| named(wild))
         });
+        let candidates = || {
+            self.candidates(port).filter(|c| match &named {
+                Some(name) => c.server_names.iter().any(|n| **n == **name),
+                None => c.server_names.is_empty(),
+            })
+        };
+        let by_protocol =
+            protocol.and_then(|p| candidates().find(|c| c.application_protocols.iter().any(|a| &**a == p)));
         by_protocol
-            .or_else(|| self.candidates(port).find(|c| c.application_protocols.is_empty()))
+            .or_else(|| candidates().find(|c| c.application_protocols.is_empty()))
             .or(self.default_chain.as_ref())
+    }
+
+    /// The secrets that its chains show.
+    pub fn secrets(&self) -> impl Iterator<Item = &Arc<SecretSlot>> {
+        self.all_chains()
+            .filter_map(|c| c.tls.as_ref())
+            .flat_map(|tls| &tls.secrets)
     }
 
     /// Every chain, the default one last.
@@ -288,6 +331,7 @@ mod tests {
     fn tcp(port: Option<u16>, protocols: &[&str], cluster: &str) -> FilterChain {
         FilterChain {
             destination_port: port,
+            server_names: Vec::new(),
             application_protocols: protocols.iter().map(|p| (*p).into()).collect(),
             tls: None,
             filter: Filter::Tcp(Arc::new(Tcp {
@@ -324,11 +368,56 @@ mod tests {
             ],
             default_chain: Some(tcp(None, &[], "default")),
         };
-        assert_eq!(cluster(listener.chain(80, Some("http/1.1"))), Some("eighty-http"));
-        assert_eq!(cluster(listener.chain(80, None)), Some("default"));
-        assert_eq!(cluster(listener.chain(81, Some("http/1.1"))), Some("any-http"));
-        assert_eq!(cluster(listener.chain(81, Some("h2c"))), Some("any"));
+        assert_eq!(cluster(listener.chain(80, None, Some("http/1.1"))), Some("eighty-http"));
+        assert_eq!(cluster(listener.chain(80, None, None)), Some("default"));
+        assert_eq!(cluster(listener.chain(81, None, Some("http/1.1"))), Some("any-http"));
+        assert_eq!(cluster(listener.chain(81, None, Some("h2c"))), Some("any"));
         assert!(listener.must_inspect(80) && listener.must_inspect(81));
         assert!(!listener.must_inspect(443) && !listener.must_inspect(444) && listener.must_inspect(445));
+        assert!(!listener.must_know_name(81));
+    }
+
+    #[test]
+    fn chains_are_chosen_by_the_name_of_the_handshake_most_exactly() {
+        let named = |names: &[&str], protocols: &[&str], cluster: &str| FilterChain {
+            server_names: names.iter().map(|n| (*n).into()).collect(),
+            ..tcp(None, protocols, cluster)
+        };
+        let mut listener = Listener {
+            name: "l".into(),
+            address: ([0, 0, 0, 0], 1).into(),
+            bind: true,
+            hand_over: false,
+            original_dst: false,
+            direction: Direction::Outbound,
+            uninspected: Vec::new(),
+            inspect_timeout: Duration::from_secs(1),
+            continue_on_timeout: true,
+            chains: vec![
+                named(&["*.com"], &[], "com"),
+                named(&["*.example.com"], &["tls"], "wild"),
+                named(&["a.example.com", "b.example.com"], &[], "exact"),
+                named(&[], &["tls"], "fallback"),
+            ],
+            default_chain: None,
+        };
+        let chosen = |l: &Listener, name: Option<&str>| cluster(l.chain(1, name, Some("tls"))).map(str::to_owned);
+        for (name, expected) in [
+            ("a.example.com", Some("exact")),
+            ("b.example.com", Some("exact")),
+            ("c.example.com", Some("wild")),
+            ("x.a.example.com", Some("wild")),
+            ("example.com", Some("com")),
+            ("example.org", Some("fallback")),
+            ("com", Some("fallback")),
+        ] {
+            assert_eq!(chosen(&listener, Some(name)).as_deref(), expected, "{name}");
+        }
+        assert_eq!(chosen(&listener, None).as_deref(), Some("fallback"));
+        assert_eq!(cluster(listener.chain(1, None, Some("http/1.1"))), None, "no TLS");
+        assert!(listener.must_know_name(1));
+        listener.chains.pop();
+        assert_eq!(chosen(&listener, Some("example.org")), None);
+        assert_eq!(chosen(&listener, None), None);
     }
 }

@@ -1,6 +1,9 @@
-//! Which route a request takes: virtual hosts by `Host`, routes by path.
+//! Which route a request takes: virtual hosts by `Host`, routes by what they match, the first that does.
 //!
 //! Enters: decoded route configurations. Leaves: a [`Match`]. Knows no clusters but by name.
+
+pub mod edit;
+pub mod matching;
 
 use std::borrow::Cow;
 use std::net::SocketAddr;
@@ -10,6 +13,10 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::Map;
+use super::fault::{Fault, Percent};
+use crate::random;
+use edit::{Edits, Redirect, Rewrite};
+use matching::{Head, RouteMatch, path_of};
 
 /// A route configuration, ready for look-ups.
 #[derive(Debug, Default)]
@@ -37,26 +44,34 @@ pub struct VirtualHost {
     pub routes: Vec<Arc<Route>>,
 }
 
-/// What is done with requests for some paths.
-#[derive(Debug)]
+/// What is done with some requests.
+#[derive(Debug, Default)]
 pub struct Route {
     /// Name, for people.
     pub name: Arc<str>,
     /// When it applies.
-    pub path: PathMatch,
+    pub matching: RouteMatch,
     /// What is done.
     pub action: Action,
+    /// Changes of headers: of the route, then of the virtual host, then of the whole table.
+    pub edits: Option<Box<Edits>>,
+    /// Faults in place of those of the listener.
+    pub fault: Option<Arc<Fault>>,
+    /// What traces call it.
+    pub operation: Option<Arc<str>>,
+    /// Which of its requests are traced; `None`: as the listener says.
+    pub tracing: Option<Sampling>,
 }
 
-/// Which paths a route is for (the query is no part of the path).
-#[derive(Debug, PartialEq)]
-pub enum PathMatch {
-    /// All that begin with this.
-    Prefix(Box<str>),
-    /// This one.
-    Exact(Box<str>),
-    /// This one and those below it.
-    SeparatedPrefix(Box<str>),
+/// Which requests are traced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Sampling {
+    /// Of those that nobody decided about.
+    pub random: Percent,
+    /// Of all, at last.
+    pub overall: Percent,
+    /// Of those whose client asks for it.
+    pub client: Percent,
 }
 
 /// What a route does.
@@ -69,8 +84,19 @@ pub enum Action {
         /// Content.
         body: ResponseText,
     },
+    /// The client is sent elsewhere.
+    Redirect(Box<Redirect>),
     /// To an endpoint of a cluster.
     Forward(Forward),
+}
+
+impl Default for Action {
+    fn default() -> Self {
+        Self::Respond {
+            status: http::StatusCode::OK,
+            body: ResponseText::Fixed(Bytes::new()),
+        }
+    }
 }
 
 /// The content of a response that the proxy makes: texts, and places for what is known of the connection.
@@ -114,12 +140,129 @@ impl ResponseText {
 /// To where a request goes and for how long.
 #[derive(Debug)]
 pub struct Forward {
-    /// Name of the cluster.
-    pub cluster: Arc<str>,
+    /// One cluster or several.
+    pub clusters: Clusters,
     /// From the request's head to the end of the response; `None`: no limit.
     pub timeout: Option<Duration>,
+    /// A request on which nothing moves for this long is given up; zero: never; `None`: as the listener says.
+    pub idle_timeout: Option<Duration>,
+    /// The status where the cluster is not there.
+    pub missing: u16,
     /// When to try again.
     pub retry: RetryPolicy,
+    /// By what endpoints are chosen where the cluster does so by a hash; the first that a request has.
+    pub hash: Box<[HashOn]>,
+    /// A new host and path.
+    pub rewrite: Option<Box<Rewrite>>,
+    /// Who gets copies.
+    pub mirrors: Box<[Mirror]>,
+}
+
+/// To which clusters a route leads.
+#[derive(Debug)]
+pub enum Clusters {
+    /// All to this one.
+    One(Arc<str>),
+    /// Drawn for each request.
+    Split(Box<Split>),
+}
+
+/// Clusters that share the requests of a route.
+#[derive(Debug)]
+pub struct Split {
+    /// The first of the resource.
+    pub first: Share,
+    /// The others.
+    pub rest: Vec<Share>,
+    /// Sum of the weights, above 0.
+    pub total: u64,
+}
+
+/// One of those clusters.
+#[derive(Debug)]
+pub struct Share {
+    /// Name of the cluster.
+    pub cluster: Arc<str>,
+    /// Its part of the sum.
+    pub weight: u32,
+    /// Changes of headers, before those of the route.
+    pub edits: Option<Box<Edits>>,
+    /// A new host, before that of the route.
+    pub host: Option<Box<str>>,
+    /// Faults in place of those of the route.
+    pub fault: Option<Arc<Fault>>,
+}
+
+/// What the hash of a request is made of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum HashOn {
+    /// A header; the name is lower case.
+    Header {
+        /// Its name.
+        name: Box<str>,
+        /// Nothing behind this is looked at where it was there.
+        terminal: bool,
+    },
+    /// A cookie.
+    Cookie {
+        /// Its name.
+        name: Box<str>,
+        /// Made for those who have none, for this long (zero: until the client ends); `None`: never made.
+        ttl: Option<Duration>,
+        /// Below which path a made one is sent back; may be empty.
+        path: Box<str>,
+        /// Nothing behind this is looked at where it was there, or was made.
+        terminal: bool,
+    },
+}
+
+/// Who gets copies of requests; its responses are thrown away.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Mirror {
+    /// Name of the cluster.
+    pub cluster: Arc<str>,
+    /// Of how many.
+    pub share: Percent,
+    /// The copies name another host: the same with `-shadow`.
+    pub suffix: bool,
+    /// The copies name this host.
+    pub host: Option<Box<str>>,
+}
+
+impl Forward {
+    /// The cluster of the next request; with its part of a split, where there is one.
+    pub fn draw(&self) -> (&Arc<str>, Option<&Share>) {
+        let split = match &self.clusters {
+            Clusters::One(name) => return (name, None),
+            Clusters::Split(split) => split,
+        };
+        let mut left = random::below(split.total);
+        let mut share = &split.first;
+        for next in &split.rest {
+            match left.checked_sub(share.weight.into()) {
+                None => break,
+                Some(rest) => (left, share) = (rest, next),
+            }
+        }
+        (&share.cluster, Some(share))
+    }
+
+    /// How long nothing may move on a request.
+    pub fn stall(&self, http: &super::Http) -> Option<Duration> {
+        match self.idle_timeout {
+            None => http.stall_timeout,
+            own => own.filter(|limit| !limit.is_zero()),
+        }
+    }
+
+    /// All clusters that requests may go to, but for copies.
+    pub fn clusters(&self) -> impl Iterator<Item = &Arc<str>> {
+        let (first, rest) = match &self.clusters {
+            Clusters::One(name) => (name, &[][..]),
+            Clusters::Split(split) => (&split.first.cluster, &split.rest[..]),
+        };
+        std::iter::once(first).chain(rest.iter().map(|share| &share.cluster))
+    }
 }
 
 /// When to try again.
@@ -148,11 +291,11 @@ pub struct RetryOn {
 
 /// The outcome of a look-up.
 #[derive(Debug)]
-pub struct Match {
+pub struct Match<'a> {
     /// The configured domain that matched; `None` for the catch-all `*`.
-    pub authority: Option<Arc<str>>,
+    pub authority: Option<&'a Arc<str>>,
     /// The route.
-    pub route: Arc<Route>,
+    pub route: &'a Route,
 }
 
 impl RouteTable {
@@ -183,8 +326,14 @@ impl RouteTable {
             };
         }
         if let Some(suffix) = domain.strip_prefix('*') {
+            if self.suffixes.iter().any(|(s, ..)| &**s == suffix) {
+                return Err(twice());
+            }
             self.suffixes.push((suffix.into(), host, Arc::clone(domain)));
         } else if let Some(prefix) = domain.strip_suffix('*') {
+            if self.prefixes.iter().any(|(p, ..)| &**p == prefix) {
+                return Err(twice());
+            }
             self.prefixes.push((prefix.into(), host, Arc::clone(domain)));
         } else if self
             .exact
@@ -197,24 +346,22 @@ impl RouteTable {
     }
 
     /// The route of a request, or `None` where no virtual host or no route matches.
-    pub fn find(&self, host: &str, path: &str) -> Option<Match> {
-        let (index, authority) = self.host(host)?;
+    pub fn find(&self, head: &impl Head) -> Option<Match<'_>> {
+        let (index, authority) = self.host(head.host())?;
         let host = self.hosts.get(index)?;
-        let route = host.routes.iter().find(|r| r.path.matches(path))?;
-        Some(Match {
-            authority,
-            route: Arc::clone(route),
-        })
+        let path = path_of(head.target());
+        let route = host.routes.iter().find(|r| r.matching.matches(head, path))?;
+        Some(Match { authority, route })
     }
 
-    fn host(&self, host: &str) -> Option<(usize, Option<Arc<str>>)> {
+    fn host(&self, host: &str) -> Option<(usize, Option<&Arc<str>>)> {
         let host = if host.bytes().any(|b| b.is_ascii_uppercase()) {
             Cow::Owned(host.to_ascii_lowercase())
         } else {
             Cow::Borrowed(host)
         };
         if let Some((index, domain)) = self.exact.get(&*host) {
-            return Some((*index, Some(Arc::clone(domain))));
+            return Some((*index, Some(domain)));
         }
         let longer = |pattern: &str| host.len() > pattern.len();
         let wild = self
@@ -223,7 +370,7 @@ impl RouteTable {
             .find(|(s, ..)| longer(s) && host.ends_with(&**s))
             .or_else(|| self.prefixes.iter().find(|(p, ..)| longer(p) && host.starts_with(&**p)));
         if let Some((_, index, domain)) = wild {
-            return Some((*index, Some(Arc::clone(domain))));
+            return Some((*index, Some(domain)));
         }
         self.any.map(|index| (index, None))
     }
@@ -239,29 +386,17 @@ impl RouteTable {
         })
     }
 
-    /// Names of all clusters that routes lead to.
+    /// Names of all clusters that routes lead to, those of copies included.
     pub fn clusters(&self) -> impl Iterator<Item = &Arc<str>> {
-        self.hosts
+        let forwards = self
+            .hosts
             .iter()
             .flat_map(|h| &h.routes)
             .filter_map(|r| match &r.action {
-                Action::Forward(forward) => Some(&forward.cluster),
-                Action::Respond { .. } => None,
-            })
-    }
-}
-
-impl PathMatch {
-    /// Whether `path` (with or without a query) matches.
-    pub fn matches(&self, path: &str) -> bool {
-        let path = path.split(['?', '#']).next().unwrap_or_default();
-        match self {
-            Self::Prefix(prefix) => path.starts_with(&**prefix),
-            Self::Exact(exact) => path == &**exact,
-            Self::SeparatedPrefix(prefix) => path
-                .strip_prefix(&**prefix)
-                .is_some_and(|rest| rest.is_empty() || rest.starts_with('/')),
-        }
+                Action::Forward(forward) => Some(forward),
+                Action::Respond { .. } | Action::Redirect(_) => None,
+            });
+        forwards.flat_map(|f| f.clusters().chain(f.mirrors.iter().map(|m| &m.cluster)))
     }
 }
 
@@ -270,6 +405,26 @@ impl RetryOn {
     pub fn status(&self, status: u16) -> bool {
         (self.server_error && (500..600).contains(&status)) || (self.gateway_error && matches!(status, 502..=504))
     }
+}
+
+/// A request of which only host and target are known.
+#[derive(Debug)]
+pub struct Target<'a>(pub &'a str, pub &'a str);
+
+impl Head for Target<'_> {
+    fn method(&self) -> &str {
+        "GET"
+    }
+    fn target(&self) -> &str {
+        self.1
+    }
+    fn host(&self) -> &str {
+        self.0
+    }
+    fn scheme(&self) -> &str {
+        "http"
+    }
+    fn values(&self, _name: &str, _see: &mut dyn FnMut(&[u8])) {}
 }
 
 #[cfg(test)]
@@ -284,11 +439,7 @@ mod tests {
                 domains: domains.iter().map(|d| (*d).into()).collect(),
                 routes: vec![Arc::new(Route {
                     name: (*name).into(),
-                    path: PathMatch::Prefix("/".into()),
-                    action: Action::Respond {
-                        status: http::StatusCode::OK,
-                        body: ResponseText::Fixed(Bytes::new()),
-                    },
+                    ..Route::default()
                 })],
             })
             .collect();
@@ -305,7 +456,7 @@ mod tests {
         ])
         .unwrap();
         let find = |host: &str| {
-            let m = table.find(host, "/x?y=1").unwrap();
+            let m = table.find(&Target(host, "/x?y=1")).unwrap();
             (m.route.name.to_string(), m.authority.map(|a| a.to_string()))
         };
         assert_eq!(find("Reviews:9080"), ("exact".into(), Some("reviews:9080".into())));
@@ -319,15 +470,42 @@ mod tests {
     #[test]
     fn a_domain_may_stand_once() {
         assert!(table(&[("a", &["x"]), ("b", &["x"])]).unwrap_err().contains("\"x\""));
-        assert!(table(&[("a", &["*"]), ("b", &["*"])]).is_err());
+        for wild in ["*", "*.x", "x.*"] {
+            let error = table(&[("a", &[wild]), ("b", &[wild])]).unwrap_err();
+            assert!(error.contains(wild), "{error}");
+        }
     }
 
     #[test]
-    fn paths() {
-        assert!(PathMatch::Exact("/a".into()).matches("/a?b"));
-        assert!(!PathMatch::Exact("/a".into()).matches("/a/"));
-        assert!(PathMatch::SeparatedPrefix("/a".into()).matches("/a/b"));
-        assert!(!PathMatch::SeparatedPrefix("/a".into()).matches("/ab"));
-        assert!(PathMatch::Prefix("/a".into()).matches("/ab"));
+    fn requests_are_drawn_by_weight() {
+        let share = |cluster: &str, weight| Share {
+            cluster: cluster.into(),
+            weight,
+            edits: None,
+            host: None,
+            fault: None,
+        };
+        let forward = Forward {
+            clusters: Clusters::Split(Box::new(Split {
+                first: share("none", 0),
+                rest: vec![share("one", 1), share("three", 3)],
+                total: 4,
+            })),
+            timeout: None,
+            idle_timeout: None,
+            missing: 503,
+            retry: RetryPolicy::default(),
+            hash: Box::default(),
+            rewrite: None,
+            mirrors: Box::default(),
+        };
+        let mut counts: Map<Arc<str>, u32> = Map::default();
+        for _ in 0..40_000 {
+            *counts.entry(Arc::clone(forward.draw().0)).or_default() += 1;
+        }
+        assert_eq!(counts.get("none"), None);
+        assert!((9_500..10_500).contains(&counts["one"]), "{counts:?}");
+        let names: Vec<_> = forward.clusters().map(|c| &**c).collect();
+        assert_eq!(names, ["none", "one", "three"]);
     }
 }

@@ -20,8 +20,10 @@ use super::{duration, node};
 mod http2;
 mod listener;
 mod tls;
+mod trace;
 
 pub use listener::listener;
+pub use tls::secret;
 
 type Read<T> = Result<T, BootstrapError>;
 
@@ -307,6 +309,15 @@ fn timespan(at: &str, text: Option<String>) -> Read<Option<protobuf::Duration>> 
         None => Ok(None),
         Some(text) => duration::parse(&text).map(Some).or_else(|e| wrong(at, e)),
     }
+}
+
+/// What an `Any` holds, by its own word.
+fn type_url(config: &Value) -> String {
+    config
+        .get("@type")
+        .and_then(Value::as_str)
+        .unwrap_or_default()
+        .to_owned()
 }
 
 fn boolean(value: Option<bool>) -> Option<protobuf::BoolValue> {

@@ -194,6 +194,28 @@ impl ClusterStats {
     }
 }
 
+/// What is injected on purpose.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FaultKind {
+    /// A wait.
+    Delay,
+    /// An error.
+    Abort,
+    /// A slow response.
+    Limit,
+}
+
+impl FaultKind {
+    /// As series name it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Delay => "delay",
+            Self::Abort => "abort",
+            Self::Limit => "bandwidth",
+        }
+    }
+}
+
 /// Counters of the HTTP chains with one `stat_prefix`.
 #[derive(Debug, Default)]
 pub struct HttpStats {
@@ -219,6 +241,12 @@ pub struct HttpStats {
     pub no_cluster: AtomicU64,
     /// Requests that a route itself answers.
     pub rq_direct_response: AtomicU64,
+    /// Requests that were made to wait.
+    pub fault_delays: AtomicU64,
+    /// Requests that were answered with an error on purpose.
+    pub fault_aborts: AtomicU64,
+    /// Responses that were slowed down.
+    pub fault_limits: AtomicU64,
     /// How responses ended.
     pub outcomes: Outcomes,
 }
@@ -273,6 +301,15 @@ impl HttpStats {
     /// The cluster of a route is not there.
     pub fn no_cluster(&self) {
         ClusterStats::add(&self.no_cluster);
+    }
+
+    /// A fault was injected.
+    pub fn fault(&self, kind: FaultKind) {
+        ClusterStats::add(match kind {
+            FaultKind::Delay => &self.fault_delays,
+            FaultKind::Abort => &self.fault_aborts,
+            FaultKind::Limit => &self.fault_limits,
+        });
     }
 
     /// A route itself answers a request.

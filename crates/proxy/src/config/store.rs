@@ -4,7 +4,7 @@
 //! that are referred to, and [`Active`]. One owner; no I/O, no clock of its own.
 //!
 //! Warming: a new cluster comes into force when its endpoints are there, new routes when their clusters are, a new
-//! listener when its routes and clusters are; until then the one before stays. What does not come within [`WARMING`] is
+//! listener when its routes, clusters and secrets are; until then the one before stays. What does not come within [`WARMING`] is
 //! treated as absent.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -12,13 +12,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use rustls::sign::CertifiedKey;
 use weir_series::canonical::Peer;
 use weir_xds::ResourceType;
 
 use super::decode::{self, Rejection};
 use super::{
     Active, Cluster, ClusterSpec, ClusterStats, Endpoint, EndpointSource, Filter, Granularity, Listener, Map,
-    RouteSource, RouteTable, Telemetry,
+    RouteSource, RouteTable, SecretSlot, Telemetry,
 };
 
 /// How long a resource waits for those that it refers to.
@@ -46,6 +47,8 @@ pub struct Store {
     /// By the name of the assignment, or of the cluster whose names were resolved.
     endpoints: Map<Arc<str>, Arc<Vec<Endpoint>>>,
     resolved: Map<Arc<str>, Arc<Vec<Endpoint>>>,
+    /// Certificates with their keys. They stay while a listener shows them, even when they are taken away.
+    secrets: Map<Arc<str>, Arc<CertifiedKey>>,
     /// What was brought into force last; the next one shares what stays.
     current: Active,
     /// Since then:
@@ -69,6 +72,7 @@ struct Changes {
     endpoints: BTreeSet<Arc<str>>,
     routes: bool,
     listeners: bool,
+    secrets: bool,
     /// Something may be referred to no longer.
     references: bool,
 }
@@ -156,7 +160,9 @@ impl Store {
                 self.changes.endpoints.insert(name.into());
                 self.endpoints.remove(name);
             }
-            ResourceType::Secret | ResourceType::Peer => {}
+            // A listener that shows it goes on showing it.
+            ResourceType::Secret => self.changes.secrets = true,
+            ResourceType::Peer => {}
         }
     }
 
@@ -204,6 +210,16 @@ impl Store {
             ResourceType::Listener => {
                 let listener = decode::listener(body)?;
                 named(&listener.name)?;
+                let missing = |slot: &&Arc<SecretSlot>| slot.fixed && !self.secrets.contains_key(&slot.name);
+                if let Some(slot) = listener.secrets().find(missing) {
+                    return Err(Rejection {
+                        field: "tls_certificate_sds_secret_configs".into(),
+                        message: format!(
+                            "secret {:?} is not in the bootstrap; one of the control plane needs sds_config {{ads: {{}}}}",
+                            slot.name
+                        ),
+                    });
+                }
                 self.referred.clear();
                 self.listeners.entry(key).or_default().pending = Some((Arc::new(listener), deadline));
             }
@@ -218,8 +234,13 @@ impl Store {
                 self.changes.endpoints.insert(Arc::clone(&key));
                 self.endpoints.insert(key, Arc::new(endpoints));
             }
-            // Never asked for, since no listener that wants one is accepted.
-            ResourceType::Secret | ResourceType::Peer => {}
+            ResourceType::Secret => {
+                let (found, secret) = decode::secret(body)?;
+                named(&found)?;
+                self.changes.secrets = true;
+                self.secrets.insert(key, secret);
+            }
+            ResourceType::Peer => {}
         }
         Ok(())
     }
@@ -250,6 +271,11 @@ impl Store {
                     .flat_map(|l| route_names(l))
                     .map(|name| name.to_string())
                     .collect()
+            }
+            ResourceType::Secret => {
+                let listeners = self.listeners.values().flat_map(Warming::each);
+                let slots = listeners.flat_map(|l| l.secrets());
+                slots.filter(|s| !s.fixed).map(|s| s.name.to_string()).collect()
             }
             _ => BTreeSet::new(),
         }
@@ -293,12 +319,13 @@ impl Store {
             changes.routes |= until.is_none();
             wait(until);
         }
-        let routes = &self.routes;
+        let (routes, secrets) = (&self.routes, &self.secrets);
         for listener in self.listeners.values_mut().filter(|l| l.pending.is_some()) {
             let until = listener.settle(now, |listener| {
                 let routed =
                     route_names(listener).all(|name| routes.get(name).is_some_and(|table| table.active.is_some()));
-                routed && inline_clusters(listener).all(in_force)
+                let secured = listener.secrets().all(|slot| secrets.contains_key(&slot.name));
+                routed && secured && inline_clusters(listener).all(in_force)
             });
             changes.listeners |= until.is_none();
             wait(until);
@@ -318,6 +345,7 @@ impl Store {
                 .collect();
             changes.references = wanted.len() < changes.endpoints.len();
         }
+        changes.references |= changes.secrets;
         if changes.references {
             self.forget();
         }
@@ -327,13 +355,14 @@ impl Store {
         (self.current.clone(), next)
     }
 
-    /// Endpoints and routes go when nothing refers to them.
+    /// Endpoints, routes and secrets go when nothing refers to them.
     fn forget(&mut self) {
-        for ty in [ResourceType::Endpoint, ResourceType::Route] {
+        for ty in [ResourceType::Endpoint, ResourceType::Route, ResourceType::Secret] {
             let wanted = self.wanted(ty);
             let gone = |name: &str| !wanted.contains(name) && !self.fixed.contains(&(ty, name.to_owned()));
             match ty {
                 ResourceType::Endpoint => self.endpoints.retain(|name, _| !gone(name)),
+                ResourceType::Secret => self.secrets.retain(|name, _| !gone(name)),
                 _ => {
                     let before = self.routes.len();
                     self.routes.retain(|name, _| !gone(name));
@@ -363,6 +392,14 @@ impl Store {
         }
         if !touched.is_empty() {
             self.clusters_anew(touched);
+        }
+        if (changes.secrets || changes.listeners) && !self.secrets.is_empty() {
+            let shown = self.listeners.values().filter_map(|l| l.active.as_ref());
+            for slot in shown.flat_map(|l| l.secrets()) {
+                if let Some(secret) = self.secrets.get(&slot.name) {
+                    slot.fill(secret);
+                }
+            }
         }
         if changes.routes {
             let active = |(name, table): (&Arc<str>, &Warming<RouteTable>)| {

@@ -13,7 +13,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::config::route::Forward;
+use crate::config::route::{Forward, Share};
 use crate::config::{Active, Cluster, Endpoint, EndpointSource};
 use crate::flow::Flow;
 
@@ -62,6 +62,17 @@ impl Failure {
     }
 }
 
+/// Where a request goes.
+#[derive(Clone, Copy)]
+pub struct Target<'a> {
+    /// To one of its endpoints.
+    pub cluster: &'a Arc<Cluster>,
+    /// As its route says.
+    pub forward: &'a Forward,
+    /// The part of a split that was drawn.
+    pub share: Option<&'a Share>,
+}
+
 /// The tries of one request.
 pub struct Attempts<'a> {
     flow: &'a Flow,
@@ -74,14 +85,14 @@ pub struct Attempts<'a> {
 
 impl<'a> Attempts<'a> {
     /// None made yet.
-    pub fn new(flow: &'a Flow, active: &'a Active, cluster: &'a Arc<Cluster>, route: &'a Forward) -> Self {
+    pub fn new(flow: &'a Flow, active: &'a Active, target: Target<'a>) -> Self {
         Self {
             flow,
             active,
-            cluster,
-            route,
+            cluster: target.cluster,
+            route: target.forward,
             failed: Vec::new(),
-            left: route.retry.limit,
+            left: target.forward.retry.limit,
         }
     }
 
@@ -92,6 +103,7 @@ impl<'a> Attempts<'a> {
             _ => self.flow.worker.choose(self.cluster, &self.failed),
         }?;
         record.attempt(self.cluster, &endpoint.peer);
+        record.tried(endpoint.address, &endpoint.peer);
         Some(endpoint)
     }
 

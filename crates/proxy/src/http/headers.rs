@@ -2,14 +2,16 @@
 //!
 //! Enters and leaves: heads of messages. Everything else in them passes through unchanged, the case of names included.
 
-use std::cell::Cell;
 use std::fmt::Write;
-use std::hash::{BuildHasher, Hasher, RandomState};
 
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 
-const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+use crate::random::random;
+
+/// Tells requests apart.
+pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// What the first client spoke.
+pub const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 const GRPC_STATUS: HeaderName = HeaderName::from_static(GRPC_STATUS_NAME);
@@ -49,16 +51,23 @@ pub fn remove_hop_by_hop(headers: &mut HeaderMap) {
     }
 }
 
+/// What a client speaks.
+pub fn scheme(secure: bool) -> &'static str {
+    if secure { "https" } else { "http" }
+}
+
+/// A new identifier of a request.
+pub fn request_id() -> HeaderValue {
+    // Hexadecimal digits and dashes may stand in any header.
+    HeaderValue::from_str(&random_uuid()).unwrap_or(HeaderValue::from_static("0"))
+}
+
 /// Adds what every request of a mesh has, where the client did not.
-pub fn add_request_headers(headers: &mut HeaderMap, request_id: bool) {
-    headers
-        .entry(X_FORWARDED_PROTO)
-        .or_insert(HeaderValue::from_static("http"));
-    if request_id
-        && !headers.contains_key(X_REQUEST_ID)
-        && let Ok(value) = HeaderValue::from_str(&random_uuid())
-    {
-        headers.insert(X_REQUEST_ID, value);
+pub fn add_request_headers(headers: &mut HeaderMap, request_id: bool, secure: bool) {
+    let proto = headers.entry(FORWARDED_PROTO);
+    proto.or_insert(HeaderValue::from_static(scheme(secure)));
+    if request_id && !headers.contains_key(REQUEST_ID) {
+        headers.insert(REQUEST_ID, self::request_id());
     }
 }
 
@@ -91,22 +100,7 @@ pub fn is_probe(headers: &HeaderMap) -> bool {
 
 /// A random (version 4) UUID. Good enough to tell requests apart; no secret depends on it.
 pub fn random_uuid() -> String {
-    thread_local!(static STATE: Cell<(u64, u64)> = {
-        let seed = || RandomState::new().build_hasher().finish();
-        Cell::new((seed() | 1, seed()))
-    });
-    let word = || {
-        STATE.with(|state| {
-            // splitmix64 over a counter with a random odd step
-            let (step, at) = state.get();
-            let at = at.wrapping_add(step);
-            state.set((step, at));
-            let z = (at ^ (at >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-            let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-            z ^ (z >> 31)
-        })
-    };
-    let (a, b) = (word(), word());
+    let (a, b) = (random(), random());
     let mut text = String::with_capacity(36);
     // Writing into a string cannot fail.
     let _ = write!(
@@ -165,10 +159,10 @@ mod tests {
     fn request_headers_are_added_only_where_absent() {
         let mut headers = map(&[("x-request-id", "mine"), ("x-forwarded-proto", "https")]);
         let before = headers.clone();
-        add_request_headers(&mut headers, true);
+        add_request_headers(&mut headers, true, false);
         assert_eq!(headers, before);
         let mut headers = HeaderMap::new();
-        add_request_headers(&mut headers, true);
+        add_request_headers(&mut headers, true, false);
         assert_eq!(headers["x-forwarded-proto"], "http");
         assert_eq!(headers["x-request-id"].len(), 36);
     }

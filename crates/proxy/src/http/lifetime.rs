@@ -52,6 +52,11 @@ impl Lifetime {
         }
     }
 
+    /// The limits of a request that began at `now`: those of its route, and of its chain for lack of progress.
+    pub fn limit_request(&mut self, timeout: Option<Duration>, stall: Option<Duration>, now: Instant) {
+        self.limit_stall(timeout.map(|limit| now + limit), stall, now);
+    }
+
     fn set(&self, now: Instant, stall: Duration) {
         let look = now + stall / LOOKS;
         self.timer.set(Some(self.deadline.map_or(look, |d| d.min(look))));

@@ -11,6 +11,8 @@ use bytes::{Buf, Bytes};
 use h2::{RecvStream, SendStream};
 use http::HeaderMap;
 
+use super::filters::bandwidth::Bandwidth;
+use super::filters::mirror::{self, CopySink, CopySource};
 use super::h1::body::{Body, Broken};
 use super::translate;
 use crate::wire::Wire;
@@ -37,6 +39,10 @@ pub enum Source<'w> {
     H2(RecvStream),
     /// An HTTP/1 message, and whether its trailers were taken.
     H1(&'w SharedWire<'w>, Body, bool),
+    /// The same that somebody else gets.
+    Copied(CopySource),
+    /// One of which others get the same.
+    Shared(Box<Source<'w>>, Vec<CopySink>),
 }
 
 impl Source<'_> {
@@ -47,6 +53,8 @@ impl Source<'_> {
             Self::Whole(bytes) => bytes.is_empty(),
             Self::H2(stream) => stream.is_end_stream(),
             Self::H1(_, body, _) => body.is_done() && body.trailers().len() <= 2,
+            Self::Copied(source) => source.is_end(),
+            Self::Shared(source, _) => source.is_end(),
         }
     }
 
@@ -80,14 +88,51 @@ impl Source<'_> {
                 let trailers = translate::trailers(body.trailers()).map_err(Broken::Malformed)?;
                 Poll::Ready(Ok(trailers.map(Frame::Trailers)))
             }
+            Self::Copied(source) => source.poll_frame(cx),
+            Self::Shared(source, copies) => {
+                let frame = ready!(source.poll_frame(cx))?;
+                if let Some(frame) = &frame {
+                    copies.iter().for_each(|copy| copy.push(frame));
+                }
+                // Whoever sends it on may not ask for more than that.
+                if frame.is_none() || source.is_end() {
+                    copies.iter().for_each(CopySink::end);
+                }
+                Poll::Ready(Ok(frame))
+            }
+        }
+    }
+
+    /// The same for others too: `send` is given what makes the body of each.
+    pub fn copied(self, send: impl FnOnce(&mut dyn FnMut() -> Source<'static>)) -> Self {
+        match self {
+            Self::Empty => {
+                send(&mut || Source::Empty);
+                self
+            }
+            Self::Whole(bytes) => {
+                send(&mut || Source::Whole(bytes.clone()));
+                Self::Whole(bytes)
+            }
+            source => {
+                let mut sinks = Vec::new();
+                send(&mut || {
+                    let (sink, copied) = mirror::copy();
+                    sinks.push(sink);
+                    Source::Copied(copied)
+                });
+                Self::Shared(Box::new(source), sinks)
+            }
         }
     }
 
     /// So much of the content went on: the sender may send as much again.
     fn release(&mut self, bytes: usize) {
-        if let Self::H2(stream) = self {
+        match self {
             // It fails only for more than was received.
-            let _ = stream.flow_control().release_capacity(bytes);
+            Self::H2(stream) => drop(stream.flow_control().release_capacity(bytes)),
+            Self::Shared(source, _) => source.release(bytes),
+            Self::Empty | Self::Whole(_) | Self::H1(..) | Self::Copied(_) => {}
         }
     }
 }
@@ -107,6 +152,8 @@ pub enum Sink<'w> {
     H2(SendStream<Bytes>),
     /// An HTTP/1 message.
     H1(&'w SharedWire<'w>, Writing),
+    /// To nobody.
+    Nowhere,
 }
 
 /// A body on its way.
@@ -122,6 +169,8 @@ pub struct Pump<'s, 't> {
     state: State,
     /// Trailers that passed.
     pub trailers: Option<HeaderMap>,
+    /// So many bytes may pass, and those that wait for it.
+    limit: Option<Box<(Bandwidth, Bytes)>>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -148,7 +197,30 @@ impl<'s, 't> Pump<'s, 't> {
             after: b"",
             state,
             trailers: None,
+            limit: None,
         }
+    }
+
+    /// Lets so many bytes a second pass.
+    pub fn limit(&mut self, rate: Option<u64>) {
+        self.limit = rate.map(|rate| Box::new((Bandwidth::new(rate), Bytes::new())));
+    }
+
+    /// The next piece that may pass now; `None`: nothing waits for that.
+    fn poll_limited(&mut self, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
+        match self.limit.as_deref_mut() {
+            Some((limit, waiting)) if !waiting.is_empty() => {
+                let room = ready!(limit.poll_room(cx)).min(waiting.len());
+                limit.took(room);
+                Poll::Ready(Some(waiting.split_to(room)))
+            }
+            _ => Poll::Ready(None),
+        }
+    }
+
+    /// Whether content waits that may not pass yet.
+    fn holds_back(&self) -> bool {
+        self.limit.as_ref().is_some_and(|limit| !limit.1.is_empty())
     }
 
     /// Whether all has passed.
@@ -168,6 +240,18 @@ impl<'s, 't> Pump<'s, 't> {
                 }
                 State::Open => {}
             }
+            match self.poll_limited(cx) {
+                Poll::Ready(None) => {}
+                Poll::Ready(Some(piece)) => {
+                    *moved = true;
+                    self.data(piece);
+                    continue;
+                }
+                Poll::Pending => {
+                    ready!(self.poll_flush(cx)).map_err(|_| Broken::Sink)?;
+                    return Poll::Pending;
+                }
+            }
             let frame = match self.source.poll_frame(cx) {
                 Poll::Ready(frame) => frame?,
                 Poll::Pending => {
@@ -177,7 +261,10 @@ impl<'s, 't> Pump<'s, 't> {
             };
             *moved = true;
             match frame {
-                Some(Frame::Data(data)) => self.data(data),
+                Some(Frame::Data(data)) => match self.limit.as_deref_mut() {
+                    None => self.data(data),
+                    Some((_, waiting)) => *waiting = data,
+                },
                 Some(Frame::Trailers(trailers)) => {
                     self.end(Some(&trailers))?;
                     self.trailers = Some(trailers);
@@ -200,7 +287,7 @@ impl<'s, 't> Pump<'s, 't> {
 
     fn end(&mut self, trailers: Option<&HeaderMap>) -> Result<(), Broken> {
         match &mut self.sink {
-            Sink::H1(_, Writing::Plain) => {}
+            Sink::H1(_, Writing::Plain) | Sink::Nowhere => {}
             Sink::H1(_, Writing::Chunked) => {
                 self.before.extend_from_slice(b"0\r\n");
                 if let Some(trailers) = trailers {
@@ -219,6 +306,7 @@ impl<'s, 't> Pump<'s, 't> {
 
     /// Writes what waits.
     fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let held = self.holds_back();
         match &mut self.sink {
             Sink::H2(stream) => {
                 while !self.data.is_empty() {
@@ -235,7 +323,7 @@ impl<'s, 't> Pump<'s, 't> {
                     }
                     let piece = self.data.split_to(stream.capacity().min(self.data.len()));
                     let length = piece.len();
-                    let last = self.data.is_empty() && self.source.is_end();
+                    let last = self.data.is_empty() && !held && self.source.is_end();
                     stream.send_data(piece, last).map_err(io::Error::other)?;
                     self.source.release(length);
                     if last {
@@ -248,6 +336,12 @@ impl<'s, 't> Pump<'s, 't> {
                 {
                     return Poll::Ready(Err(io::Error::other(format!("{reset:?}"))));
                 }
+                Poll::Ready(Ok(()))
+            }
+            Sink::Nowhere => {
+                self.source.release(self.data.len());
+                (self.data, self.after) = (Bytes::new(), b"");
+                self.before.clear();
                 Poll::Ready(Ok(()))
             }
             Sink::H1(wire, _) => {
@@ -271,7 +365,7 @@ impl<'s, 't> Pump<'s, 't> {
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &self.sink {
             Sink::H1(wire, _) => wire.borrow_mut().poll_flush(cx),
-            Sink::H2(_) => Poll::Ready(Ok(())),
+            Sink::H2(_) | Sink::Nowhere => Poll::Ready(Ok(())),
         }
     }
 

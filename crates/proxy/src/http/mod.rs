@@ -9,12 +9,15 @@
 //! Enters: a connection for which an HTTP chain was chosen. Leaves: exchanged messages and recorded series.
 
 pub mod attempts;
+mod chain;
+mod filters;
 pub mod h1;
 pub mod h2;
 pub mod headers;
 pub mod lifetime;
 mod message;
 pub mod record;
+pub mod reply;
 mod translate;
 
 use std::future::poll_fn;
@@ -23,6 +26,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Instant;
 
+use chain::Chain;
 use lifetime::Lifetime;
 
 use crate::config::{Codec, Http, HttpStats, Telemetry};
@@ -42,6 +46,7 @@ pub async fn serve(flow: Rc<Flow>, io: Io, first: &[u8], http: Arc<Http>, stats:
         Codec::Http2 => true,
         Codec::Auto => flow.protocol == Some(H2C) || io.speaks_http2(),
     };
+    let secure = io.is_secure();
     let mut wire = Wire::new(io, first, &flow.worker.buffers, counts);
     let open = http.codec == Codec::Auto && flow.protocol.is_none() && !two;
     let two = match open {
@@ -51,9 +56,10 @@ pub async fn serve(flow: Rc<Flow>, io: Io, first: &[u8], http: Arc<Http>, stats:
             None => return,
         },
     };
+    let chain = Chain::new(http, stats, version, secure);
     match two {
-        true => h2::serve(flow, wire, http, stats, version).await,
-        false => h1::serve(flow, wire, http, stats, version).await,
+        true => h2::serve(flow, wire, chain).await,
+        false => h1::serve(flow, wire, chain).await,
     }
 }
 

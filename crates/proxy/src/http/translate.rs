@@ -20,6 +20,10 @@ pub fn fields(headers: &head::Headers<'_, '_>) -> Result<HeaderMap, Malformed> {
             append(&mut map, field.name.as_bytes(), field.value)?;
         }
     }
+    for (name, value) in headers.added() {
+        map.try_append(name.clone(), value.clone())
+            .map_err(|_| Malformed::TooLarge)?;
+    }
     Ok(map)
 }
 
@@ -36,7 +40,7 @@ pub fn request(request: &head::Request<'_, '_>, fallback: &str) -> Result<reques
     let host = if request.host.is_empty() {
         fallback
     } else {
-        request.host
+        &*request.host
     };
     let slash = if request.target.starts_with('?') { "/" } else { "" };
     let uri = Uri::builder()

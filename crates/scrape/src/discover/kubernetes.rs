@@ -1,4 +1,4 @@
-//! Pods that carry an annotation are targets, under the names of their namespace, node and owner.
+//! Pods that carry an annotation, or a label, are targets, under the names of their namespace, node and owner.
 //!
 //! Reads pods and the owners of ReplicaSets; keeps a few strings of each. When the API is away the last list stays.
 
@@ -27,6 +27,8 @@ use weir_series::{Labels, names};
 pub struct Config {
     /// Annotation that a target carries with any value but "".
     pub annotation: String,
+    /// Label that makes a pod a target too, with any value but "".
+    pub label: String,
     /// Port that is scraped.
     pub port: u16,
     /// Path that is scraped.
@@ -67,7 +69,7 @@ pub async fn run(client: Client, config: Config, out: Sender, shutdown: Cancella
             }
             change = changes.next() => match change {
                 Some(Ok(change)) => {
-                    state.apply(change, &config.annotation);
+                    state.apply(change, &config);
                     if state.is_complete() {
                         publish_at.get_or_insert(Instant::now() + SETTLE);
                     }
@@ -158,11 +160,11 @@ impl<T> Cache<T> {
 }
 
 impl State {
-    fn apply(&mut self, change: Change, annotation: &str) {
+    fn apply(&mut self, change: Change, config: &Config) {
         match change {
             Change::Pod(event) => self
                 .pods
-                .apply(*event, |pod| &pod.metadata, |pod| pod_facts(pod, annotation)),
+                .apply(*event, |pod| &pod.metadata, |pod| pod_facts(pod, config)),
             Change::ReplicaSet(event) => self.replicasets.apply(
                 *event,
                 |object| &object.metadata,
@@ -245,12 +247,20 @@ fn owner_label(kind: &str) -> &str {
     if kind == names::JOB { names::OWNER_JOB } else { kind }
 }
 
-fn pod_facts(pod: &Pod, annotation: &str) -> Option<PodFacts> {
-    let value = pod.metadata.annotations.as_ref()?.get(annotation)?;
+fn pod_facts(pod: &Pod, config: &Config) -> Option<PodFacts> {
+    let filled = |map: &Option<BTreeMap<String, String>>, key| {
+        map.as_ref()
+            .and_then(|m| m.get(key))
+            .is_some_and(|value| !value.is_empty())
+    };
+    let meta = &pod.metadata;
+    if !filled(&meta.annotations, &config.annotation) && !filled(&meta.labels, &config.label) {
+        return None;
+    }
     let status = pod.status.as_ref()?;
     let ended = matches!(status.phase.as_deref(), Some("Succeeded" | "Failed"));
     let ip = status.pod_ip.clone().filter(|ip| !ip.is_empty())?;
-    if value.is_empty() || ended {
+    if ended {
         return None;
     }
     Some(PodFacts {

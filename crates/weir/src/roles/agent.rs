@@ -1,5 +1,7 @@
 //! `weir agent`.
 
+use std::process::ExitCode;
+
 use anyhow::{Context, Result};
 use weir_agent::{CniConfig, Config, ControlNames, Health};
 
@@ -51,4 +53,15 @@ pub async fn run(arguments: args::Agent) -> Result<()> {
         Ok(())
     })
     .await
+}
+
+pub async fn visit(arguments: args::Visit) -> Result<ExitCode> {
+    let run_dir = &arguments.run_dir;
+    match arguments.action {
+        args::VisitAction::Log { id, tail, follow } => {
+            weir_agent::visit::log(run_dir, &id, tail, follow).await?;
+            Ok(ExitCode::SUCCESS)
+        }
+        args::VisitAction::Exec { id, program } => Ok(weir_agent::visit::exec(run_dir, &id, &program).await?),
+    }
 }

@@ -6,9 +6,11 @@ use std::sync::Arc;
 use anyhow::{Context, Result};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use weir_api::mesh_status::{Proxy, ProxyState};
+use weir_control::explain::{self, Request};
 use weir_control::{Config, Control, ControlHandle, ProxyStatus};
+use weir_mesh::Key;
 use weir_metrics_api::aggregated;
-use weir_metrics_api::mesh_status::{MeshStatus, group};
+use weir_metrics_api::mesh_status::{MeshStatus, Unexplained, group};
 
 use super::{client, until_signal};
 use crate::{admin, args};
@@ -20,6 +22,7 @@ pub async fn run(arguments: args::Control) -> Result<()> {
         xds_listen: arguments.xds_address,
         namespace: arguments.namespace.clone(),
         extra_names: Vec::new(),
+        gateway_account: arguments.gateway_account.clone(),
     });
     let api_server = aggregated::Config {
         address: arguments.api_address,
@@ -96,7 +99,16 @@ fn metrics(handle: &ControlHandle) -> impl Fn() -> String + Send + Sync + 'stati
 /// The control plane's own view as API objects.
 fn mesh_status(handle: &ControlHandle) -> MeshStatus {
     let (proxies, config, problems) = (handle.clone(), handle.clone(), handle.clone());
+    let explained = handle.clone();
     MeshStatus {
+        explain: Arc::new(move |namespace, pod, parameters| {
+            let request = Request::from_parameters(parameters);
+            let way = request.and_then(|request| explained.explain(&Key::new(namespace, pod), &request));
+            way.map_err(|why| match why {
+                explain::Error::NoPod(_) => Unexplained::NoPod,
+                why => Unexplained::Wrong(why.to_string()),
+            })
+        }),
         proxies: Arc::new(move || proxies.proxies().into_iter().map(proxy).collect()),
         config: Arc::new(move |node| config.config(node)),
         problems: Arc::new(move || problems.problems()),

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
-use weir_local::node::read_manifests;
+use weir_local::node::{Forward, read_manifests};
 use weir_local::up::{UpConfig, up};
 use weir_local::{apiserver, node};
 
@@ -13,7 +13,7 @@ use crate::args;
 
 /// `weir up`. Must run before the process has started a thread.
 pub fn bring_up(arguments: args::Up) -> Result<ExitCode> {
-    let mut manifests = install::manifests(arguments.proxy, "weir")?;
+    let mut manifests = install::manifests(arguments.proxy, "weir", true)?;
     for path in &arguments.filenames {
         let named = read_manifests(path).with_context(|| format!("-f {}", path.display()))?;
         anyhow::ensure!(
@@ -23,10 +23,24 @@ pub fn bring_up(arguments: args::Up) -> Result<ExitCode> {
         );
         manifests.extend(named);
     }
+    let of_gateway = [
+        (arguments.ingress_address, 80, "--ingress-address"),
+        (arguments.ingress_tls_address, 443, "--ingress-tls-address"),
+    ];
+    let forwards = of_gateway.into_iter().filter_map(|(listen, port, option)| {
+        Some(Forward {
+            address: listen.0?,
+            namespace: "default".to_owned(),
+            service: "traffic-ingress".to_owned(),
+            port,
+            option: option.to_owned(),
+        })
+    });
     let config = UpConfig {
         data_dir: arguments.data_dir,
         api_listen: arguments.api_address,
         metrics_listen: arguments.store_address,
+        forwards: forwards.collect(),
         manifests,
         extra_path: program_dirs(),
         keep: arguments.keep,

@@ -44,6 +44,7 @@ pub async fn run(arguments: args::Metrics) -> Result<()> {
     };
     let discovery = kubernetes::Config {
         annotation: labels::PROXY.to_owned(),
+        label: labels::GATEWAY.to_owned(),
         port: PROXY_METRICS_PORT,
         path: "/metrics".to_owned(),
         job: names::JOB_PROXIES.to_owned(),

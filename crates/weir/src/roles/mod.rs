@@ -2,10 +2,12 @@
 
 pub mod agent;
 pub mod control;
+pub mod gateway;
 pub mod install;
 pub mod local;
 pub mod metrics;
 pub mod proxy;
+pub mod zipkin;
 
 use std::future::Future;
 use std::time::Duration;

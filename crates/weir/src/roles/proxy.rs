@@ -10,7 +10,7 @@ use crate::args;
 /// When a proxy is done with its start: a small configuration comes within a second, a large one within ten.
 const SETTLED: [Duration; 2] = [Duration::from_secs(2), Duration::from_secs(10)];
 /// Beyond the drain time, for the last connections to be closed.
-const STOP_MARGIN: Duration = Duration::from_secs(10);
+pub const STOP_MARGIN: Duration = Duration::from_secs(10);
 
 pub async fn run(arguments: args::Proxy) -> Result<()> {
     let drain = Duration::from_secs(arguments.drain_seconds);

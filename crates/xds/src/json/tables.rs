@@ -1,14 +1,20 @@
 //! The fields of the messages that Weir writes, by their numbers in Envoy's API.
 
-use super::Kind::{self, Any, Bool, Double, Duration, Empty, Enum, Int, MapOf, Msg, Str, Struct, Wrapped};
+use super::Kind::{
+    self, Any, Bool, Closed, Double, Duration, Empty, Enum, Int, MapOf, Msg, Redacted, Str, Struct, Wrapped,
+};
 use super::{Field, many, one};
+
+mod route;
+
+use route::ROUTES;
 
 const U32: Kind = Wrapped(&Int);
 const BOOL: Kind = Wrapped(&Bool);
 
-/// The table of a message by its full name.
-pub(super) fn message(name: &str) -> Option<&'static [Field]> {
-    Some(match name {
+/// What is known of a message by its full name.
+pub(super) fn message(name: &str) -> Option<Kind> {
+    let fields = match name {
         "envoy.config.cluster.v3.Cluster" => CLUSTER,
         "envoy.config.endpoint.v3.ClusterLoadAssignment" => ASSIGNMENT,
         "envoy.config.listener.v3.Listener" => LISTENER,
@@ -17,13 +23,24 @@ pub(super) fn message(name: &str) -> Option<&'static [Field]> {
         "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager" => MANAGER,
         "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy" => TCP_PROXY,
         "envoy.extensions.filters.http.router.v3.Router" => ROUTER,
+        "envoy.extensions.filters.http.fault.v3.HTTPFault" => FAULT,
+        "envoy.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate" => &[],
+        "envoy.config.trace.v3.ZipkinConfig" => ZIPKIN,
+        "envoy.config.trace.v3.OpenTelemetryConfig" => OPEN_TELEMETRY,
+        "envoy.extensions.access_loggers.stream.v3.StdoutAccessLog" => STDOUT_LOG,
         "envoy.extensions.filters.listener.original_dst.v3.OriginalDst"
-        | "envoy.extensions.filters.listener.http_inspector.v3.HttpInspector" => &[],
+        | "envoy.extensions.filters.listener.http_inspector.v3.HttpInspector"
+        | "envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector" => &[],
         "envoy.extensions.access_loggers.grpc.v3.HttpGrpcAccessLogConfig" => HTTP_LOG,
         "envoy.extensions.access_loggers.grpc.v3.TcpGrpcAccessLogConfig" => TCP_LOG,
         "envoy.extensions.upstreams.http.v3.HttpProtocolOptions" => HTTP_OPTIONS,
+        "envoy.extensions.transport_sockets.raw_buffer.v3.RawBuffer" => &[],
+        "envoy.extensions.transport_sockets.tls.v3.Secret" => return Some(Closed(SECRET)),
+        "envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext" => return Some(Closed(DOWNSTREAM_TLS)),
+        "envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext" => return Some(Closed(UPSTREAM_TLS)),
         _ => return None,
-    })
+    };
+    Some(Msg(fields))
 }
 
 const PEER: &[Field] = &[
@@ -72,6 +89,37 @@ const GRPC_SERVICE: &[Field] = &[
     one(3, "timeout", Duration),
 ];
 
+// envoy.extensions.transport_sockets.tls.v3
+const TRANSPORT_SOCKET: &[Field] = &[one(1, "name", Str), one(3, "typed_config", Any)];
+const SECRET: &[Field] = &[
+    one(1, "name", Str),
+    one(2, "tls_certificate", Closed(CERTIFICATE)),
+    one(3, "session_ticket_keys", Redacted),
+    one(4, "validation_context", Msg(VALIDATION)),
+    one(5, "generic_secret", Redacted),
+];
+const CERTIFICATE: &[Field] = &[
+    one(1, "certificate_chain", Msg(DATA)),
+    one(2, "private_key", Redacted),
+    one(3, "password", Redacted),
+    one(6, "private_key_provider", Redacted),
+    one(8, "pkcs12", Redacted),
+];
+const VALIDATION: &[Field] = &[one(1, "trusted_ca", Msg(DATA))];
+const SECRET_CONFIG: &[Field] = &[one(1, "name", Str), one(2, "sds_config", Msg(SOURCE))];
+const COMMON_TLS: &[Field] = &[
+    many(2, "tls_certificates", Closed(CERTIFICATE)),
+    one(3, "validation_context", Msg(VALIDATION)),
+    many(4, "alpn_protocols", Str),
+    many(6, "tls_certificate_sds_secret_configs", Msg(SECRET_CONFIG)),
+];
+const DOWNSTREAM_TLS: &[Field] = &[
+    one(1, "common_tls_context", Closed(COMMON_TLS)),
+    one(2, "require_client_certificate", BOOL),
+    one(4, "session_ticket_keys", Redacted),
+];
+const UPSTREAM_TLS: &[Field] = &[one(1, "common_tls_context", Closed(COMMON_TLS)), one(2, "sni", Str)];
+
 // envoy.config.cluster.v3
 const CLUSTER: &[Field] = &[
     one(1, "name", Str),
@@ -101,8 +149,10 @@ const CLUSTER: &[Field] = &[
         ]),
     ),
     one(10, "circuit_breakers", Msg(&[many(1, "thresholds", Msg(THRESHOLDS))])),
+    one(19, "outlier_detection", Msg(OUTLIER)),
     one(20, "cleanup_interval", Duration),
     one(21, "upstream_bind_config", Msg(BIND)),
+    one(24, "transport_socket", Msg(TRANSPORT_SOCKET)),
     one(25, "metadata", Msg(METADATA)),
     one(
         27,
@@ -118,6 +168,35 @@ const THRESHOLDS: &[Field] = &[
     one(3, "max_pending_requests", U32),
     one(4, "max_requests", U32),
     one(5, "max_retries", U32),
+    one(6, "track_remaining", Bool),
+    one(
+        8,
+        "retry_budget",
+        Msg(&[
+            one(1, "budget_percent", Msg(PERCENT)),
+            one(2, "min_retry_concurrency", U32),
+        ]),
+    ),
+];
+const PERCENT: &[Field] = &[one(1, "value", Double)];
+const FRACTION: &[Field] = &[
+    one(1, "numerator", Int),
+    one(2, "denominator", Enum(&["HUNDRED", "TEN_THOUSAND", "MILLION"])),
+];
+const OUTLIER: &[Field] = &[
+    one(1, "consecutive_5xx", U32),
+    one(2, "interval", Duration),
+    one(3, "base_ejection_time", Duration),
+    one(4, "max_ejection_percent", U32),
+    one(5, "enforcing_consecutive_5xx", U32),
+    one(6, "enforcing_success_rate", U32),
+    one(10, "consecutive_gateway_failure", U32),
+    one(11, "enforcing_consecutive_gateway_failure", U32),
+    one(12, "split_external_local_origin_errors", Bool),
+    one(13, "consecutive_local_origin_failure", U32),
+    one(14, "enforcing_consecutive_local_origin_failure", U32),
+    one(15, "enforcing_local_origin_success_rate", U32),
+    one(21, "max_ejection_time", Duration),
 ];
 const HTTP2: &[Field] = &[
     one(2, "max_concurrent_streams", U32),
@@ -226,6 +305,7 @@ const CHAIN: &[Field] = &[
         ]),
     ),
     many(3, "filters", Msg(&[one(1, "name", Str), one(4, "typed_config", Any)])),
+    one(6, "transport_socket", Msg(TRANSPORT_SOCKET)),
     one(7, "name", Str),
 ];
 const ACCESS_LOG: &[Field] = &[one(1, "name", Str), one(4, "typed_config", Any)];
@@ -243,16 +323,30 @@ const MANAGER: &[Field] = &[
         "http_filters",
         Msg(&[one(1, "name", Str), one(4, "typed_config", Any)]),
     ),
+    one(
+        7,
+        "tracing",
+        Msg(&[
+            one(3, "client_sampling", Msg(PERCENT)),
+            one(4, "random_sampling", Msg(PERCENT)),
+            one(5, "overall_sampling", Msg(PERCENT)),
+            one(9, "provider", Msg(&[one(1, "name", Str), one(3, "typed_config", Any)])),
+            one(10, "spawn_upstream_span", BOOL),
+        ]),
+    ),
     one(8, "http_protocol_options", Msg(&[one(2, "accept_http_10", Bool)])),
     one(9, "http2_protocol_options", Msg(HTTP2)),
     one(12, "drain_timeout", Duration),
     many(13, "access_log", Msg(ACCESS_LOG)),
     one(14, "use_remote_address", BOOL),
     one(15, "generate_request_id", BOOL),
+    one(19, "xff_num_trusted_hops", Int),
     one(21, "skip_xff_append", Bool),
     many(23, "upgrade_configs", Msg(&[one(1, "upgrade_type", Str)])),
     one(24, "stream_idle_timeout", Duration),
     one(28, "request_timeout", Duration),
+    one(30, "normalize_path", BOOL),
+    one(33, "merge_slashes", Bool),
     one(
         34,
         "server_header_transformation",
@@ -264,6 +358,55 @@ const MANAGER: &[Field] = &[
         Msg(&[one(1, "idle_timeout", Duration)]),
     ),
 ];
+const FAULT: &[Field] = &[
+    one(
+        1,
+        "delay",
+        Msg(&[one(3, "fixed_delay", Duration), one(4, "percentage", Msg(FRACTION))]),
+    ),
+    one(
+        2,
+        "abort",
+        Msg(&[one(2, "http_status", Int), one(3, "percentage", Msg(FRACTION))]),
+    ),
+    one(
+        7,
+        "response_rate_limit",
+        Msg(&[
+            one(1, "fixed_limit", Msg(&[one(1, "limit_kbps", Int)])),
+            one(2, "percentage", Msg(FRACTION)),
+        ]),
+    ),
+];
+const ZIPKIN: &[Field] = &[
+    one(1, "collector_cluster", Str),
+    one(2, "collector_endpoint", Str),
+    one(3, "trace_id_128bit", Bool),
+    one(4, "shared_span_context", BOOL),
+    one(
+        5,
+        "collector_endpoint_version",
+        Enum(&["DEPRECATED_AND_UNAVAILABLE_DO_NOT_USE", "HTTP_JSON", "HTTP_PROTO"]),
+    ),
+    one(6, "collector_hostname", Str),
+];
+const OPEN_TELEMETRY: &[Field] = &[
+    one(2, "service_name", Str),
+    one(
+        3,
+        "http_service",
+        Msg(&[one(
+            1,
+            "http_uri",
+            Msg(&[one(1, "uri", Str), one(2, "cluster", Str), one(3, "timeout", Duration)]),
+        )]),
+    ),
+];
+const STDOUT_LOG: &[Field] = &[one(
+    1,
+    "log_format",
+    Msg(&[one(2, "json_format", Struct), one(5, "text_format_source", Msg(DATA))]),
+)];
 const ROUTER: &[Field] = &[one(4, "suppress_envoy_headers", Bool)];
 const TCP_PROXY: &[Field] = &[
     one(1, "stat_prefix", Str),
@@ -271,6 +414,11 @@ const TCP_PROXY: &[Field] = &[
     many(5, "access_log", Msg(ACCESS_LOG)),
     one(7, "max_connect_attempts", U32),
     one(8, "idle_timeout", Duration),
+    one(
+        10,
+        "weighted_clusters",
+        Msg(&[many(1, "clusters", Msg(&[one(1, "name", Str), one(2, "weight", Int)]))]),
+    ),
     one(
         17,
         "access_log_options",
@@ -323,66 +471,4 @@ const CUSTOM_TAG: &[Field] = &[
         ]),
     ),
     one(6, "value", Str),
-];
-
-// envoy.config.route.v3
-const ROUTES: &[Field] = &[
-    one(1, "name", Str),
-    many(
-        2,
-        "virtual_hosts",
-        Msg(&[
-            one(1, "name", Str),
-            many(2, "domains", Str),
-            many(3, "routes", Msg(ROUTE)),
-        ]),
-    ),
-    one(7, "validate_clusters", BOOL),
-];
-const ROUTE: &[Field] = &[
-    one(
-        1,
-        "match",
-        Msg(&[
-            one(1, "prefix", Str),
-            one(2, "path", Str),
-            one(4, "case_sensitive", BOOL),
-        ]),
-    ),
-    one(2, "route", Msg(ROUTE_ACTION)),
-    one(
-        7,
-        "direct_response",
-        Msg(&[
-            one(1, "status", Int),
-            one(2, "body", Msg(DATA)),
-            one(3, "body_format", Msg(BODY_FORMAT)),
-        ]),
-    ),
-    one(14, "name", Str),
-    one(4, "metadata", Msg(METADATA)),
-];
-const BODY_FORMAT: &[Field] = &[
-    one(1, "text_format", Str),
-    one(4, "content_type", Str),
-    one(5, "text_format_source", Msg(DATA)),
-];
-const ROUTE_ACTION: &[Field] = &[
-    one(1, "cluster", Str),
-    one(
-        3,
-        "weighted_clusters",
-        Msg(&[many(1, "clusters", Msg(&[one(1, "name", Str), one(2, "weight", U32)]))]),
-    ),
-    one(8, "timeout", Duration),
-    one(
-        9,
-        "retry_policy",
-        Msg(&[
-            one(1, "retry_on", Str),
-            one(2, "num_retries", U32),
-            one(3, "per_try_timeout", Duration),
-        ]),
-    ),
-    one(24, "idle_timeout", Duration),
 ];

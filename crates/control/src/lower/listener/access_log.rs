@@ -1,5 +1,6 @@
-//! Envoy's access logs: its own statistics know no latency or status by endpoint, so each request and connection is told
-//! to the supervisor beside it, which records the canonical series. Weir's proxy records by itself and gets none.
+//! Access logs. For people, where the mesh's settings ask for it: a line a request or connection on the proxy's output.
+//! For the supervisor beside Envoy: Envoy's own statistics know no latency or status by endpoint, so each request and
+//! connection is told to it, and it records the canonical series. Weir's proxy records by itself.
 
 use envoy_types::pb::envoy::config::accesslog::v3::AccessLog;
 use envoy_types::pb::envoy::config::accesslog::v3::access_log::ConfigType;
@@ -8,6 +9,7 @@ use envoy_types::pb::envoy::config::core::v3::{ApiVersion, GrpcService};
 use envoy_types::pb::envoy::extensions::access_loggers::grpc::v3::{
     CommonGrpcAccessLogConfig, HttpGrpcAccessLogConfig, TcpGrpcAccessLogConfig,
 };
+use envoy_types::pb::envoy::extensions::access_loggers::stream::v3::StdoutAccessLog;
 use envoy_types::pb::envoy::r#type::metadata::v3::metadata_key::PathSegment;
 use envoy_types::pb::envoy::r#type::metadata::v3::metadata_key::path_segment::Segment;
 use envoy_types::pb::envoy::r#type::metadata::v3::metadata_kind::{Host, Kind};
@@ -27,7 +29,15 @@ const BUFFER_BYTES: u32 = 1 << 20;
 /// What an entry tells of the endpoint.
 const TAGS: [&str; 5] = ["namespace", "pod", "owner_kind", "owner", "service"];
 
-pub(super) fn http(engine: Engine, log_name: &str) -> Vec<AccessLog> {
+/// Who is told.
+#[derive(Clone, Copy, Debug)]
+pub(in super::super) struct Logs {
+    pub(in super::super) engine: Engine,
+    /// People are.
+    pub(in super::super) shown: bool,
+}
+
+pub(in super::super) fn http(logs: Logs, log_name: &str) -> Vec<AccessLog> {
     let config = HttpGrpcAccessLogConfig {
         common_config: Some(common(log_name)),
         // Whether it is gRPC, and with which status.
@@ -35,25 +45,31 @@ pub(super) fn http(engine: Engine, log_name: &str) -> Vec<AccessLog> {
         additional_response_headers_to_log: vec!["grpc-status".to_owned()],
         additional_response_trailers_to_log: vec!["grpc-status".to_owned()],
     };
-    log(engine, "envoy.access_loggers.http_grpc", &config)
+    log(logs, "envoy.access_loggers.http_grpc", &config)
 }
 
-pub(super) fn tcp(engine: Engine, log_name: &str) -> Vec<AccessLog> {
+pub(super) fn tcp(logs: Logs, log_name: &str) -> Vec<AccessLog> {
     let config = TcpGrpcAccessLogConfig {
         common_config: Some(common(log_name)),
     };
-    log(engine, "envoy.access_loggers.tcp_grpc", &config)
+    log(logs, "envoy.access_loggers.tcp_grpc", &config)
 }
 
-fn log<T: prost::Name>(engine: Engine, name: &str, config: &T) -> Vec<AccessLog> {
-    match engine {
-        Engine::Weir => Vec::new(),
-        Engine::Envoy => vec![AccessLog {
-            name: name.to_owned(),
-            config_type: Some(ConfigType::TypedConfig(any(config))),
-            ..Default::default()
-        }],
+fn log<T: prost::Name>(logs: Logs, name: &str, config: &T) -> Vec<AccessLog> {
+    if logs.engine == Engine::Weir {
+        return Vec::new();
     }
+    let log = |name: &str, config| AccessLog {
+        name: name.to_owned(),
+        config_type: Some(ConfigType::TypedConfig(config)),
+        ..Default::default()
+    };
+    let told = log(name, any(config));
+    // In Envoy's own format, which its users know.
+    let shown = logs
+        .shown
+        .then(|| log("envoy.access_loggers.stdout", any(&StdoutAccessLog::default())));
+    [told].into_iter().chain(shown).collect()
 }
 
 fn common(log_name: &str) -> CommonGrpcAccessLogConfig {

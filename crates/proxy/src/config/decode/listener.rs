@@ -1,20 +1,24 @@
 //! `envoy.config.listener.v3.Listener`.
 
+use std::collections::BTreeMap;
 use std::mem::take;
 use std::sync::Arc;
 use std::time::Duration;
 
 use envoy_types::pb::envoy::config::core::v3::{HttpProtocolOptions, TrafficDirection};
 use envoy_types::pb::envoy::config::listener::v3 as pb;
+use envoy_types::pb::envoy::extensions::filters::http::router::v3::Router;
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3 as hcm;
 use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3 as tcp_proxy;
 use envoy_types::pb::google::protobuf;
 use weir_series::canonical::Direction;
 
 use super::{
-    Decoded, Within, flag, http2, message_name, nothing_left, optional_duration, parse, port, reject, route,
-    socket_address, tls, unpack,
+    Decoded, Within, fault, flag, http2, message_name, nothing_left, optional_duration, parse, port, reject, route,
+    socket_address, tls, trace, unpack,
 };
+use crate::config::edge::{Edge, EscapedSlashes, Strangers, StripPort};
+use crate::config::fault::Fault;
 use crate::config::{Codec, Filter, FilterChain, Http, Listener, RouteSource, Tcp};
 
 /// Envoy's default for waiting on listener filters.
@@ -67,6 +71,7 @@ pub fn listener(body: &[u8]) -> Decoded<Listener> {
         .within("default_filter_chain")?;
     tuning(&mut rest);
     nothing_left(&rest)?;
+    distinct(&chains)?;
     Ok(Listener {
         name,
         address,
@@ -159,8 +164,12 @@ fn ports(predicate: pb::ListenerFilterChainMatchPredicate) -> Decoded<Vec<(u16, 
 }
 
 fn chain(mut rest: pb::FilterChain) -> Decoded<FilterChain> {
-    let (destination_port, application_protocols) = match rest.filter_chain_match.take() {
-        None => (None, Vec::new()),
+    let ChainMatch {
+        destination_port,
+        server_names,
+        application_protocols,
+    } = match rest.filter_chain_match.take() {
+        None => ChainMatch::default(),
         Some(m) => chain_match(m).within("filter_chain_match")?,
     };
     let filters = take(&mut rest.filters);
@@ -182,13 +191,57 @@ fn chain(mut rest: pb::FilterChain) -> Decoded<FilterChain> {
     nothing_left(&rest)?;
     Ok(FilterChain {
         destination_port,
+        server_names,
         application_protocols,
         tls,
         filter,
     })
 }
 
-type ChainMatch = (Option<u16>, Vec<Box<str>>);
+#[derive(Default)]
+struct ChainMatch {
+    destination_port: Option<u16>,
+    server_names: Vec<Box<str>>,
+    application_protocols: Vec<Box<str>>,
+}
+
+/// Two chains for the same connections would leave the choice to chance.
+fn distinct(chains: &[FilterChain]) -> Decoded<()> {
+    let mut seen = BTreeMap::new();
+    for (i, chain) in chains.iter().enumerate() {
+        let any = [Box::default()];
+        let all = |names: &[Box<str>]| if names.is_empty() { any.to_vec() } else { names.to_vec() };
+        for name in all(&chain.server_names) {
+            for protocol in all(&chain.application_protocols) {
+                let key = (chain.destination_port, name.clone(), protocol);
+                if let Some(first) = seen.insert(key, i)
+                    && first != i
+                {
+                    let what = if name.is_empty() {
+                        String::new()
+                    } else {
+                        format!(" for {name:?}")
+                    };
+                    return reject(
+                        format!("filter_chains[{i}].filter_chain_match"),
+                        format!("applies to the same connections{what} as filter_chains[{first}]"),
+                    );
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// A name of a TLS handshake: exact, or `*.` and a suffix.
+fn server_name(name: &str) -> Decoded<Box<str>> {
+    let plain = name.strip_prefix("*.").unwrap_or(name);
+    let letter = |b: u8| b.is_ascii_alphanumeric() || b"-_.".contains(&b);
+    if plain.is_empty() || !plain.bytes().all(letter) {
+        return reject("", format!("{name:?} must be a host name, or *. and a suffix"));
+    }
+    Ok(name.to_ascii_lowercase().into())
+}
 
 fn chain_match(mut rest: pb::FilterChainMatch) -> Decoded<ChainMatch> {
     let destination_port = rest
@@ -196,6 +249,10 @@ fn chain_match(mut rest: pb::FilterChainMatch) -> Decoded<ChainMatch> {
         .take()
         .map(|p| port("destination_port", p.value))
         .transpose()?;
+    let mut server_names = Vec::with_capacity(rest.server_names.len());
+    for (i, name) in take(&mut rest.server_names).iter().enumerate() {
+        server_names.push(server_name(name).within(format_args!("server_names[{i}]"))?);
+    }
     let mut protocols = take(&mut rest.application_protocols);
     if let Some(odd) = protocols.iter().find(|p| !PROTOCOLS.contains(&p.as_str())) {
         return reject(
@@ -220,7 +277,11 @@ fn chain_match(mut rest: pb::FilterChainMatch) -> Decoded<ChainMatch> {
         }
     }
     nothing_left(&rest)?;
-    Ok((destination_port, protocols.into_iter().map(Into::into).collect()))
+    Ok(ChainMatch {
+        destination_port,
+        server_names,
+        application_protocols: protocols.into_iter().map(Into::into).collect(),
+    })
 }
 
 fn filter(filter: pb::Filter) -> Decoded<Filter> {
@@ -288,15 +349,14 @@ fn http(mut rest: hcm::HttpConnectionManager) -> Decoded<Http> {
         }
         None => return reject("route_config", "is missing; either rds or route_config must be set"),
     };
-    for (i, filter) in take(&mut rest.http_filters).iter().enumerate() {
-        router(filter).within(format_args!("http_filters[{i}]"))?;
-    }
+    let filters = http_filters(take(&mut rest.http_filters))?;
     let generate_request_id = flag(&rest.generate_request_id.take(), true);
     let websocket = upgrades(take(&mut rest.upgrade_configs))?;
     let idle_timeout = match rest.common_http_protocol_options.take() {
         None => IDLE_TIMEOUT,
         Some(options) => idle_timeout(options).within("common_http_protocol_options")?,
     };
+    let tracing = rest.tracing.take().map(trace::tracing).transpose().within("tracing")?;
     http1_options(&mut rest).within("http_protocol_options")?;
     // Zero switches each of them off.
     let limit = |field, value: Option<protobuf::Duration>| -> Decoded<Option<Duration>> {
@@ -315,17 +375,10 @@ fn http(mut rest: hcm::HttpConnectionManager) -> Decoded<Http> {
     if limit("request_timeout", rest.request_timeout)?.is_none() {
         rest.request_timeout = None;
     }
-    if !flag(&rest.use_remote_address, false) {
-        rest.use_remote_address = None;
-    }
-    if !flag(&rest.normalize_path, false) {
-        rest.normalize_path = None;
-    }
+    let edge = edge(&mut rest)?;
     // Headers about servers pass through unchanged, requests keep their identifiers.
     rest.server_name.clear();
     rest.server_header_transformation = 0;
-    rest.preserve_external_request_id = false;
-    rest.skip_xff_append = false;
     rest.drain_timeout = None;
     rest.delayed_close_timeout = None;
     nothing_left(&rest)?;
@@ -334,6 +387,10 @@ fn http(mut rest: hcm::HttpConnectionManager) -> Decoded<Http> {
         codec,
         http2,
         routes,
+        fault: filters.fault,
+        tracing,
+        edge,
+        original_path: filters.original_path,
         generate_request_id,
         websocket,
         idle_timeout,
@@ -342,15 +399,91 @@ fn http(mut rest: hcm::HttpConnectionManager) -> Decoded<Http> {
     })
 }
 
-fn router(filter: &hcm::HttpFilter) -> Decoded<()> {
-    let kind = match &filter.config_type {
-        Some(hcm::http_filter::ConfigType::TypedConfig(any)) => message_name(&any.type_url),
-        None if filter.name == "envoy.filters.http.router" => return Ok(()),
+/// What is made of requests of strangers.
+fn edge(rest: &mut hcm::HttpConnectionManager) -> Decoded<Option<Box<Edge>>> {
+    use hcm::http_connection_manager::{PathWithEscapedSlashesAction as Action, StripPortMode};
+    let (hops, append) = (take(&mut rest.xff_num_trusted_hops), !take(&mut rest.skip_xff_append));
+    let keep_id = take(&mut rest.preserve_external_request_id);
+    // Else all of it is what the mesh itself says.
+    let strangers = flag(&rest.use_remote_address.take(), false).then_some(Strangers { hops, append, keep_id });
+    let escaped_slashes = match Action::try_from(take(&mut rest.path_with_escaped_slashes_action)) {
+        Ok(Action::ImplementationSpecificDefault | Action::KeepUnchanged) => EscapedSlashes::Keep,
+        Ok(Action::RejectRequest) => EscapedSlashes::Reject,
+        Ok(Action::UnescapeAndRedirect) => EscapedSlashes::Redirect,
+        Ok(Action::UnescapeAndForward) => EscapedSlashes::Unescape,
+        Err(_) => return reject("path_with_escaped_slashes_action", "is unknown"),
+    };
+    let strip_port = match (rest.strip_port_mode.take(), take(&mut rest.strip_matching_host_port)) {
+        (Some(StripPortMode::StripAnyHostPort(true)), true) => {
+            return reject("strip_matching_host_port", "must not stand beside strip_any_host_port");
+        }
+        (Some(StripPortMode::StripAnyHostPort(true)), false) => StripPort::Any,
+        (_, true) => StripPort::Matching,
+        (_, false) => StripPort::No,
+    };
+    let edge = Edge {
+        strangers,
+        normalize: flag(&rest.normalize_path.take(), false),
+        merge_slashes: take(&mut rest.merge_slashes),
+        escaped_slashes,
+        strip_port,
+        strip_dot: take(&mut rest.strip_trailing_host_dot),
+    };
+    Ok(edge.some())
+}
+
+/// What the HTTP filters say; they stand in one order.
+struct HttpFilters {
+    fault: Option<Arc<Fault>>,
+    original_path: bool,
+}
+
+fn http_filters(filters: Vec<hcm::HttpFilter>) -> Decoded<HttpFilters> {
+    let mut found = HttpFilters {
+        fault: None,
+        original_path: true,
+    };
+    let mut routed = false;
+    for (i, filter) in filters.into_iter().enumerate() {
+        let at = format!("http_filters[{i}]");
+        if std::mem::replace(&mut routed, false) {
+            return reject(at, "stands behind the router, where nothing is reached");
+        }
+        routed = http_filter(filter, &mut found).within(at)?;
+    }
+    Ok(found)
+}
+
+/// `true`: it is the router.
+fn http_filter(mut rest: hcm::HttpFilter, found: &mut HttpFilters) -> Decoded<bool> {
+    let any = match rest.config_type.take() {
+        Some(hcm::http_filter::ConfigType::TypedConfig(any)) => any,
+        None if rest.name == "envoy.filters.http.router" => return Ok(true),
         _ => return reject("typed_config", "is missing"),
     };
-    match kind {
-        "envoy.extensions.filters.http.router.v3.Router" => Ok(()),
-        other => reject("typed_config", format!("{other} is unknown; known is Router")),
+    let name = take(&mut rest.name);
+    rest.is_optional = false;
+    nothing_left(&rest)?;
+    match message_name(&any.type_url) {
+        "envoy.extensions.filters.http.router.v3.Router" => {
+            let mut router: Router = unpack(&any).within("typed_config")?;
+            found.original_path = !take(&mut router.suppress_envoy_headers);
+            router.dynamic_stats = None;
+            nothing_left(&router).within("typed_config")?;
+            Ok(true)
+        }
+        fault::MESSAGE if found.fault.is_some() => reject("typed_config", "is a second fault filter"),
+        // Routes speak to it by its name.
+        fault::MESSAGE if name != fault::FILTER => reject("name", format!("must be {}", fault::FILTER)),
+        fault::MESSAGE => {
+            let fault = unpack(&any).and_then(fault::fault).within("typed_config")?;
+            found.fault = Some(Arc::new(fault));
+            Ok(false)
+        }
+        other => reject(
+            "typed_config",
+            format!("{other} is unknown; known are Router and HTTPFault"),
+        ),
     }
 }
 

@@ -6,15 +6,18 @@
 
 mod cluster;
 mod endpoint;
+mod fault;
 mod http2;
 mod listener;
 mod route;
 mod telemetry;
 mod tls;
+mod trace;
 
 pub use cluster::cluster;
 pub use endpoint::assignment;
 pub use listener::listener;
+pub use tls::secret;
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};

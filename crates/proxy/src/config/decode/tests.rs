@@ -1,12 +1,13 @@
 use envoy_types::pb::envoy::config::cluster::v3 as cluster_pb;
 use envoy_types::pb::envoy::config::listener::v3 as listener_pb;
 use envoy_types::pb::envoy::config::route::v3 as route_pb;
+use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3 as tcp_pb;
 use proptest::prelude::*;
 
 use super::*;
 use std::sync::Arc;
 
-use crate::config::{Action, ClusterSpec, EndpointSource, Granularity, Http2Options, Protocol, Telemetry};
+use crate::config::{Action, ClusterSpec, EndpointSource, Granularity, Http2Options, Listener, Protocol, Telemetry};
 
 fn bytes(message: impl Message) -> Vec<u8> {
     message.encode_to_vec()
@@ -117,12 +118,12 @@ fn what_a_route_may_not_say_is_named() {
     assert_eq!(forward.retry.limit, 0);
     let place = "virtual_hosts[0].routes[0].route";
     let rewrite = route_pb::RouteAction {
-        prefix_rewrite: "/x".into(),
+        path_rewrite: "/x".into(),
         ..action.clone()
     };
     assert_eq!(
         route_table(&with(rewrite)).unwrap_err().field,
-        format!("{place}.prefix_rewrite")
+        format!("{place}.path_rewrite")
     );
     let policy = route_pb::RetryPolicy {
         retry_on: "5xx, sometimes".into(),
@@ -219,6 +220,10 @@ fn a_response_text_is_put_together_for_each_connection() {
         "10.96.0.7:80 is shut, port 80, 100%"
     );
     assert!(with("%REQ(:path)%").unwrap_err().message.contains("REQ(:path)"));
+    for open in ["%DOWNSTREAM_LOCAL_PORT", "50% off", "%%%"] {
+        let error = with(open).unwrap_err();
+        assert!(error.message.contains("has no end"), "{open}: {error}");
+    }
 }
 
 #[test]
@@ -414,7 +419,7 @@ fn certificates_towards_clients() {
             pair.replace(&inline(&key), &inline(&other))
         ),
     );
-    assert!(error.unwrap_err().contains("tls_certificates[0]: "));
+    assert!(error.unwrap_err().contains("tls_certificates[0].private_key: "));
 }
 
 #[test]
@@ -455,9 +460,9 @@ fn certificates_of_endpoints() {
     assert!(error.contains("it is no regular file"), "{error}");
 }
 
-/// Secrets that a control plane would have to send separately are refused by name.
+/// The certificate that the proxy itself shows to endpoints is none that a control plane sends.
 #[test]
-fn secrets_by_name_are_refused() {
+fn secrets_towards_endpoints_are_refused() {
     use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3 as tls_pb;
     let context = tls_pb::UpstreamTlsContext {
         sni: "localhost".into(),
@@ -485,9 +490,58 @@ fn secrets_by_name_are_refused() {
     );
 }
 
+/// A listener with chains for these (names, port).
+fn named_chains(chains: &[(&[&str], Option<u32>)]) -> Result<Listener, Rejection> {
+    let tcp = || listener_pb::Filter {
+        name: "tcp".into(),
+        config_type: Some(listener_pb::filter::ConfigType::TypedConfig(protobuf::Any {
+            type_url: "type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy".into(),
+            value: bytes(tcp_pb::TcpProxy {
+                cluster_specifier: Some(tcp_pb::tcp_proxy::ClusterSpecifier::Cluster("c".into())),
+                ..Default::default()
+            }),
+        })),
+    };
+    let chain = |(names, port): &(&[&str], Option<u32>)| listener_pb::FilterChain {
+        filter_chain_match: Some(listener_pb::FilterChainMatch {
+            server_names: names.iter().map(|n| (*n).into()).collect(),
+            destination_port: port.map(|value| protobuf::UInt32Value { value }),
+            ..Default::default()
+        }),
+        filters: vec![tcp()],
+        ..Default::default()
+    };
+    let address = core::address::Address::SocketAddress(core::SocketAddress {
+        address: "127.0.0.1".into(),
+        port_specifier: Some(core::socket_address::PortSpecifier::PortValue(1)),
+        ..Default::default()
+    });
+    listener(&bytes(listener_pb::Listener {
+        name: "l".into(),
+        address: Some(core::Address { address: Some(address) }),
+        filter_chains: chains.iter().map(chain).collect(),
+        ..Default::default()
+    }))
+}
+
+#[test]
+fn names_of_handshakes() {
+    let listener = named_chains(&[(&["A.b", "*.c"], None), (&["a.b"], Some(1)), (&[], None)]).unwrap();
+    assert_eq!(listener.chains[0].server_names, ["a.b".into(), "*.c".into()]);
+    let field = "filter_chains[0].filter_chain_match.server_names[0]";
+    for bad in ["", "*", "*.", "a*.b", "*a.b", "a b", "a.*"] {
+        assert_eq!(named_chains(&[(&[bad], None)]).unwrap_err().field, field, "{bad:?}");
+    }
+    let twice = named_chains(&[(&["a.b", "c.d"], None), (&["x.y", "A.B"], None)]).unwrap_err();
+    assert_eq!(twice.field, "filter_chains[1].filter_chain_match");
+    assert!(twice.message.contains("\"a.b\" as filter_chains[0]"), "{twice}");
+    assert!(named_chains(&[(&[], None), (&[], None)]).is_err());
+}
+
 #[test]
 fn bytes_that_are_no_message_are_refused() {
     for decode in [
+        |b: &[u8]| secret(b).map(drop),
         |b: &[u8]| cluster(b).map(drop),
         |b: &[u8]| listener(b).map(drop),
         |b: &[u8]| route_table(b).map(drop),
@@ -509,6 +563,7 @@ proptest! {
         let _ = listener(&bytes);
         let _ = route_table(&bytes);
         let _ = assignment(&bytes);
+        let _ = secret(&bytes);
     }
 
     /// Nearly right messages reach deeper than noise.

@@ -1,22 +1,25 @@
 //! `envoy.extensions.transport_sockets.tls.v3`: TLS towards clients and towards endpoints.
 //!
-//! Certificates are inline or in files, which are read when the resource comes. What an endpoint shows is always checked:
-//! against `trusted_ca`, and against the name in `sni`.
+//! Certificates are inline or in files, which are read when the resource comes, or are secrets of their own, which are
+//! known here by name. What an endpoint shows is always checked: against `trusted_ca`, and against the name in `sni`.
 
 use std::io::Read;
 use std::mem::take;
 use std::sync::Arc;
 
+use envoy_types::pb::envoy::config::core::v3::config_source::ConfigSourceSpecifier;
 use envoy_types::pb::envoy::config::core::v3::data_source::Specifier;
-use envoy_types::pb::envoy::config::core::v3::{DataSource, TransportSocket, transport_socket};
+use envoy_types::pb::envoy::config::core::v3::{ConfigSource, DataSource, TransportSocket, transport_socket};
 use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3 as pb;
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::server::WebPkiClientVerifier;
+use rustls::sign::CertifiedKey;
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 
-use super::{Decoded, Within, flag, message_name, nothing_left, reject, unpack};
+use super::{Decoded, Within, flag, message_name, nothing_left, parse, reject, unpack};
+use crate::config::tls::{SecretSlot, Shown};
 use crate::config::{ClientTls, ServerTls};
 
 const PACKAGE: &str = "envoy.extensions.transport_sockets";
@@ -65,12 +68,44 @@ fn typed(socket: TransportSocket, wanted: &str) -> Decoded<Option<envoy_types::p
     )
 }
 
+/// Decodes a secret: its name and its certificate. Other kinds of secrets are of no use here.
+pub fn secret(body: &[u8]) -> Decoded<(String, Arc<CertifiedKey>)> {
+    let mut rest: pb::Secret = parse("secret", body)?;
+    let name = take(&mut rest.name);
+    let pair = match rest.r#type.take() {
+        Some(pb::secret::Type::TlsCertificate(pair)) => pair,
+        _ => return reject("tls_certificate", "is missing; this proxy uses no other kind of secret"),
+    };
+    nothing_left(&rest)?;
+    let (chain, key) = certificate(pair).within("tls_certificate")?;
+    certified(chain, key).within("tls_certificate").map(|key| (name, key))
+}
+
 fn server(mut rest: pb::DownstreamTlsContext) -> Decoded<Arc<ServerTls>> {
-    let common = common(rest.common_tls_context.take().unwrap_or_default()).within("common_tls_context")?;
+    let mut context = rest.common_tls_context.take().unwrap_or_default();
+    let names = take(&mut context.tls_certificate_sds_secret_configs);
+    let common = common(context).within("common_tls_context")?;
     let required = flag(&rest.require_client_certificate.take(), false);
     nothing_left(&rest)?;
-    let Some((chain, key)) = common.own else {
-        return reject("common_tls_context.tls_certificates", "is missing");
+    let mut secrets = Vec::with_capacity(names.len());
+    for (i, name) in names.into_iter().enumerate() {
+        let place = format!("common_tls_context.tls_certificate_sds_secret_configs[{i}]");
+        secrets.push(Arc::new(secret_slot(name).within(place)?));
+    }
+    let shown = match (common.own, secrets.is_empty()) {
+        (Some((chain, key)), true) => {
+            let inline = SecretSlot::new("".into(), true);
+            inline.fill(&certified(chain, key).within("common_tls_context.tls_certificates[0]")?);
+            vec![Arc::new(inline)]
+        }
+        (None, false) => secrets.clone(),
+        (Some(_), false) => {
+            return reject(
+                "common_tls_context.tls_certificates",
+                "stands beside tls_certificate_sds_secret_configs; right is one of the two",
+            );
+        }
+        (None, true) => return reject("common_tls_context.tls_certificates", "is missing"),
     };
     let place = "common_tls_context.validation_context";
     let provider = provider();
@@ -90,13 +125,44 @@ fn server(mut rest: pb::DownstreamTlsContext) -> Decoded<Arc<ServerTls>> {
             builder.with_client_cert_verifier(verifier.build().or_else(|e| reject(place, e.to_string()))?)
         }
     };
-    let mut config = builder
-        .with_single_cert(chain, key)
-        .or_else(|e| reject("common_tls_context.tls_certificates[0]", e.to_string()))?;
+    let mut config = builder.with_cert_resolver(Arc::new(Shown(shown)));
     config.alpn_protocols = common.alpn;
     Ok(Arc::new(ServerTls {
         config: Arc::new(config),
+        secrets,
     }))
+}
+
+/// The name of a secret, and whose it is: the control plane's where `sds_config` says so, else the bootstrap's.
+fn secret_slot(mut rest: pb::SdsSecretConfig) -> Decoded<SecretSlot> {
+    let name = take(&mut rest.name);
+    let source = rest.sds_config.take();
+    nothing_left(&rest)?;
+    if name.is_empty() {
+        return reject("name", "is missing");
+    }
+    let fixed = source.is_none();
+    if let Some(ConfigSource {
+        config_source_specifier: specifier,
+        ..
+    }) = source
+        && !matches!(
+            specifier,
+            Some(ConfigSourceSpecifier::Ads(_) | ConfigSourceSpecifier::Self_(_))
+        )
+    {
+        return reject("sds_config", "must be ads: secrets come on the one stream");
+    }
+    Ok(SecretSlot::new(name.into(), fixed))
+}
+
+/// A chain with its key, which must be for the chain's first certificate.
+fn certified(chain: Vec<CertificateDer<'static>>, key: PrivateKeyDer<'static>) -> Decoded<Arc<CertifiedKey>> {
+    match CertifiedKey::from_der(chain, key, &provider()) {
+        Ok(key) => Ok(Arc::new(key)),
+        Err(rustls::Error::InconsistentKeys(_)) => reject("private_key", "is not the key of the certificate"),
+        Err(error) => reject("", error.to_string()),
+    }
 }
 
 fn client(mut rest: pb::UpstreamTlsContext, http2: bool) -> Decoded<Arc<ClientTls>> {

@@ -12,7 +12,8 @@ use serde_json::Value;
 use weir_xds::ResourceType;
 
 use super::tls::{self, TransportSocket};
-use super::{Read, address, boolean, http2, number, resource, timespan};
+use super::trace::{self, Tracing};
+use super::{Read, address, boolean, http2, number, resource, timespan, type_url};
 use crate::config::bootstrap::{StaticResource, from_value, wrong};
 
 const TYPE_PREFIX: &str = "type.googleapis.com/";
@@ -54,6 +55,7 @@ struct FilterChain {
 #[serde(deny_unknown_fields, default)]
 struct ChainMatch {
     destination_port: Option<u32>,
+    server_names: Vec<String>,
     application_protocols: Vec<String>,
     transport_protocol: String,
 }
@@ -89,6 +91,7 @@ struct HttpConnectionManager {
     request_headers_timeout: Option<String>,
     use_remote_address: Option<bool>,
     upgrade_configs: Vec<UpgradeConfig>,
+    tracing: Option<Tracing>,
 }
 
 #[derive(Deserialize, Default)]
@@ -220,14 +223,6 @@ pub fn listener(at: &str, value: Value) -> Read<StaticResource> {
     resource(at, ResourceType::Listener, file.name, &message)
 }
 
-fn type_url(config: &Value) -> String {
-    config
-        .get("@type")
-        .and_then(Value::as_str)
-        .unwrap_or_default()
-        .to_owned()
-}
-
 fn filter_chain(at: &str, file: FilterChain) -> Read<pb::FilterChain> {
     let mut filters = Vec::new();
     for (i, one) in file.filters.into_iter().enumerate() {
@@ -235,6 +230,7 @@ fn filter_chain(at: &str, file: FilterChain) -> Read<pb::FilterChain> {
     }
     let filter_chain_match = file.filter_chain_match.map(|m| pb::FilterChainMatch {
         destination_port: number(m.destination_port),
+        server_names: m.server_names,
         application_protocols: m.application_protocols,
         transport_protocol: m.transport_protocol,
         ..Default::default()
@@ -324,6 +320,10 @@ fn http(at: &str, file: HttpConnectionManager) -> Read<hcm::HttpConnectionManage
             ..Default::default()
         })
         .collect();
+    let tracing = file
+        .tracing
+        .map(|tracing| trace::message(&format!("{at}.tracing"), tracing))
+        .transpose()?;
     let upgrade = |u: UpgradeConfig| hcm::http_connection_manager::UpgradeConfig {
         upgrade_type: u.upgrade_type,
         enabled: boolean(u.enabled),
@@ -341,6 +341,7 @@ fn http(at: &str, file: HttpConnectionManager) -> Read<hcm::HttpConnectionManage
         request_headers_timeout: timespan(&format!("{at}.request_headers_timeout"), file.request_headers_timeout)?,
         use_remote_address: boolean(file.use_remote_address),
         upgrade_configs: file.upgrade_configs.into_iter().map(upgrade).collect(),
+        tracing,
         ..Default::default()
     })
 }

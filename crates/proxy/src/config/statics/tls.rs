@@ -1,4 +1,4 @@
-//! Transport sockets of the bootstrap file.
+//! Transport sockets and secrets of the bootstrap file.
 
 use std::path::PathBuf;
 
@@ -8,9 +8,10 @@ use envoy_types::pb::google::protobuf::Any;
 use prost::Message;
 use serde::Deserialize;
 use serde_json::Value;
+use weir_xds::ResourceType;
 
-use super::{Read, boolean, from_value, wrong};
-use crate::config::bootstrap::Tls;
+use super::{Read, boolean, from_value, resource, wrong};
+use crate::config::bootstrap::{StaticResource, Tls};
 
 const RAW: &str = "type.googleapis.com/envoy.extensions.transport_sockets.raw_buffer.v3.RawBuffer";
 const UPSTREAM: &str = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext";
@@ -39,8 +40,35 @@ struct Context {
 #[serde(deny_unknown_fields, default)]
 struct Common {
     tls_certificates: Vec<Certificate>,
+    tls_certificate_sds_secret_configs: Vec<SecretConfig>,
     validation_context: Option<Validation>,
     alpn_protocols: Vec<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SecretConfig {
+    name: String,
+    sds_config: Option<SecretSource>,
+}
+
+/// Where a secret comes from: the one stream.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SecretSource {
+    #[serde(rename = "ads")]
+    _ads: Value,
+    #[serde(rename = "resource_api_version")]
+    _resource_api_version: Option<String>,
+    #[serde(rename = "initial_fetch_timeout")]
+    _initial_fetch_timeout: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Secret {
+    name: String,
+    tls_certificate: Certificate,
 }
 
 #[derive(Deserialize, Default)]
@@ -62,6 +90,17 @@ struct Validation {
 enum Source {
     Filename(PathBuf),
     InlineString(String),
+}
+
+/// A secret of the file.
+pub fn secret(at: &str, file: Value) -> Read<StaticResource> {
+    let file: Secret = from_value(at, file)?;
+    let certificate = certificate(&format!("{at}.tls_certificate"), file.tls_certificate)?;
+    let message = pb::Secret {
+        name: file.name.clone(),
+        r#type: Some(pb::secret::Type::TlsCertificate(certificate)),
+    };
+    resource(at, ResourceType::Secret, file.name, &message)
 }
 
 /// What a control plane would send.
@@ -139,17 +178,33 @@ fn common(at: &str, file: Common) -> Read<pb::CommonTlsContext> {
     };
     let mut tls_certificates = Vec::with_capacity(file.tls_certificates.len());
     for (i, one) in file.tls_certificates.into_iter().enumerate() {
-        let at = format!("{at}.tls_certificates[{i}]");
-        tls_certificates.push(pb::TlsCertificate {
-            certificate_chain: source(&format!("{at}.certificate_chain"), one.certificate_chain)?,
-            private_key: source(&format!("{at}.private_key"), one.private_key)?,
-            ..Default::default()
-        });
+        tls_certificates.push(certificate(&format!("{at}.tls_certificates[{i}]"), one)?);
     }
+    let ads = |_: SecretSource| core::ConfigSource {
+        config_source_specifier: Some(core::config_source::ConfigSourceSpecifier::Ads(Default::default())),
+        ..Default::default()
+    };
+    let by_name = |config: SecretConfig| pb::SdsSecretConfig {
+        name: config.name,
+        sds_config: config.sds_config.map(ads),
+    };
     Ok(pb::CommonTlsContext {
         tls_certificates,
+        tls_certificate_sds_secret_configs: file
+            .tls_certificate_sds_secret_configs
+            .into_iter()
+            .map(by_name)
+            .collect(),
         validation_context_type,
         alpn_protocols: file.alpn_protocols,
+        ..Default::default()
+    })
+}
+
+fn certificate(at: &str, file: Certificate) -> Read<pb::TlsCertificate> {
+    Ok(pb::TlsCertificate {
+        certificate_chain: source(&format!("{at}.certificate_chain"), file.certificate_chain)?,
+        private_key: source(&format!("{at}.private_key"), file.private_key)?,
         ..Default::default()
     })
 }

@@ -99,6 +99,93 @@ fn web(name: &str, route: &str) -> Raw {
     raw(ResourceType::Listener, name, message)
 }
 
+/// A listener that shows a secret of the control plane.
+fn secured(name: &str, route: &str, secret: &str) -> Raw {
+    use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3 as tls;
+    let mut message = listener::Listener::decode(web(name, route).body).unwrap();
+    let ads = core::config_source::ConfigSourceSpecifier::Ads(core::AggregatedConfigSource::default());
+    let context = tls::DownstreamTlsContext {
+        common_tls_context: Some(tls::CommonTlsContext {
+            tls_certificate_sds_secret_configs: vec![tls::SdsSecretConfig {
+                name: secret.into(),
+                sds_config: Some(core::ConfigSource {
+                    config_source_specifier: Some(ads),
+                    ..Default::default()
+                }),
+            }],
+            ..Default::default()
+        }),
+        ..Default::default()
+    };
+    message.filter_chains[0].transport_socket = Some(core::TransportSocket {
+        name: "tls".into(),
+        config_type: Some(core::transport_socket::ConfigType::TypedConfig(Any {
+            type_url: "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext".into(),
+            value: context.encode_to_vec(),
+        })),
+    });
+    raw(ResourceType::Listener, name, message)
+}
+
+fn secret(name: &str) -> Raw {
+    use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3 as tls;
+    let made = rcgen::generate_simple_self_signed(["a".to_owned()]).unwrap();
+    let source = |text: String| {
+        Some(core::DataSource {
+            specifier: Some(core::data_source::Specifier::InlineString(text)),
+            ..Default::default()
+        })
+    };
+    let message = tls::Secret {
+        name: name.into(),
+        r#type: Some(tls::secret::Type::TlsCertificate(tls::TlsCertificate {
+            certificate_chain: source(made.cert.pem()),
+            private_key: source(made.signing_key.serialize_pem()),
+            ..Default::default()
+        })),
+    };
+    raw(ResourceType::Secret, name, message)
+}
+
+#[test]
+fn a_listener_waits_for_its_secret_which_stays_while_it_is_shown() {
+    let (mut store, now) = (Store::default(), Instant::now());
+    for resource in [
+        eds_cluster("c"),
+        assignment("c"),
+        routes("r", "c"),
+        secured("l", "r", "s"),
+    ] {
+        store.set(resource, now).unwrap();
+    }
+    assert_eq!(store.wanted(ResourceType::Secret), names(&["s"]));
+    assert!(store.settle(now).0.listeners.is_empty());
+    store.set(secret("s"), now).unwrap();
+    let (active, wait) = store.settle(now);
+    assert!(active.listeners.contains_key("l") && wait.is_none());
+    let before = Arc::clone(&active.listeners["l"]);
+    // Another certificate is no matter of the listener.
+    store.set(secret("s"), now).unwrap();
+    assert!(Arc::ptr_eq(&before, &store.settle(now).0.listeners["l"]));
+    // Nor is one that is taken away, until the listener goes.
+    store.remove(ResourceType::Secret, "s");
+    store.settle(now);
+    assert_eq!(store.raw().filter(|r| r.ty == ResourceType::Secret).count(), 0);
+    store.set(secured("l", "r", "s"), now).unwrap();
+    assert!(
+        !Arc::ptr_eq(&before, &store.settle(now).0.listeners["l"]),
+        "it need not wait"
+    );
+    store.remove(ResourceType::Listener, "l");
+    store.settle(now);
+    store.set(secured("l", "r", "s"), now).unwrap();
+    assert!(store.settle(now).0.listeners.is_empty(), "it waits again");
+    // Nothing that nobody shows is kept.
+    store.set(secret("t"), now).unwrap();
+    store.settle(now);
+    assert_eq!(store.raw().filter(|r| r.ty == ResourceType::Secret).count(), 0);
+}
+
 fn names(names: &[&str]) -> BTreeSet<String> {
     names.iter().map(|n| (*n).into()).collect()
 }

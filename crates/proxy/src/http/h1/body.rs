@@ -149,12 +149,33 @@ pub fn poll_transfer(
     moved: &mut bool,
     cx: &mut Context<'_>,
 ) -> Poll<Result<(), Broken>> {
+    let mut room = usize::MAX;
+    poll_piece(head, sent, body, from, to, moved, &mut room, cx)
+}
+
+/// The same, with no more of the body than `room`, which becomes what is left of it. Pending, without another reason, where
+/// that is nothing.
+#[allow(clippy::too_many_arguments)] // two connections, what goes from one to the other, and what is to be said of it
+pub fn poll_piece(
+    head: &[u8],
+    sent: &mut usize,
+    body: &mut Body,
+    from: &mut Wire,
+    to: &mut Wire,
+    moved: &mut bool,
+    room: &mut usize,
+    cx: &mut Context<'_>,
+) -> Poll<Result<(), Broken>> {
     loop {
         let head_left = head.get(*sent..).unwrap_or_default();
-        let ready = body.ready(from.unread()).map_err(Broken::Malformed)?;
+        let ready = body.ready(from.unread()).map_err(Broken::Malformed)?.min(*room);
         if head_left.is_empty() && ready == 0 {
             if body.is_done() {
                 return to.poll_flush(cx).map_err(|_| Broken::Sink);
+            }
+            if *room == 0 {
+                ready!(to.poll_flush(cx)).map_err(|_| Broken::Sink)?;
+                return Poll::Pending;
             }
             match from.poll_more(cx) {
                 Poll::Ready(Ok(0)) => body.source_ended()?,
@@ -182,6 +203,7 @@ pub fn poll_transfer(
         *sent += of_head;
         body.passed(n - of_head);
         from.consume(n - of_head);
+        *room = room.saturating_sub(n - of_head);
     }
 }
 

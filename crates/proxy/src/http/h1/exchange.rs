@@ -7,22 +7,27 @@ use std::cell::RefCell;
 use std::future::poll_fn;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use super::body::{Body, Broken, poll_transfer};
+use super::body::{Body, Broken, poll_piece, poll_transfer};
 use super::head::{self, Framing};
 use super::pool::Origin;
 use super::render::{self, After};
 use super::send::{Answer, Sent, Upload};
 use super::serve::{Connection, Next};
-use crate::config::route::Forward;
-use crate::config::{Action, Active, EndpointSource, Protocol, Route};
-use crate::http::attempts::{Attempts, Failure};
+use crate::config::route::edit::Editable;
+use crate::config::{Active, EndpointSource, Http, Protocol};
+use crate::http::attempts::{Attempts, Failure, Target};
+use crate::http::filters::bandwidth::Bandwidth;
+use crate::http::filters::mirror::Copies;
+use crate::http::filters::{self, Shaping, Verdict};
 use crate::http::h2::upstream::{Client, End, Exchange};
 use crate::http::headers;
+use crate::http::lifetime::Lifetime;
 use crate::http::message::Source;
 use crate::http::record::Record;
+use crate::http::reply::{Reply, Unanswered};
 use crate::http::translate as other;
 use crate::wire::Wire;
 
@@ -31,7 +36,7 @@ const REPLAY_BYTES_MAX: u64 = 64 * 1024;
 
 /// What remains of a request's head once it is rendered.
 #[derive(Debug, Clone, Copy)]
-pub struct Facts {
+pub struct Facts<'a> {
     /// The answer has no body.
     pub to_head: bool,
     /// May be executed twice (RFC 9110, 9.2.2).
@@ -46,56 +51,96 @@ pub struct Facts {
     pub websocket: bool,
     /// The client waits for a word before it sends the body.
     pub expects: bool,
+    /// What is done to the response.
+    pub shaping: Shaping<'a>,
 }
 
 /// What is to be done with a request.
-enum Plan {
-    Refuse(head::Malformed),
-    /// The proxy answers by itself.
-    Local(u16, bytes::Bytes),
-    Forward(Arc<Route>),
+struct Plan<'a> {
+    facts: Facts<'a>,
+    /// It waits first.
+    delay: Option<Duration>,
+    step: Step<'a>,
+    /// Others get the same.
+    copies: Option<Box<Copied<'a>>>,
+}
+
+/// What copies of a request are made from.
+struct Copied<'a> {
+    copies: Copies<'a>,
+    /// Where the request itself is not translated.
+    parts: Option<http::request::Parts>,
+    authority: String,
+}
+
+/// What is done with a request.
+enum Step<'a> {
+    Verdict(Verdict<'a>),
     /// The endpoints speak HTTP/2.
-    Translate(Arc<Route>, Box<http::request::Parts>),
+    Translate(Target<'a>, Box<http::request::Parts>),
 }
 
 impl Connection {
     /// Serves the request whose head are the first `length` unread bytes.
     pub async fn exchange(&mut self, length: usize) -> Next {
         let active = self.flow.worker.active();
-        let http = self.follow(&active);
-        let (record, plan, facts) = self.plan(&active, &http, length);
-        let (Some(facts), mut record) = (facts, record) else {
-            return match plan {
-                Plan::Refuse(why) => self.refuse_malformed(why).await,
-                _ => Next::Gone,
-            };
+        self.chain.follow(&self.flow, &active);
+        let http = Arc::clone(&self.chain.http);
+        let (mut record, plan) = match self.plan(&active, &http, length) {
+            Ok(planned) => planned,
+            Err(why) => return self.refuse_malformed(why).await,
         };
         self.wire.consume(length);
-        match plan {
-            Plan::Forward(route) => match &route.action {
-                Action::Forward(forward) => self.forward(&active, forward, facts, record).await,
-                Action::Respond { .. } => Next::Gone,
-            },
-            Plan::Local(status, body) => self.local(&mut record, status, &body, facts).await,
-            Plan::Translate(route, parts) => match &route.action {
-                Action::Forward(forward) => self.translate(&active, forward, *parts, facts, record).await,
-                Action::Respond { .. } => Next::Gone,
-            },
-            Plan::Refuse(_) => Next::Gone,
+        let Plan {
+            facts,
+            delay,
+            step,
+            copies,
+        } = plan;
+        let mut begun = record.started();
+        if let Some(delay) = delay {
+            if self.delay(delay).await.is_err() {
+                return Next::Gone;
+            }
+            begun = Instant::now();
+        }
+        match step {
+            Step::Verdict(Verdict::Forward(target)) => {
+                self.limit(target, &http, begun);
+                self.forward(&active, target, facts, record, copies).await
+            }
+            Step::Translate(target, parts) => {
+                self.limit(target, &http, begun);
+                self.translate(&active, target, *parts, facts, record, copies).await
+            }
+            Step::Verdict(Verdict::Unanswered(why)) => self.unanswered(record, why, facts).await,
+            Step::Verdict(Verdict::Reply(reply)) => {
+                record.reply(&reply);
+                self.say(&reply, facts).await
+            }
         }
     }
 
+    /// The time that a request has from `begun` on.
+    fn limit(&mut self, target: Target<'_>, http: &Http, begun: Instant) {
+        let stall = target.forward.stall(http);
+        self.time.limit_request(target.forward.timeout, stall, begun);
+    }
+
     /// Reads the head, finds the route, and renders the head for the endpoint.
-    fn plan(&mut self, active: &Active, http: &crate::config::Http, length: usize) -> (Record, Plan, Option<Facts>) {
+    fn plan<'a>(
+        &mut self,
+        active: &'a Active,
+        http: &'a Http,
+        length: usize,
+    ) -> Result<(Record, Plan<'a>), head::Malformed> {
         let mut room = head::room();
-        let request = match head::request(&self.wire.unread()[..length], &mut room) {
-            Ok(request) => request,
-            Err(why) => return (Record::new(&self.flow, &self.stats, true), Plan::Refuse(why), None),
-        };
+        let mut request = head::request(&self.wire.unread()[..length], &mut room)?;
+        request.secure = self.chain.secure;
         let muted = self.flow.from_host && request.probe;
-        let mut record = Record::new(&self.flow, &self.stats, muted);
+        let mut record = Record::new(&self.flow, &self.chain.stats, muted);
         let websocket = request.websocket && http.websocket;
-        let facts = Facts {
+        let mut facts = Facts {
             to_head: request.method == "HEAD",
             idempotent: matches!(request.method, "GET" | "HEAD" | "OPTIONS" | "TRACE" | "PUT" | "DELETE"),
             one_one: request.one_one,
@@ -103,49 +148,79 @@ impl Connection {
             framing: request.framing,
             websocket,
             expects: request.expects,
+            shaping: Shaping::default(),
         };
-        let table = active.table_of(http);
-        let Some(found) = table.and_then(|table| table.find(request.host, request.path())) else {
-            record.no_route();
-            return (record, Plan::Local(404, bytes::Bytes::new()), Some(facts));
-        };
-        record.authority(found.authority);
-        let two = |forward: &Forward| {
-            let cluster = active.clusters.get(&forward.cluster);
-            cluster.is_some_and(|c| c.spec.protocol == Protocol::Http2)
-        };
-        let plan = match &found.route.action {
-            Action::Forward(forward) if two(forward) => {
-                match other::request(&request, &self.flow.destination.to_string()) {
-                    Ok(mut parts) => {
-                        headers::add_request_headers(&mut parts.headers, http.generate_request_id);
-                        Plan::Translate(found.route, Box::new(parts))
+        let decision = filters::decide(&mut request, active, http, &self.flow, self.chain.secure, &mut record);
+        facts.shaping = decision.shaping;
+        let mut copied = None;
+        if let Verdict::Forward(target) = &decision.verdict
+            && !websocket
+            && let Some(copies) = Copies::draw(active, http, target.forward)
+        {
+            request.settle(http.generate_request_id);
+            let fallback = self.flow.destination.to_string();
+            copied = other::request(&request, &fallback).ok().map(|parts| {
+                let authority = parts.uri.authority().map(ToString::to_string).unwrap_or_default();
+                let parts = (target.cluster.spec.protocol != Protocol::Http2).then_some(parts);
+                Box::new(Copied {
+                    copies,
+                    parts,
+                    authority,
+                })
+            });
+        }
+        let step = match decision.verdict {
+            Verdict::Forward(target) if target.cluster.spec.protocol == Protocol::Http2 => {
+                let translated = other::request(&request, &self.flow.destination.to_string());
+                let mut parts = match translated {
+                    Ok(parts) => parts,
+                    Err(why) => {
+                        record.mute();
+                        return Err(why);
                     }
-                    Err(why) => return (record, Plan::Refuse(why), None),
+                };
+                headers::add_request_headers(&mut parts.headers, http.generate_request_id, request.secure);
+                Step::Translate(target, Box::new(parts))
+            }
+            Verdict::Forward(target) => {
+                self.request.clear();
+                let (out, destination) = (&mut self.request, self.flow.destination);
+                render::request(out, &request, destination, websocket, http.generate_request_id);
+                Step::Verdict(Verdict::Forward(target))
+            }
+            other => Step::Verdict(other),
+        };
+        let delay = decision.delay;
+        let copies = copied;
+        Ok((
+            record,
+            Plan {
+                facts,
+                delay,
+                step,
+                copies,
+            },
+        ))
+    }
+
+    /// Holds a request back on purpose. `Err`: the client left.
+    async fn delay(&mut self, delay: Duration) -> Result<(), ()> {
+        self.time.limit(Some(Instant::now() + delay));
+        poll_fn(|cx| {
+            while !self.wire.is_full() {
+                match self.wire.poll_more(cx) {
+                    Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(Err(())),
+                    Poll::Ready(Ok(_)) => {}
+                    Poll::Pending => break,
                 }
             }
-            Action::Respond { status, body } => {
-                record.direct_response();
-                Plan::Local(status.as_u16(), body.render(self.flow.destination))
-            }
-            Action::Forward(_) => {
-                self.request.clear();
-                let out = &mut self.request;
-                render::request(
-                    out,
-                    &request,
-                    self.flow.destination,
-                    websocket,
-                    http.generate_request_id,
-                );
-                Plan::Forward(found.route)
-            }
-        };
-        (record, plan, Some(facts))
+            self.time.poll(cx).map(Ok)
+        })
+        .await
     }
 
     /// What the connection does after a response, as far as the request tells.
-    pub fn after(&self, facts: Facts) -> After {
+    pub fn after(&self, facts: Facts<'_>) -> After {
         match (facts.keep_alive && !self.is_ending(), facts.one_one) {
             (false, _) => After::Close,
             (true, true) => After::Keep,
@@ -153,42 +228,61 @@ impl Connection {
         }
     }
 
-    /// Answers without an endpoint.
-    async fn local(&mut self, record: &mut Record, status: u16, body: &[u8], facts: Facts) -> Next {
-        record.local(status);
-        self.say(status, body, facts).await
-    }
-
-    /// Replies, having thrown the body of the request away where it is here already.
-    async fn say(&mut self, status: u16, text: &[u8], facts: Facts) -> Next {
+    /// Answers without an endpoint, having thrown the body of the request away where it is here already.
+    async fn say(&mut self, reply: &Reply, facts: Facts<'_>) -> Next {
         let mut body = Body::new(facts.framing);
         let here = body.ready(self.wire.unread()).unwrap_or(0);
         body.passed(here);
         self.wire.consume(here);
         let after = self.after(facts);
-        self.reply(status, text, facts.to_head, after, !body.is_done()).await
+        self.reply(reply, facts.to_head, after, !body.is_done()).await
     }
 
-    async fn forward(&mut self, active: &Arc<Active>, route: &Forward, facts: Facts, mut record: Record) -> Next {
-        let Some(cluster) = active.clusters.get(&route.cluster) else {
-            record.no_cluster();
-            return self.local(&mut record, 503, b"", facts).await;
-        };
-        let now = record.started();
-        self.time
-            .limit_stall(route.timeout.map(|limit| now + limit), self.http.stall_timeout, now);
-        let mut upload = Upload::new(facts, route.retry.limit > 0, REPLAY_BYTES_MAX);
+    /// There is no response of an endpoint.
+    async fn unanswered(&mut self, mut record: Record, why: Unanswered, facts: Facts<'_>) -> Next {
+        let reply = why.reply(&mut record);
+        match why {
+            // The rest of it may come at any time.
+            Unanswered::Slow => self.reply(&reply, false, After::Close, true).await,
+            _ => self.say(&reply, facts).await,
+        }
+    }
+
+    async fn forward(
+        &mut self,
+        active: &Arc<Active>,
+        target: Target<'_>,
+        facts: Facts<'_>,
+        mut record: Record,
+        copied: Option<Box<Copied<'_>>>,
+    ) -> Next {
+        let cluster = target.cluster;
+        let replay = target.forward.retry.limit > 0 || copied.is_some();
+        let mut upload = Upload::new(facts, replay, REPLAY_BYTES_MAX);
         match self.gather(&mut upload).await {
             Sent::Done => {}
-            Sent::Late if self.time.is_past_deadline() => return self.late(record, facts).await,
-            Sent::Late => return self.slow(record).await,
+            Sent::Late if self.time.is_past_deadline() => {
+                return self.unanswered(record, Unanswered::Late, facts).await;
+            }
+            Sent::Late => return self.unanswered(record, Unanswered::Slow, facts).await,
             _ => return self.client_failed(record, None).await,
         }
         let flow = Rc::clone(&self.flow);
-        let mut attempts = Attempts::new(&flow, active, cluster, route);
+        // A body that is not here as a whole passes in place, once.
+        if let Some(copied) = copied
+            && let Some(body) = upload.whole(&self.wire)
+            && let Some(parts) = &copied.parts
+        {
+            let body = bytes::Bytes::copy_from_slice(body);
+            let head = (parts, &*copied.authority);
+            copied
+                .copies
+                .send(&flow, active, &record, head, || Source::Whole(body.clone()));
+        }
+        let mut attempts = Attempts::new(&flow, active, target);
         loop {
             let Some(endpoint) = attempts.next(&mut record) else {
-                return self.local(&mut record, 503, b"no healthy upstream", facts).await;
+                return self.unanswered(record, Unanswered::NoEndpoint, facts).await;
             };
             let origin = Origin {
                 address: endpoint.address,
@@ -204,20 +298,20 @@ impl Connection {
                     wait => wait,
                 },
                 Err(Sent::Failed(failure)) => match attempts.after_failure(&endpoint, failure, upload.is_whole()) {
-                    None => return self.failed(record, failure, facts).await,
+                    None => return self.unanswered(record, Unanswered::Failed(failure), facts).await,
                     wait => wait,
                 },
                 Err(Sent::Late) if !upload.is_sent() && !self.time.is_past_deadline() => {
-                    return self.slow(record).await;
+                    return self.unanswered(record, Unanswered::Slow, facts).await;
                 }
-                Err(Sent::Late) => return self.late(record, facts).await,
+                Err(Sent::Late) => return self.unanswered(record, Unanswered::Late, facts).await,
                 Err(Sent::Refused(why)) => return self.client_failed(record, Some(why)).await,
                 Err(Sent::Gone | Sent::Done) => return self.client_failed(record, None).await,
             };
             if let Some(wait) = wait.filter(|wait| !wait.is_zero())
                 && self.pause(wait).await.is_err()
             {
-                return self.late(record, facts).await;
+                return self.unanswered(record, Unanswered::Late, facts).await;
             }
         }
     }
@@ -226,18 +320,12 @@ impl Connection {
     async fn translate(
         &mut self,
         active: &Arc<Active>,
-        route: &Forward,
+        target: Target<'_>,
         parts: http::request::Parts,
-        facts: Facts,
+        facts: Facts<'_>,
         mut record: Record,
+        copied: Option<Box<Copied<'_>>>,
     ) -> Next {
-        let Some(cluster) = active.clusters.get(&route.cluster) else {
-            record.no_cluster();
-            return self.local(&mut record, 503, b"", facts).await;
-        };
-        let now = record.started();
-        self.time
-            .limit_stall(route.timeout.map(|limit| now + limit), self.http.stall_timeout, now);
         let flow = Rc::clone(&self.flow);
         let after = self.after(facts);
         let authority = parts.uri.authority().map(ToString::to_string).unwrap_or_default();
@@ -245,6 +333,13 @@ impl Connection {
         let body = match facts.framing {
             Framing::Empty => Source::Empty,
             framing => Source::H1(&shared, Body::new(framing), false),
+        };
+        let body = match copied {
+            None => body,
+            Some(copied) => {
+                let Copied { copies, authority, .. } = *copied;
+                body.copied(|make| copies.send(&flow, active, &record, (&parts, &authority), make))
+            }
         };
         let exchange = Exchange {
             flow: &flow,
@@ -259,11 +354,12 @@ impl Connection {
             },
             time: &mut self.time,
             record: &mut record,
+            shaping: facts.shaping,
         };
-        let (end, client) = exchange.run(active, cluster, route).await;
+        let (end, client) = exchange.run(active, target).await;
         let after = match client {
             Client::H1 { after, .. } => after,
-            Client::H2(_) => After::Close,
+            Client::H2(_) | Client::Nobody { .. } => After::Close,
         };
         match end {
             End::Complete { request_read: true } if after != After::Close => Next::Request,
@@ -272,31 +368,11 @@ impl Connection {
                 self.wire.reset_on_close();
                 Next::Gone
             }
-            // Nothing was answered; what was read of the body is gone.
-            End::NoEndpoint => {
-                record.local(503);
-                self.reply(
-                    503,
-                    b"no healthy upstream",
-                    facts.to_head,
-                    after,
-                    facts.framing != Framing::Empty,
-                )
-                .await
-            }
-            End::Failed(failure) => {
-                record.head(failure.status(), false, None);
-                record.upstream_failed();
-                let (status, text) = (failure.status(), failure.reason().as_bytes());
-                self.reply(status, text, facts.to_head, after, facts.framing != Framing::Empty)
-                    .await
-            }
-            End::Late => {
-                record.head(504, false, None);
-                record.timed_out();
-                let text = b"upstream request timeout";
-                self.reply(504, text, facts.to_head, after, facts.framing != Framing::Empty)
-                    .await
+            // What was read of the body is gone.
+            End::Unanswered(why) => {
+                let reply = why.reply(&mut record);
+                let more = facts.framing != Framing::Empty;
+                self.reply(&reply, facts.to_head, after, more).await
             }
         }
     }
@@ -309,33 +385,6 @@ impl Connection {
         }
     }
 
-    /// No endpoint gave an answer.
-    async fn failed(&mut self, mut record: Record, failure: Failure, facts: Facts) -> Next {
-        record.head(failure.status(), false, None);
-        record.upstream_failed();
-        self.say(failure.status(), failure.reason().as_bytes(), facts).await
-    }
-
-    /// The time of the request, or of its body, is over before there is an answer.
-    pub async fn late(&mut self, mut record: Record, facts: Facts) -> Next {
-        record.head(504, false, None);
-        record.timed_out();
-        self.say(504, b"upstream request timeout", facts).await
-    }
-
-    /// The body of the request does not come.
-    async fn slow(&mut self, mut record: Record) -> Next {
-        record.local(408);
-        self.reply(
-            408,
-            b"the body of the request did not come in time",
-            false,
-            After::Close,
-            true,
-        )
-        .await
-    }
-
     /// The client broke its request off, or sent a body that is none.
     async fn client_failed(&mut self, mut record: Record, why: Option<head::Malformed>) -> Next {
         match why {
@@ -343,8 +392,8 @@ impl Connection {
             Some(why) => {
                 record.local(400);
                 drop(record);
-                let text = why.to_string();
-                self.reply(400, text.as_bytes(), false, After::Close, true).await
+                let reply = Reply::new(400, why.to_string());
+                self.reply(&reply, false, After::Close, true).await
             }
         }
     }
@@ -356,7 +405,7 @@ impl Connection {
         origin: Origin,
         answer: Answer,
         mut upload: Upload,
-        facts: Facts,
+        facts: Facts<'_>,
         mut record: Record,
     ) -> Next {
         record.head(answer.status, answer.grpc, answer.grpc_status);
@@ -370,6 +419,10 @@ impl Connection {
         let mut sent = 0;
         let end = if old_chunked {
             self.unchunk(&mut upstream, &mut body, &mut sent).await
+        } else if let Some(rate) = facts.shaping.rate {
+            let mut limit = Bandwidth::new(rate);
+            self.relay_slowly(&mut upstream, &mut body, &mut upload, &mut sent, &mut limit)
+                .await
         } else {
             self.relay(&mut upstream, &mut body, &mut upload, &mut sent).await
         };
@@ -392,7 +445,8 @@ impl Connection {
             Err(Broken::Sink) => Next::Gone,
             Err(_) if sent == 0 => {
                 upstream.fail();
-                self.failed(record, Failure::Malformed, facts).await
+                let why = Unanswered::Failed(Failure::Malformed);
+                self.unanswered(record, why, facts).await
             }
             Err(Broken::Source | Broken::Malformed(_)) => {
                 upstream.fail();
@@ -418,18 +472,34 @@ impl Connection {
             if let Poll::Ready(end) = poll_transfer(&self.out, sent, body, upstream, wire, &mut time.moved, cx) {
                 return Poll::Ready(end);
             }
-            if time.poll(cx).is_ready() {
-                return Poll::Ready(Err(Broken::Source));
-            }
-            if upload.is_sent() {
-                // The only sign of a client that left while the endpoint has nothing to say.
-                if upload.client_is_gone(wire, cx) {
-                    return Poll::Ready(Err(Broken::Sink));
+            poll_beside(time, wire, upstream, upload, cx).map(Err)
+        })
+        .await
+    }
+
+    /// The same, with so many bytes of the body as `limit` lets pass.
+    async fn relay_slowly(
+        &mut self,
+        upstream: &mut Wire,
+        body: &mut Body,
+        upload: &mut Upload,
+        sent: &mut usize,
+        limit: &mut Bandwidth,
+    ) -> Result<(), Broken> {
+        poll_fn(|cx| {
+            let (time, wire) = (&mut self.time, &mut self.wire);
+            while let Poll::Ready(room) = limit.poll_room(cx) {
+                let mut left = room;
+                let end = poll_piece(&self.out, sent, body, upstream, wire, &mut time.moved, &mut left, cx);
+                limit.took(room - left);
+                if end.is_ready() {
+                    return end;
                 }
-            } else if let Poll::Ready(Err(Broken::Source)) = upload.poll_rest(wire, upstream, &mut time.moved, cx) {
-                return Poll::Ready(Err(Broken::Sink));
+                if left > 0 {
+                    break;
+                }
             }
-            Poll::Pending
+            poll_beside(time, wire, upstream, upload, cx).map(Err)
         })
         .await
     }
@@ -475,4 +545,26 @@ impl Connection {
         record.complete();
         Next::Gone
     }
+}
+
+/// What is to be seen to while a response is on its way: time, the rest of the request, a client that leaves.
+fn poll_beside(
+    time: &mut Lifetime,
+    client: &mut Wire,
+    upstream: &mut Wire,
+    upload: &mut Upload,
+    cx: &mut Context<'_>,
+) -> Poll<Broken> {
+    if time.poll(cx).is_ready() {
+        return Poll::Ready(Broken::Source);
+    }
+    if upload.is_sent() {
+        // The only sign of a client that left while the endpoint has nothing to say.
+        if upload.client_is_gone(client, cx) {
+            return Poll::Ready(Broken::Sink);
+        }
+    } else if let Poll::Ready(Err(Broken::Source)) = upload.poll_rest(client, upstream, &mut time.moved, cx) {
+        return Poll::Ready(Broken::Sink);
+    }
+    Poll::Pending
 }

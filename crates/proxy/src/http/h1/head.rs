@@ -4,10 +4,16 @@
 //! two parsers could understand differently is refused (RFC 9112, 11.2): two lengths, unknown codings, bare line feeds,
 //! folded lines, names with spaces. Pure: no I/O, no state.
 
+mod edit;
+
+use std::borrow::Cow;
 use std::mem::MaybeUninit;
 
+use http::header::{HeaderName, HeaderValue};
 use httparse::{Header, ParserConfig, Status};
 use memchr::memchr_iter;
+
+use super::render;
 
 /// Headers of one message at most.
 pub const HEADERS_MAX: usize = 128;
@@ -114,6 +120,8 @@ pub struct Headers<'h, 'b> {
     fields: &'h [Header<'b>],
     head: &'b [u8],
     dropped: u128,
+    /// What the configuration adds.
+    added: Vec<(HeaderName, HeaderValue)>,
 }
 
 /// The head of a request.
@@ -122,10 +130,10 @@ pub struct Request<'h, 'b> {
     /// As it stands.
     pub method: &'b str,
     /// Path and query; where only a query came, "/" goes before it.
-    pub target: &'b str,
+    pub target: Cow<'b, str>,
     /// The host that the request is for: of the target where it stands there, else of the header; may be empty.
-    pub host: &'b str,
-    /// The target named the host, which replaces the header.
+    pub host: Cow<'b, str>,
+    /// The host replaces the header: the target named it, or it is rewritten.
     pub absolute: bool,
     /// There is neither; allowed in HTTP/1.0 only.
     pub hostless: bool,
@@ -145,6 +153,8 @@ pub struct Request<'h, 'b> {
     pub forwarded: bool,
     /// Comes from a kubelet's probe, by its own word.
     pub probe: bool,
+    /// Came encrypted. No head says that of itself: whoever reads it does.
+    pub secure: bool,
     /// What goes on.
     pub headers: Headers<'h, 'b>,
 }
@@ -216,8 +226,8 @@ pub fn request<'h, 'b>(head: &'b [u8], room: &'h mut Room<'b>) -> Result<Request
     }
     Ok(Request {
         method,
-        target,
-        host,
+        target: Cow::Borrowed(target),
+        host: Cow::Borrowed(host),
         absolute: authority.is_some(),
         hostless: authority.is_none() && notes.host.is_none(),
         one_one,
@@ -228,6 +238,7 @@ pub fn request<'h, 'b>(head: &'b [u8], room: &'h mut Room<'b>) -> Result<Request
         identified: notes.identified,
         forwarded: notes.forwarded,
         probe: notes.probe,
+        secure: false,
         headers,
     })
 }
@@ -494,20 +505,13 @@ pub fn is_token(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }
 
-impl<'b> Request<'_, 'b> {
-    /// The target without its query; `*`, which stands for the whole server, is its root.
-    pub fn path(&self) -> &'b str {
-        let path = self.target.split('?').next().unwrap_or_default();
-        if matches!(path, "" | "*") { "/" } else { path }
-    }
-}
-
 impl<'h, 'b> Headers<'h, 'b> {
     fn new(fields: &'h [Header<'b>], head: &'b [u8]) -> Self {
         Self {
             fields,
             head,
             dropped: 0,
+            added: Vec::new(),
         }
     }
 
@@ -555,6 +559,14 @@ impl<'h, 'b> Headers<'h, 'b> {
         if let Some(begin) = run {
             out.extend_from_slice(&self.head[begin..self.head.len() - 2]);
         }
+        for (name, value) in &self.added {
+            render::field(out, name.as_str(), value.as_bytes());
+        }
+    }
+
+    /// What the configuration added.
+    pub fn added(&self) -> &[(HeaderName, HeaderValue)] {
+        &self.added
     }
 }
 

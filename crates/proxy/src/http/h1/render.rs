@@ -6,7 +6,8 @@ use std::net::SocketAddr;
 use std::time::SystemTime;
 
 use super::head::{Framing, Request, Response};
-use crate::http::headers::random_uuid;
+use crate::http::headers::{random_uuid, scheme};
+use crate::http::reply::Reply;
 
 /// Appends the head of a request as it goes to an endpoint.
 pub fn request(
@@ -32,7 +33,7 @@ pub fn request(
         field(out, "host", destination.to_string().as_bytes());
     }
     if !request.forwarded {
-        out.extend_from_slice(b"x-forwarded-proto: http\r\n");
+        field(out, "x-forwarded-proto", scheme(request.secure).as_bytes());
     }
     if request_id && !request.identified {
         field(out, "x-request-id", random_uuid().as_bytes());
@@ -68,16 +69,17 @@ pub fn response(out: &mut Vec<u8>, response: &Response<'_, '_>, after: After, da
 }
 
 /// Appends a whole reply of the proxy's own.
-pub fn reply(out: &mut Vec<u8>, status: u16, body: &[u8], head_only: bool, after: After, date: &[u8]) {
-    let reason = http::StatusCode::from_u16(status)
+pub fn reply(out: &mut Vec<u8>, reply: &Reply, head_only: bool, after: After, date: &[u8]) {
+    let Reply { status, body, fields } = reply;
+    let reason = http::StatusCode::from_u16(*status)
         .ok()
         .and_then(|s| s.canonical_reason());
-    status_line(out, status, reason.unwrap_or_default().as_bytes());
-    if !body.is_empty() {
-        field(out, "content-type", b"text/plain");
-    }
+    status_line(out, *status, reason.unwrap_or_default().as_bytes());
     field(out, "content-length", body.len().to_string().as_bytes());
     field(out, "date", date);
+    for (name, value) in fields {
+        field(out, name.as_str(), value.as_bytes());
+    }
     connection(out, after);
     out.extend_from_slice(b"\r\n");
     if !head_only {

@@ -13,6 +13,7 @@ use super::head::{self, End, Framing, Malformed};
 use super::pool::Origin;
 use super::render::{self, After};
 use super::serve::Connection;
+use crate::config::route::edit::Fields;
 use crate::config::{Cluster, Endpoint};
 use crate::http::attempts::Failure;
 use crate::http::headers;
@@ -70,7 +71,7 @@ pub struct Upload {
 
 impl Upload {
     /// Nothing sent. With `replay`, or without a body, it can be sent again.
-    pub fn new(facts: Facts, replay: bool, limit: u64) -> Self {
+    pub fn new(facts: Facts<'_>, replay: bool, limit: u64) -> Self {
         let whole = match facts.framing {
             Framing::Empty => Some(0),
             Framing::Length(length) if replay && !facts.expects && length <= limit => usize::try_from(length).ok(),
@@ -88,6 +89,11 @@ impl Upload {
     /// It can be sent, or sent again.
     pub fn is_whole(&self) -> bool {
         self.whole.is_some() || !self.touched
+    }
+
+    /// All of it, where it is here and stays so.
+    pub fn whole<'c>(&self, client: &'c Wire) -> Option<&'c [u8]> {
+        client.unread().get(..self.whole?)
     }
 
     /// All of it is written.
@@ -204,7 +210,7 @@ impl Connection {
         endpoint: &Endpoint,
         origin: Origin,
         upload: &mut Upload,
-        facts: Facts,
+        facts: Facts<'_>,
     ) -> Result<(Wire, Answer), Sent> {
         let mut stale = 0;
         loop {
@@ -253,7 +259,7 @@ impl Connection {
     }
 
     /// Sends the request and waits for the head of the final response. Interim responses are passed on.
-    async fn converse(&mut self, upstream: &mut Wire, upload: &mut Upload, facts: Facts) -> Result<Answer, Sent> {
+    async fn converse(&mut self, upstream: &mut Wire, upload: &mut Upload, facts: Facts<'_>) -> Result<Answer, Sent> {
         let request = std::mem::take(&mut self.request);
         let (mut head_sent, mut searched, mut interim) = (0, 0, 0);
         // Rendered interim responses on their way to the client.
@@ -328,7 +334,7 @@ impl Connection {
     }
 
     /// Reads the head of a response and renders it into `out` as it goes to the client.
-    fn answer(&mut self, head: &[u8], facts: Facts) -> Result<Answer, Malformed> {
+    fn answer(&mut self, head: &[u8], facts: Facts<'_>) -> Result<Answer, Malformed> {
         let mut room = head::room();
         let response = head::response(head, &mut room)?;
         let upgrade = response.status == 101 && response.websocket && facts.websocket;
@@ -354,6 +360,10 @@ impl Connection {
         let mut response = response;
         if framing == Framing::Chunked && !facts.one_one {
             response.headers.drop_named("transfer-encoding");
+        }
+        if facts.shaping.edits() && (response.status >= 200 || upgrade) {
+            facts.shaping.apply(&mut response.headers);
+            response.dated = response.headers.has(&http::header::DATE);
         }
         self.out.clear();
         let out = &mut self.out;

@@ -5,16 +5,16 @@
 use std::future::poll_fn;
 use std::io::IoSlice;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use super::head::{self, End, Malformed};
 use super::render::{self, After};
-use crate::config::{Active, Filter, Http, HttpStats};
 use crate::flow::Flow;
+use crate::http::chain::Chain;
 use crate::http::lifetime::Lifetime;
 use crate::http::record::Record;
+use crate::http::reply::Reply;
 use crate::wire::Wire;
 
 /// How long a client may take to read a reply of the proxy's own.
@@ -39,14 +39,8 @@ pub struct Connection {
     pub request: Vec<u8>,
     /// The head of the response as it goes to the client.
     pub out: Vec<u8>,
-    /// Of the configuration of this version.
-    version: u64,
-    /// The chain.
-    pub http: Arc<Http>,
-    /// The counters of that chain.
-    pub stats: Arc<HttpStats>,
-    /// The configuration no longer serves this connection as HTTP.
-    outdated: bool,
+    /// What serves it.
+    pub chain: Chain,
 }
 
 /// What follows a request.
@@ -64,7 +58,7 @@ pub enum Next {
 }
 
 /// Serves a connection until it ends.
-pub async fn serve(flow: Rc<Flow>, wire: Wire, http: Arc<Http>, stats: Arc<HttpStats>, version: u64) {
+pub async fn serve(flow: Rc<Flow>, wire: Wire, chain: Chain) {
     let time = Lifetime::new(&flow.worker);
     let mut connection = Connection {
         flow,
@@ -72,16 +66,13 @@ pub async fn serve(flow: Rc<Flow>, wire: Wire, http: Arc<Http>, stats: Arc<HttpS
         time,
         request: Vec::new(),
         out: Vec::new(),
-        version,
-        http,
-        stats,
-        outdated: false,
+        chain,
     };
     loop {
         let next = match connection.head().await {
             Err(Ending::Quiet) => Next::Gone,
             Err(Ending::Slow) => {
-                connection.stats.header_timeout();
+                connection.chain.stats.header_timeout();
                 connection
                     .refuse(408, "the head of the request did not come in time")
                     .await
@@ -120,7 +111,7 @@ impl Connection {
                     *head = Vec::new();
                 }
             }
-            self.time.limit(Some(Instant::now() + self.http.idle_timeout));
+            self.time.limit(Some(Instant::now() + self.chain.http.idle_timeout));
         }
         poll_fn(|cx| {
             loop {
@@ -135,9 +126,10 @@ impl Connection {
                     if !begun {
                         begun = true;
                         let limit = self
+                            .chain
                             .http
                             .head_timeout
-                            .map_or(self.http.idle_timeout, |t| t.min(self.http.idle_timeout));
+                            .map_or(self.chain.http.idle_timeout, |t| t.min(self.chain.http.idle_timeout));
                         self.time.limit(Some(Instant::now() + limit));
                     }
                 }
@@ -160,29 +152,14 @@ impl Connection {
         .await
     }
 
-    /// The chain in the present configuration.
-    pub fn follow(&mut self, active: &Active) -> Arc<Http> {
-        if self.version != active.version {
-            self.version = active.version;
-            match self.flow.choose(active).map(|chain| chain.filter) {
-                Some(Filter::Http(http)) => {
-                    self.stats = active.stats_of(&http);
-                    (self.http, self.outdated) = (http, false);
-                }
-                _ => self.outdated = true,
-            }
-        }
-        Arc::clone(&self.http)
-    }
-
     /// Whether the client should be told to come back on another connection.
     pub fn is_ending(&self) -> bool {
-        self.outdated || self.flow.worker.shared.life.draining()
+        self.chain.is_ending(&self.flow)
     }
 
     /// Answers a head that is none, and ends the connection.
     pub async fn refuse_malformed(&mut self, why: Malformed) -> Next {
-        self.stats.protocol_error();
+        self.chain.stats.protocol_error();
         let status = match why {
             Malformed::Syntax(_) | Malformed::Framing(_) => 400,
             Malformed::Coding => 501,
@@ -194,26 +171,20 @@ impl Connection {
 
     /// Answers something that is no request, and ends the connection.
     pub async fn refuse(&mut self, status: u16, text: &str) -> Next {
-        let mut record = Record::new(&self.flow, &self.stats, false);
+        let mut record = Record::new(&self.flow, &self.chain.stats, false);
         record.local(status);
         self.wire.consume(usize::MAX);
-        self.out.clear();
-        self.flow.worker.with_date(|date| {
-            render::reply(&mut self.out, status, text.as_bytes(), false, After::Close, date);
-        });
-        match self.write_out().await {
-            true => Next::End { unread: true },
-            false => Next::Gone,
-        }
+        self.reply(&Reply::new(status, text.to_owned()), false, After::Close, true)
+            .await
     }
 
     /// Writes a reply of the proxy's own. `more`: the rest of the request's body is not wanted.
-    pub async fn reply(&mut self, status: u16, body: &[u8], to_head: bool, after: After, more: bool) -> Next {
+    pub async fn reply(&mut self, reply: &Reply, to_head: bool, after: After, more: bool) -> Next {
         let after = if more { After::Close } else { after };
         self.out.clear();
         self.flow
             .worker
-            .with_date(|date| render::reply(&mut self.out, status, body, to_head, after, date));
+            .with_date(|date| render::reply(&mut self.out, reply, to_head, after, date));
         match (self.write_out().await, after) {
             (false, _) => Next::Gone,
             (true, After::Close | After::Upgrade) => Next::End { unread: more },

@@ -3,26 +3,27 @@
 //! Enters: a stream with its head. Leaves: its response. Finds the route as HTTP/1 does; the rest is up to `upstream`.
 
 use std::future::poll_fn;
-use std::rc::Rc;
-use std::sync::Arc;
 use std::task::Poll;
-use std::time::Duration;
+use std::time::Instant;
 
 use bytes::Bytes;
 use h2::RecvStream;
 use h2::server::SendResponse;
-use http::header::{self, HeaderValue};
+use http::header::{self, HeaderName, HeaderValue};
 use http::uri::{PathAndQuery, Scheme};
 use http::{HeaderMap, Method, Request, Response, StatusCode, Uri};
 
 use super::server::Session;
 use super::upstream::{Client, End, Exchange};
-use crate::config::route::Forward;
-use crate::config::{Action, Active};
+use crate::config::route::edit::{Editable, Fields};
+use crate::config::route::matching;
+use crate::http::filters::mirror::Copies;
+use crate::http::filters::{self, Verdict};
 use crate::http::headers;
 use crate::http::lifetime::Lifetime;
 use crate::http::message::Source;
 use crate::http::record::Record;
+use crate::http::reply::{Reply, Unanswered};
 use crate::http::translate;
 
 /// Bodies up to this size are read whole before they are sent where a retry policy may want them again.
@@ -33,85 +34,70 @@ pub async fn serve(session: &Session, request: Request<RecvStream>, mut respond:
     let flow = &session.flow;
     let active = flow.worker.active();
     let (http, stats) = session.follow(&active);
+    let secure = session.secure;
     let muted = flow.from_host && headers::is_probe(request.headers());
     let mut record = Record::new(flow, &stats, muted);
     let (mut parts, body) = request.into_parts();
     let authority = match authority(&parts.uri, &parts.headers) {
         Ok(_) if parts.method == Method::CONNECT => {
-            return local(&mut record, &mut respond, 400, b"CONNECT is not supported");
+            return local(&mut record, &mut respond, Reply::new(400, "CONNECT is not supported"));
         }
         Ok(authority) => authority,
-        Err(why) => return local(&mut record, &mut respond, 400, why.as_bytes()),
-    };
-    let table = active.table_of(&http);
-    // The whole server, which an asterisk stands for, is where its root is.
-    let path = match parts.uri.path() {
-        "*" => "/",
-        path => path,
-    };
-    let Some(found) = table.and_then(|table| table.find(&authority, path)) else {
-        record.no_route();
-        return local(&mut record, &mut respond, 404, b"");
-    };
-    record.authority(found.authority);
-    let forward = match &found.route.action {
-        Action::Respond { status, body } => {
-            record.direct_response();
-            let text = body.render(flow.destination);
-            return local(&mut record, &mut respond, status.as_u16(), &text);
-        }
-        Action::Forward(forward) => forward,
+        Err(why) => return local(&mut record, &mut respond, Reply::new(400, why)),
     };
     parts.headers.remove(header::HOST);
-    headers::add_request_headers(&mut parts.headers, http.generate_request_id);
-    if parts.uri.authority().is_none() || parts.uri.scheme() != Some(&Scheme::HTTP) || parts.uri.path().is_empty() {
-        match whole_uri(&parts.uri, &authority) {
+    headers::add_request_headers(&mut parts.headers, http.generate_request_id, secure);
+    let mut head = Head {
+        parts: &mut parts,
+        authority,
+        target: None,
+        secure,
+    };
+    let decision = filters::decide(&mut head, &active, &http, flow, secure, &mut record);
+    let (authority, target) = (head.authority, head.target);
+    let mut time = Lifetime::new(&flow.worker);
+    let mut begun = record.started();
+    if let Some(delay) = decision.delay {
+        time.limit(Some(begun + delay));
+        let gone = poll_fn(|cx| match respond.poll_reset(cx) {
+            Poll::Ready(_) => Poll::Ready(true),
+            Poll::Pending => time.poll(cx).map(|()| false),
+        });
+        if gone.await {
+            return;
+        }
+        begun = Instant::now();
+    }
+    let forward = match decision.verdict {
+        Verdict::Reply(reply) => return local(&mut record, &mut respond, reply),
+        Verdict::Unanswered(why) => return answer(&mut respond, &why.reply(&mut record)),
+        Verdict::Forward(forward) => forward,
+    };
+    let plain = parts.uri.authority().is_some_and(|a| a.as_str() == authority)
+        && parts.uri.scheme() == Some(&Scheme::HTTP)
+        && !parts.uri.path().is_empty();
+    if !plain || target.is_some() {
+        match whole_uri(&parts.uri, &authority, target) {
             Ok(uri) => parts.uri = uri,
-            Err(why) => return local(&mut record, &mut respond, 400, why.as_bytes()),
+            Err(why) => return local(&mut record, &mut respond, Reply::new(400, why)),
         }
     }
-    send(
-        session,
-        &active,
-        forward,
-        parts,
-        authority,
-        body,
-        respond,
-        record,
-        http.stall_timeout,
-    )
-    .await;
-}
-
-#[allow(clippy::too_many_arguments)] // the parts of one request, each with its own owner
-async fn send(
-    session: &Session,
-    active: &Active,
-    forward: &Forward,
-    parts: http::request::Parts,
-    authority: String,
-    body: RecvStream,
-    mut respond: SendResponse<Bytes>,
-    mut record: Record,
-    stall: Option<Duration>,
-) {
-    let flow: &Rc<_> = &session.flow;
-    let Some(cluster) = active.clusters.get(&forward.cluster) else {
-        record.no_cluster();
-        return local(&mut record, &mut respond, 503, b"");
-    };
-    let mut time = Lifetime::new(&flow.worker);
-    let now = record.started();
-    time.limit_stall(forward.timeout.map(|limit| now + limit), stall, now);
-    let source = match source(body, &parts.headers, forward.retry.limit > 0, &mut time).await {
+    let (route, shaping) = (forward.forward, decision.shaping);
+    time.limit_request(route.timeout, route.stall(&http), begun);
+    let source = match source(body, &parts.headers, route.retry.limit > 0, &mut time).await {
         Ok(source) => source,
         Err(NoBody::Gone) => return,
-        Err(NoBody::Late) if time.is_past_deadline() => return late(&mut record, &mut respond),
         Err(NoBody::Late) => {
-            let text = b"the body of the request did not come in time";
-            return local(&mut record, &mut respond, 408, text);
+            let why = match time.is_past_deadline() {
+                true => Unanswered::Late,
+                false => Unanswered::Slow,
+            };
+            return answer(&mut respond, &why.reply(&mut record));
         }
+    };
+    let source = match Copies::draw(&active, &http, route) {
+        None => source,
+        Some(copies) => source.copied(|make| copies.send(flow, &active, &record, (&parts, &authority), make)),
     };
     let exchange = Exchange {
         flow,
@@ -121,29 +107,88 @@ async fn send(
         client: Client::H2(respond),
         time: &mut time,
         record: &mut record,
+        shaping,
     };
-    let cluster = Arc::clone(cluster);
-    let (end, client) = exchange.run(active, &cluster, forward).await;
+    let (end, client) = exchange.run(&active, forward).await;
     let Client::H2(mut respond) = client else { return };
     match end {
         End::Complete { .. } => {}
         End::Broken => respond.send_reset(h2::Reason::INTERNAL_ERROR),
-        End::NoEndpoint => local(&mut record, &mut respond, 503, b"no healthy upstream"),
-        End::Failed(failure) => {
-            record.head(failure.status(), false, None);
-            record.upstream_failed();
-            answer(&mut respond, failure.status(), failure.reason().as_bytes());
-        }
-        End::Late => late(&mut record, &mut respond),
+        End::Unanswered(why) => answer(&mut respond, &why.reply(&mut record)),
     }
 }
 
+/// The head of a request, while it may be changed.
+struct Head<'a> {
+    parts: &'a mut http::request::Parts,
+    authority: String,
+    /// A new path and query.
+    target: Option<PathAndQuery>,
+    secure: bool,
+}
+
+impl matching::Head for Head<'_> {
+    fn method(&self) -> &str {
+        self.parts.method.as_str()
+    }
+
+    fn target(&self) -> &str {
+        let target = self.target.as_ref().or(self.parts.uri.path_and_query());
+        target.map_or("/", PathAndQuery::as_str)
+    }
+
+    fn host(&self) -> &str {
+        &self.authority
+    }
+
+    fn scheme(&self) -> &str {
+        let said = self.parts.uri.scheme_str();
+        said.unwrap_or(headers::scheme(self.secure))
+    }
+
+    fn values(&self, name: &str, see: &mut dyn FnMut(&[u8])) {
+        let values = self.parts.headers.get_all(name).iter();
+        values.for_each(|value| see(value.as_bytes()));
+    }
+}
+
+impl Fields for Head<'_> {
+    fn has(&self, name: &HeaderName) -> bool {
+        self.parts.headers.has(name)
+    }
+
+    fn remove(&mut self, name: &HeaderName) {
+        Fields::remove(&mut self.parts.headers, name);
+    }
+
+    fn append(&mut self, name: &HeaderName, value: &HeaderValue) {
+        Fields::append(&mut self.parts.headers, name, value);
+    }
+}
+
+impl Editable for Head<'_> {
+    fn set_target(&mut self, target: String) {
+        // A path that is none leaves the request as it was.
+        if let Ok(target) = PathAndQuery::try_from(target) {
+            self.target = Some(target);
+        }
+    }
+
+    fn set_host(&mut self, host: &str) {
+        host.clone_into(&mut self.authority);
+    }
+
+    fn settle(&mut self, _request_id: bool) {}
+}
+
 /// The target with all its parts, as the client of the HTTP/2 library wants it.
-fn whole_uri(uri: &Uri, authority: &str) -> Result<Uri, &'static str> {
+fn whole_uri(uri: &Uri, authority: &str, target: Option<PathAndQuery>) -> Result<Uri, &'static str> {
     let mut parts = uri.clone().into_parts();
     parts.scheme = Some(Scheme::HTTP);
     parts.authority = Some(authority.parse().map_err(|_| "a bad :authority")?);
-    if uri.path().is_empty() {
+    if let Some(target) = target {
+        parts.path_and_query = Some(target);
+    } else if uri.path().is_empty() {
         parts.path_and_query = Some(PathAndQuery::from_static("/"));
     }
     Uri::from_parts(parts).map_err(|_| "a bad :path")
@@ -209,30 +254,23 @@ fn authority(uri: &Uri, headers: &HeaderMap) -> Result<String, &'static str> {
     }
 }
 
-/// The time of the request is over before there is an answer.
-fn late(record: &mut Record, respond: &mut SendResponse<Bytes>) {
-    record.head(504, false, None);
-    record.timed_out();
-    answer(respond, 504, b"upstream request timeout");
-}
-
 /// A reply that the proxy makes itself.
-fn local(record: &mut Record, respond: &mut SendResponse<Bytes>, status: u16, text: &[u8]) {
-    record.local(status);
-    answer(respond, status, text);
+fn local(record: &mut Record, respond: &mut SendResponse<Bytes>, reply: Reply) {
+    record.reply(&reply);
+    answer(respond, &reply);
 }
 
-fn answer(respond: &mut SendResponse<Bytes>, status: u16, text: &[u8]) {
+fn answer(respond: &mut SendResponse<Bytes>, reply: &Reply) {
     let mut response = Response::new(());
-    *response.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    if !text.is_empty() {
-        let plain = HeaderValue::from_static("text/plain");
-        response.headers_mut().insert(header::CONTENT_TYPE, plain);
+    *response.status_mut() = StatusCode::from_u16(reply.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let headers = response.headers_mut();
+    for (name, value) in &reply.fields {
+        headers.append(name.clone(), value.clone());
     }
     // Errors mean that the client is gone.
-    if let Ok(mut stream) = respond.send_response(response, text.is_empty())
-        && !text.is_empty()
+    if let Ok(mut stream) = respond.send_response(response, reply.body.is_empty())
+        && !reply.body.is_empty()
     {
-        let _ = stream.send_data(Bytes::copy_from_slice(text), true);
+        let _ = stream.send_data(reply.body.clone(), true);
     }
 }

@@ -15,8 +15,9 @@ use h2::server::Builder;
 use tokio::task::spawn_local;
 
 use super::exchange;
-use crate::config::{Active, Filter, Http, HttpStats};
+use crate::config::{Active, Http, HttpStats};
 use crate::flow::Flow;
+use crate::http::chain::Chain;
 use crate::http::h1::head::HEAD_BYTES_MAX;
 use crate::http::lifetime::Lifetime;
 use crate::wire::Wire;
@@ -37,46 +38,32 @@ pub struct Session {
     /// From whom, to where.
     pub flow: Rc<Flow>,
     chain: RefCell<Chain>,
+    /// The client came encrypted.
+    pub secure: bool,
     /// Streams being served.
     open: Cell<usize>,
     /// When the last one ended.
     idle_since: Cell<Instant>,
 }
 
-struct Chain {
-    version: u64,
-    http: Arc<Http>,
-    stats: Arc<HttpStats>,
-    outdated: bool,
-}
-
 impl Session {
     /// The chain in the present configuration.
     pub fn follow(&self, active: &Active) -> (Arc<Http>, Arc<HttpStats>) {
         let mut chain = self.chain.borrow_mut();
-        if chain.version != active.version {
-            chain.version = active.version;
-            match self.flow.choose(active).map(|chain| chain.filter) {
-                Some(Filter::Http(http)) => {
-                    chain.stats = active.stats_of(&http);
-                    (chain.http, chain.outdated) = (http, false);
-                }
-                _ => chain.outdated = true,
-            }
-        }
+        chain.follow(&self.flow, active);
         (Arc::clone(&chain.http), Arc::clone(&chain.stats))
     }
 
     fn is_ending(&self) -> bool {
-        self.chain.borrow().outdated || self.flow.worker.shared.life.draining()
+        self.chain.borrow().is_ending(&self.flow)
     }
 }
 
 /// Serves a connection until it ends.
-pub async fn serve(flow: Rc<Flow>, wire: Wire, http: Arc<Http>, stats: Arc<HttpStats>, version: u64) {
+pub async fn serve(flow: Rc<Flow>, wire: Wire, chain: Chain) {
     let mut time = Lifetime::new(&flow.worker);
-    let options = http.http2;
-    let idle_timeout = http.idle_timeout;
+    let options = chain.http.http2;
+    let idle_timeout = chain.http.idle_timeout;
     let handshake = Builder::new()
         .initial_window_size(options.initial_stream_window)
         .initial_connection_window_size(options.initial_connection_window)
@@ -97,12 +84,8 @@ pub async fn serve(flow: Rc<Flow>, wire: Wire, http: Arc<Http>, stats: Arc<HttpS
     let mut draining = std::pin::pin!(draining.cancelled_owned());
     let session = Rc::new(Session {
         flow,
-        chain: RefCell::new(Chain {
-            version,
-            http,
-            stats,
-            outdated: false,
-        }),
+        secure: chain.secure,
+        chain: RefCell::new(chain),
         open: Cell::new(0),
         idle_since: Cell::new(Instant::now()),
     });

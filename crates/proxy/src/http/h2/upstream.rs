@@ -16,10 +16,10 @@ use h2::server::SendResponse;
 use http::{HeaderMap, Method, Request, Response, request};
 
 use super::pool::{Handle, origin};
-use crate::config::route::Forward;
 use crate::config::{Active, Cluster, Endpoint, EndpointSource, Protocol};
 use crate::flow::Flow;
-use crate::http::attempts::{Attempts, Failure};
+use crate::http::attempts::{Attempts, Failure, Target};
+use crate::http::filters::Shaping;
 use crate::http::h1::body::{Body, Broken};
 use crate::http::h1::head::{self, Framing};
 use crate::http::h1::render::{self, After};
@@ -28,6 +28,7 @@ use crate::http::headers;
 use crate::http::lifetime::Lifetime;
 use crate::http::message::{Pump, SharedWire, Sink, Source, Writing};
 use crate::http::record::Record;
+use crate::http::reply::Unanswered;
 use crate::http::translate;
 
 /// Kept connections that may turn out closed in a row before a new one is made.
@@ -48,6 +49,11 @@ pub enum Client<'w> {
         /// The date of now.
         date: Vec<u8>,
     },
+    /// Nobody: this is a copy of a request.
+    Nobody {
+        /// Of one that came over HTTP/2.
+        two: bool,
+    },
 }
 
 /// How an exchange ended.
@@ -58,12 +64,8 @@ pub enum End {
         /// The whole request was read too.
         request_read: bool,
     },
-    /// Nothing was answered: this is what happened.
-    Failed(Failure),
-    /// There is no endpoint.
-    NoEndpoint,
-    /// Time is up, and nothing was answered.
-    Late,
+    /// Nothing was answered: this is why.
+    Unanswered(Unanswered),
     /// Half a response was sent, or nobody is there.
     Broken,
 }
@@ -84,6 +86,8 @@ pub struct Exchange<'a, 'w> {
     pub time: &'a mut Lifetime,
     /// What is counted.
     pub record: &'a mut Record,
+    /// What is done to the response.
+    pub shaping: Shaping<'a>,
 }
 
 /// How one try ended.
@@ -98,22 +102,23 @@ enum Try {
 impl<'w> Exchange<'_, 'w> {
     /// Tries endpoints until there is a response, and passes it on.
     /// Returns the client for what could not be said here.
-    pub async fn run(mut self, active: &Active, cluster: &Arc<Cluster>, route: &Forward) -> (End, Client<'w>) {
-        let end = self.tries(active, cluster, route).await;
+    pub async fn run(mut self, active: &Active, target: Target<'_>) -> (End, Client<'w>) {
+        let end = self.tries(active, target).await;
         (end, self.client)
     }
 
-    async fn tries(&mut self, active: &Active, cluster: &Arc<Cluster>, route: &Forward) -> End {
+    async fn tries(&mut self, active: &Active, target: Target<'_>) -> End {
+        let cluster = target.cluster;
         let flow = Rc::clone(self.flow);
-        let mut attempts = Attempts::new(&flow, active, cluster, route);
+        let mut attempts = Attempts::new(&flow, active, target);
         loop {
             let Some(endpoint) = attempts.next(self.record) else {
-                return End::NoEndpoint;
+                return End::Unanswered(Unanswered::NoEndpoint);
             };
             let two = match cluster.spec.protocol {
                 Protocol::Http1 => false,
                 Protocol::Http2 => true,
-                Protocol::Downstream => matches!(self.client, Client::H2(_)),
+                Protocol::Downstream => matches!(self.client, Client::H2(_) | Client::Nobody { two: true }),
             };
             let outcome = match two {
                 true => self.over_h2(cluster, &endpoint, &mut attempts).await,
@@ -123,14 +128,14 @@ impl<'w> Exchange<'_, 'w> {
                 Try::End(end) => return end,
                 Try::Again(wait) => wait,
                 Try::Failed(failure) => match attempts.after_failure(&endpoint, failure, self.body.is_some()) {
-                    None => return End::Failed(failure),
+                    None => return End::Unanswered(Unanswered::Failed(failure)),
                     Some(wait) => wait,
                 },
             };
             if !wait.is_zero() {
                 tokio::select! {
                     () = tokio::time::sleep(wait) => {}
-                    () = poll_fn(|cx| self.time.poll(cx)) => return End::Late,
+                    () = poll_fn(|cx| self.time.poll(cx)) => return End::Unanswered(Unanswered::Late),
                 }
             }
         }
@@ -160,7 +165,10 @@ impl<'w> Exchange<'_, 'w> {
             let handle = poll_fn(|cx| match taking.as_mut().poll(cx) {
                 Poll::Ready(outcome) => Poll::Ready(outcome.map_err(|_| Try::Failed(Failure::Connect))),
                 Poll::Pending if self.client_is_gone(cx) => Poll::Ready(Err(Try::End(End::Broken))),
-                Poll::Pending => self.time.poll(cx).map(|()| Err(Try::End(End::Late))),
+                Poll::Pending => self
+                    .time
+                    .poll(cx)
+                    .map(|()| Err(Try::End(End::Unanswered(Unanswered::Late)))),
             });
             let handle = match handle.await {
                 Ok(handle) => handle,
@@ -197,7 +205,10 @@ impl<'w> Exchange<'_, 'w> {
                 Poll::Ready(Ok(response)) => Poll::Ready(Ok(response)),
                 Poll::Ready(Err(error)) => Poll::Ready(Err(Try::Failed(failure(&error)))),
                 Poll::Pending if self.client_is_gone(cx) => Poll::Ready(Err(Try::End(End::Broken))),
-                Poll::Pending => self.time.poll(cx).map(|()| Err(Try::End(End::Late))),
+                Poll::Pending => self
+                    .time
+                    .poll(cx)
+                    .map(|()| Err(Try::End(End::Unanswered(Unanswered::Late)))),
             }
         });
         let response = match outcome.await {
@@ -246,7 +257,10 @@ impl<'w> Exchange<'_, 'w> {
                     let connected = poll_fn(|cx| match connecting.as_mut().poll(cx) {
                         Poll::Ready(outcome) => Poll::Ready(outcome.map_err(|_| Try::Failed(Failure::Connect))),
                         Poll::Pending if self.client_is_gone(cx) => Poll::Ready(Err(Try::End(End::Broken))),
-                        Poll::Pending => self.time.poll(cx).map(|()| Err(Try::End(End::Late))),
+                        Poll::Pending => self
+                            .time
+                            .poll(cx)
+                            .map(|()| Err(Try::End(End::Unanswered(Unanswered::Late)))),
                     });
                     match connected.await {
                         Ok(wire) => wire,
@@ -286,6 +300,7 @@ impl<'w> Exchange<'_, 'w> {
     /// Whether the client went away before there is anything to tell it.
     fn client_is_gone(&mut self, cx: &mut Context<'_>) -> bool {
         match &mut self.client {
+            Client::Nobody { .. } => false,
             Client::H2(respond) => respond.poll_reset(cx).is_ready(),
             Client::H1 { wire, .. } => {
                 let mut wire = wire.borrow_mut();
@@ -316,10 +331,13 @@ impl<'w> Exchange<'_, 'w> {
         self.record.head(status, grpc, headers::grpc_status(&headers));
         let to_head = self.parts.method == Method::HEAD;
         let bodiless = to_head || matches!(status, 204 | 304) || source.is_end();
+        let mut headers = headers;
+        self.shaping.apply(&mut headers);
         let Some((sink, head)) = self.start(status, headers, framing, bodiless) else {
             return End::Broken;
         };
         let mut down = Pump::new(source, sink, head, bodiless);
+        down.limit(self.shaping.rate);
         let outcome = poll_fn(|cx| {
             match down.poll(&mut self.time.moved, cx) {
                 Poll::Pending => {}
@@ -371,6 +389,7 @@ impl<'w> Exchange<'_, 'w> {
         bodiless: bool,
     ) -> Option<(Sink<'w>, Vec<u8>)> {
         match &mut self.client {
+            Client::Nobody { .. } => Some((Sink::Nowhere, Vec::new())),
             Client::H2(respond) => {
                 let mut response = Response::new(());
                 *response.status_mut() = http::StatusCode::from_u16(status).ok()?;
@@ -462,7 +481,10 @@ async fn message<'s>(
                     if exchange.client_is_gone(cx) {
                         return Poll::Ready(Err(Try::End(End::Broken)));
                     }
-                    return exchange.time.poll(cx).map(|()| Err(Try::End(End::Late)));
+                    return exchange
+                        .time
+                        .poll(cx)
+                        .map(|()| Err(Try::End(End::Unanswered(Unanswered::Late))));
                 }
             }
         }

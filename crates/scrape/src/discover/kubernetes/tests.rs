@@ -27,29 +27,33 @@ fn replicaset(name: &str, deployment: Option<&str>) -> PartialObjectMeta<Replica
 
 fn targets(pods: Vec<Pod>, replicasets: Vec<PartialObjectMeta<ReplicaSet>>) -> Vec<String> {
     let mut state = State::default();
-    state.apply(Change::Pod(Box::new(Event::Init)), "proxy");
+    state.apply(Change::Pod(Box::new(Event::Init)), &config());
     pods.into_iter()
-        .for_each(|p| state.apply(Change::Pod(Box::new(Event::InitApply(p))), "proxy"));
-    state.apply(Change::Pod(Box::new(Event::InitDone)), "proxy");
+        .for_each(|p| state.apply(Change::Pod(Box::new(Event::InitApply(p))), &config()));
+    state.apply(Change::Pod(Box::new(Event::InitDone)), &config());
     assert!(!state.is_complete());
-    state.apply(Change::ReplicaSet(Box::new(Event::Init)), "proxy");
+    state.apply(Change::ReplicaSet(Box::new(Event::Init)), &config());
     replicasets
         .into_iter()
-        .for_each(|r| state.apply(Change::ReplicaSet(Box::new(Event::InitApply(r))), "proxy"));
-    state.apply(Change::ReplicaSet(Box::new(Event::InitDone)), "proxy");
+        .for_each(|r| state.apply(Change::ReplicaSet(Box::new(Event::InitApply(r))), &config()));
+    state.apply(Change::ReplicaSet(Box::new(Event::InitDone)), &config());
     assert!(state.is_complete());
     published(&state)
 }
 
-fn published(state: &State) -> Vec<String> {
-    let config = Config {
+fn config() -> Config {
+    Config {
         annotation: "proxy".into(),
+        label: "gateway".into(),
         port: 8900,
         path: "/metrics".into(),
         job: "weir-proxies".into(),
-    };
+    }
+}
+
+fn published(state: &State) -> Vec<String> {
     let (out, list) = super::super::channel();
-    state.publish(&config, &out);
+    state.publish(&config(), &out);
     let list = list.borrow();
     list.iter().map(|t| format!("{} {}", t.url(), t.labels)).collect()
 }
@@ -94,12 +98,21 @@ fn only_running_pods_with_a_proxy_and_an_address() {
 }
 
 #[test]
+fn a_gateways_label_does_for_the_annotation() {
+    let gateway = pod("p", |p| {
+        p["metadata"]["annotations"] = json!(null);
+        p["metadata"]["labels"]["gateway"] = json!("traffic-ingress");
+    });
+    assert_eq!(targets(vec![gateway], vec![]).len(), 1);
+}
+
+#[test]
 fn follows_changes_and_new_lists() {
     let mut state = State::default();
     let mut after = |events: Vec<Event<Pod>>| {
         events
             .into_iter()
-            .for_each(|e| state.apply(Change::Pod(Box::new(e)), "proxy"));
+            .for_each(|e| state.apply(Change::Pod(Box::new(e)), &config()));
         published(&state).len()
     };
     let listed = |name| Event::InitApply(pod(name, |_| ()));

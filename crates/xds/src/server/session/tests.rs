@@ -209,8 +209,18 @@ fn one_response_a_type_is_unanswered_and_changes_meanwhile_coalesce() {
 fn a_rejected_resource_is_not_sent_again_until_it_changes() {
     let mut session = settled(&snapshot(&[(L, "good", "1"), (L, "bad", "1")]));
     let broken = snapshot(&[(L, "good", "2"), (L, "bad", "2")]);
+    let first = snapshot(&[(L, "good", "1"), (L, "bad", "1")]);
+    let pending = |session: &DeltaSession| -> Vec<(String, PendingState, bool)> {
+        let status = session.status();
+        let of_old = |(name, p): (&String, &Pending)| (name.clone(), p.state, p.taken.as_ref() == first.get(L, name));
+        status[&L].pending.iter().map(of_old).collect()
+    };
+    assert_eq!(pending(&session), []);
     let response = session.next(&broken).unwrap();
+    let sent = ["bad", "good"].map(|name| (name.to_owned(), PendingState::Sent, true));
+    assert_eq!(pending(&session), sent);
     let events = session.on_request(nack(&response, "Error adding/updating listener(s) bad: no such filter"));
+    assert_eq!(pending(&session), [("bad".to_owned(), PendingState::Rejected, true)]);
     let Event::Nack(L, rejection) = &events[0] else {
         panic!("{events:?}")
     };
