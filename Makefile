@@ -15,10 +15,12 @@ SECONDS ?= 4
 ONLY ?=
 PEERS ?=
 REQUESTS ?= 20000000
+# Of the control plane's benchmark: `label` or `scale` for one half, and the sizes.
+ARGS ?=
 # Of the fuzzer: which target (all if empty), and seconds for each.
 TARGET ?=
 
-.PHONY: help demo test unit e2e scenarios churn conformance tools tools-demo tools-bench build lint fmt tidy bench-up bench-proxy soak fuzz clean
+.PHONY: help demo test unit e2e scenarios churn conformance tools tools-demo tools-bench build lint fmt tidy bench-up bench-proxy bench-control soak fuzz clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -71,6 +73,10 @@ bench-up: tools-demo build ## time from `weir up` to figures, and the memory of 
 
 bench-proxy: tools-bench build ## the proxy beside Envoy, HAProxy and nginx: CPU a request, memory (RUNS=5 SECONDS=4 ONLY=case,.. PEERS=peer,..)
 	@RUNS=$(RUNS) SECONDS=$(SECONDS) ONLY=$(ONLY) PEERS=$(PEERS) ./bench/proxy/run
+
+bench-control: tools-demo build ## the control plane: from a label to its effect; 1,000 Services and 1,000 clients (ARGS="scale --clients 1000")
+	cargo build --release -p weir-control --example bench_control
+	./bench/control $(ARGS)
 
 soak: tools-bench build ## the proxy under long load while endpoints come and go: does anything grow? (REQUESTS=20000000)
 	@REQUESTS=$(REQUESTS) ./bench/soak/run

@@ -120,6 +120,7 @@ impl Control {
             events: Some(events),
             statuses: Some(statuses),
             shared: Shared::default(),
+            builder: weir_mesh::Builder::default(),
             nodes: BTreeMap::new(),
             nodes_of: Arc::default(),
         };
@@ -155,6 +156,7 @@ pub async fn serve_objects<A: Authorize>(
         events: None,
         statuses: None,
         shared: Shared::default(),
+        builder: weir_mesh::Builder::default(),
         nodes: BTreeMap::new(),
         nodes_of: Arc::default(),
     };
@@ -224,6 +226,7 @@ struct Publisher {
     /// Writes the statuses of Ingresses, Gateways and routes; `None` where there is no API.
     statuses: Option<Statuses>,
     shared: Shared,
+    builder: weir_mesh::Builder,
     /// The connected nodes, as published from the mesh `nodes_of`.
     nodes: BTreeMap<String, Node>,
     nodes_of: Arc<Mesh>,
@@ -265,7 +268,7 @@ impl Publisher {
             }
         };
         let started = std::time::Instant::now();
-        let (mesh, problems) = weir_mesh::rebuild(&objects, &self.shared.mesh);
+        let (mesh, problems) = self.builder.build(&objects, &self.shared.mesh);
         let built = started.elapsed();
         let lowered = Lowered::renew(&mesh, &self.shared.lowered, &self.shared.mesh);
         let encoded = started.elapsed();

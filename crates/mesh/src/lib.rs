@@ -18,6 +18,7 @@ mod gateway;
 mod gateway_api;
 mod httproute;
 mod ingress;
+mod memo;
 mod objects;
 mod pods;
 pub mod policy;
@@ -76,26 +77,42 @@ pub fn build(objects: &Objects) -> (Mesh, Vec<Problem>) {
 
 /// Builds the model anew. Where the mesh-wide settings are bad now, those of `previous` stay.
 pub fn rebuild(objects: &Objects, previous: &Mesh) -> (Mesh, Vec<Problem>) {
-    let mut problems = problems::Problems::default();
-    let (settings, telemetry) = settings::of_mesh(objects, &previous.settings, &previous.telemetry, &mut problems);
-    let (mut pods, identities) = pods::build(objects, &settings, &mut problems);
-    let mut services = services::build(objects, &pods, &settings, &mut problems);
-    let mut gateway = gateway::build(objects, &mut services, &settings, &previous.gateway, &mut problems);
-    split::apply(objects, &mut services, &mut problems);
-    gateway::follow_splits(&mut gateway, &services);
-    let addresses = services::addresses(objects, &services, &pods, &settings.defaults, &mut problems);
-    pods::add_inbound_ports(&mut pods, &services, &addresses);
-    let mesh = Mesh {
-        services,
-        pods,
-        addresses,
-        identities,
-        telemetry,
-        gateway,
-        settings,
-    };
-    untraced(objects, &mesh, &mut problems);
-    (mesh, problems.into_sorted())
+    Builder::default().build(objects, previous)
+}
+
+/// Builds the model time and again: what depends on nothing that changed is not read again. The outcome is that of
+/// [`rebuild`].
+#[derive(Debug, Default)]
+pub struct Builder {
+    memo: memo::Memo,
+}
+
+impl Builder {
+    /// As [`rebuild`].
+    pub fn build(&mut self, objects: &Objects, previous: &Mesh) -> (Mesh, Vec<Problem>) {
+        let mut problems = problems::Problems::default();
+        let (settings, telemetry) = settings::of_mesh(objects, &previous.settings, &previous.telemetry, &mut problems);
+        let memo = &mut self.memo;
+        memo.begin(objects, &settings);
+        let (mut pods, identities) = pods::build(objects, &settings, memo, &mut problems);
+        let mut services = services::build(objects, &pods, &settings, memo, &mut problems);
+        let mut gateway = gateway::build(objects, &mut services, &settings, &previous.gateway, &mut problems);
+        split::apply(objects, &mut services, &mut problems);
+        gateway::follow_splits(&mut gateway, &services);
+        let addresses = services::addresses(objects, &services, &pods, &settings.defaults, &mut problems);
+        pods::add_inbound_ports(&mut pods, &services, &addresses);
+        let mesh = Mesh {
+            services,
+            pods,
+            addresses,
+            identities,
+            telemetry,
+            gateway,
+            settings,
+        };
+        untraced(objects, &mesh, &mut problems);
+        (mesh, problems.into_sorted())
+    }
 }
 
 /// Whoever asks for traces while nobody takes them is told.

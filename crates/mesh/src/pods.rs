@@ -2,12 +2,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Pod as KubePod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::Serialize;
 use weir_api::labels::{self, Engine, Protocol};
 
+use crate::memo::Memo;
 use crate::objects::{Key, Objects, object_ref};
 use crate::policy::Tracing;
 use crate::policy::read::{Labels, Source, idle_keys};
@@ -78,7 +80,7 @@ pub struct InboundPort {
     /// The strongest protocol of the services that lead here: http over http2, grpc, tcp and direct.
     pub protocol: Protocol,
     /// Host names under which clients know the port.
-    pub domains: BTreeSet<String>,
+    pub domains: Arc<BTreeSet<String>>,
     /// What these services say about how much is measured, the first by name first.
     pub telemetry: Telemetry,
     /// Which requests leave a trace: what the service says that traces most.
@@ -88,6 +90,7 @@ pub struct InboundPort {
 pub(crate) fn build(
     objects: &Objects,
     settings: &Settings,
+    memo: &mut Memo,
     problems: &mut Problems,
 ) -> (BTreeMap<Key, Pod>, BTreeMap<IpAddr, Identity>) {
     let mut pods = BTreeMap::new();
@@ -97,7 +100,9 @@ pub(crate) fn build(
         if matches!(phase, Some("Succeeded" | "Failed")) {
             continue;
         }
-        let pod = pod(objects, key, object, settings, problems);
+        let pod = memo.pod(key, object, problems, |problems| {
+            pod(objects, key, object, settings, problems)
+        });
         if !pod.host_network {
             for ip in &pod.ips {
                 // An address that was given to a new pod belongs to that one, not to the one that goes.
@@ -275,7 +280,7 @@ pub(crate) fn add_inbound_ports(
     let mut add = |identity: &Identity,
                    port: u16,
                    protocol: Protocol,
-                   domains: &BTreeSet<String>,
+                   domains: &Arc<BTreeSet<String>>,
                    says: (&Telemetry, Tracing)| {
         let (telemetry, tracing) = says;
         let Some(pod) = pods.get_mut(&Key::new(&*identity.namespace, &*identity.pod)) else {
@@ -283,19 +288,22 @@ pub(crate) fn add_inbound_ports(
         };
         let inbound = pod.inbound.entry(port).or_insert_with(|| InboundPort {
             protocol,
-            domains: BTreeSet::new(),
+            domains: Arc::clone(domains),
             telemetry: Telemetry::default(),
             tracing: Tracing::default(),
         });
         inbound.tracing = inbound.tracing.or(tracing);
         inbound.telemetry = inbound.telemetry.or(telemetry);
         inbound.protocol = inbound.protocol.min(protocol);
-        inbound.domains.extend(domains.iter().cloned());
+        // Nearly always one Service leads to a port: its names are shared by all its pods.
+        if !Arc::ptr_eq(&inbound.domains, domains) {
+            Arc::make_mut(&mut inbound.domains).extend(domains.iter().cloned());
+        }
     };
     for service in services.values() {
         for (number, port) in &service.ports {
             let Some(protocol) = port.carried() else { continue };
-            let domains = service.domains(*number);
+            let domains = Arc::new(service.domains(*number));
             for endpoint in &port.endpoints {
                 if let Some(identity) = &endpoint.identity {
                     let says = (&service.telemetry, service.policy.tracing);
@@ -306,8 +314,9 @@ pub(crate) fn add_inbound_ports(
     }
     for ((_, port), address) in addresses {
         if let Some(identity) = &address.endpoint.identity {
+            let domains = Arc::new(address.domains.clone());
             let says = (&address.telemetry, address.policy.tracing);
-            add(identity, *port, address.protocol, &address.domains, says);
+            add(identity, *port, address.protocol, &domains, says);
         }
     }
 }

@@ -30,6 +30,11 @@ impl Problems {
         });
     }
 
+    /// Those that were found before.
+    pub(crate) fn add(&mut self, others: &Self) {
+        self.0.extend(others.0.iter().cloned());
+    }
+
     pub(crate) fn into_sorted(self) -> Vec<Problem> {
         self.0.into_iter().collect()
     }

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Service as KubeService;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
@@ -11,6 +12,7 @@ use weir_api::labels::{self, Protocol};
 
 use crate::CLUSTER_DOMAIN;
 use crate::exports::{self, Exports};
+use crate::memo::Memo;
 use crate::objects::{Key, Objects, object_ref};
 use crate::pods::{self, Identity, Pod, WEIGHT_DEFAULT};
 use crate::policy::Policy;
@@ -164,9 +166,10 @@ pub(crate) fn build(
     objects: &Objects,
     pods: &BTreeMap<Key, Pod>,
     settings: &Settings,
+    memo: &mut Memo,
     problems: &mut Problems,
 ) -> BTreeMap<Key, Service> {
-    let mut slices: BTreeMap<Key, Vec<&EndpointSlice>> = BTreeMap::new();
+    let mut slices: BTreeMap<Key, Vec<&Arc<EndpointSlice>>> = BTreeMap::new();
     for (key, slice) in &objects.endpoint_slices {
         if let Some(name) = slice.metadata.labels.as_ref().and_then(|l| l.get(SERVICE_NAME)) {
             slices
@@ -175,10 +178,13 @@ pub(crate) fn build(
                 .push(slice);
         }
     }
-    let build = |(key, object): (&Key, &std::sync::Arc<KubeService>)| {
+    let build = |(key, object): (&Key, &Arc<KubeService>)| {
         let slices = slices.get(key).map(Vec::as_slice).unwrap_or_default();
-        let mut service = service(key, object, slices, pods, settings, problems);
-        service.exports = exports::of_service(key, object, objects, problems);
+        let service = memo.service(key, object, slices, problems, |problems| {
+            let mut service = service(key, object, slices, pods, settings, problems);
+            service.exports = exports::of_service(key, object, objects, problems);
+            service
+        });
         (key.clone(), service)
     };
     objects.services.iter().map(build).collect()
@@ -187,7 +193,7 @@ pub(crate) fn build(
 fn service(
     key: &Key,
     object: &KubeService,
-    slices: &[&EndpointSlice],
+    slices: &[&Arc<EndpointSlice>],
     pods: &BTreeMap<Key, Pod>,
     settings: &Settings,
     problems: &mut Problems,
@@ -291,7 +297,7 @@ fn label_ports(object: &KubeService, ports: &mut BTreeMap<u16, ServicePort>, pro
 }
 
 /// What the slices say of the port with this name. One address that stands in several slices counts once.
-fn endpoints(port_name: &str, slices: &[&EndpointSlice], pods: &BTreeMap<Key, Pod>) -> Vec<Endpoint> {
+fn endpoints(port_name: &str, slices: &[&Arc<EndpointSlice>], pods: &BTreeMap<Key, Pod>) -> Vec<Endpoint> {
     let mut found: BTreeMap<(IpAddr, u16), Endpoint> = BTreeMap::new();
     for slice in slices {
         let named = |p: &&k8s_openapi::api::discovery::v1::EndpointPort| {

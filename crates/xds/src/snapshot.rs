@@ -268,9 +268,12 @@ fn route_references(routes: &RouteConfiguration, found: &mut BTreeSet<(ResourceT
     for action in actions {
         if let Action::Route(RouteAction {
             cluster_specifier: Some(specifier),
+            request_mirror_policies,
             ..
         }) = action
         {
+            let mirrors = request_mirror_policies.iter().filter(|m| !m.cluster.is_empty());
+            found.extend(mirrors.map(|m| (ResourceType::Cluster, m.cluster.clone())));
             match specifier {
                 ClusterSpecifier::Cluster(name) => {
                     found.insert((ResourceType::Cluster, name.clone()));

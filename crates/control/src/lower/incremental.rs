@@ -3,7 +3,7 @@
 
 use proptest::prelude::*;
 use serde_json::json;
-use weir_api::labels::{self, EXPORT_TO};
+use weir_api::labels::{ENABLED, EXPORT_TO};
 use weir_mesh::Objects;
 
 use super::tests::any_objects;
@@ -23,32 +23,65 @@ fn any_history() -> impl Strategy<Value = Vec<Objects>> {
             let service = objects.services.get_mut(&Key::new("default", format!("s{n}")));
             if let (Some(service), Some(exports)) = (service, exports) {
                 let annotations = &mut Arc::make_mut(service).metadata.annotations;
-                annotations.get_or_insert_default().insert(EXPORT_TO.to_owned(), exports.to_owned());
+                annotations
+                    .get_or_insert_default()
+                    .insert(EXPORT_TO.to_owned(), exports.to_owned());
             }
         }
         for namespace in ["default", "other"] {
-            objects.insert(json!({"kind": "Namespace", "metadata": {"name": namespace}})).unwrap();
+            objects
+                .insert(json!({"kind": "Namespace", "metadata": {"name": namespace}}))
+                .unwrap();
         }
         objects
-            .insert(json!({"kind": "Pod", "metadata": {"namespace": "other", "name": "client", "labels": {(labels::ENABLED): "true"}},
-                "spec": {"containers": []}, "status": {"phase": "Running", "podIP": "10.244.9.9"}}))
+            .insert(
+                json!({"kind": "Pod", "metadata": {"namespace": "other", "name": "client", "labels": {ENABLED: "true"}},
+                "spec": {"containers": []}, "status": {"phase": "Running", "podIP": "10.244.9.9"}}),
+            )
             .unwrap();
         objects
     });
     prop::collection::vec(step, 1..5)
 }
 
+/// Brings a kind up to date as a watch does.
+fn follow<T: PartialEq>(watched: &mut BTreeMap<Key, Arc<T>>, objects: &BTreeMap<Key, Arc<T>>) {
+    watched.retain(|key, _| objects.contains_key(key));
+    for (key, object) in objects {
+        if watched.get(key) != Some(object) {
+            watched.insert(key.clone(), Arc::clone(object));
+        }
+    }
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(150))]
+    #![proptest_config(ProptestConfig::with_cases(100))]
 
     #[test]
     fn step_by_step_is_the_same_as_at_once(history in any_history()) {
         let (mut before, mut lowered) = (Mesh::default(), Lowered::default());
+        let mut builder = weir_mesh::Builder::default();
+        // Objects that do not change stay the same allocation, as they do in a watch.
+        let mut watched = Objects::default();
         let mut snapshots: BTreeMap<(Key, Engine), Snapshot> = BTreeMap::new();
         for objects in &history {
             // A step where nothing changes comes in between.
             for _ in 0..2 {
-                let (mesh, _) = weir_mesh::build(objects);
+                watched = Objects {
+                    pods: watched.pods,
+                    services: watched.services,
+                    endpoint_slices: watched.endpoint_slices,
+                    namespaces: watched.namespaces,
+                    ..objects.clone()
+                };
+                follow(&mut watched.services, &objects.services);
+                follow(&mut watched.pods, &objects.pods);
+                follow(&mut watched.endpoint_slices, &objects.endpoint_slices);
+                follow(&mut watched.namespaces, &objects.namespaces);
+                let (mesh, problems) = builder.build(&watched, &before);
+                let (built, found) = weir_mesh::rebuild(objects, &before);
+                prop_assert_eq!(&mesh, &built);
+                prop_assert_eq!(problems, found);
                 let fresh = Lowered::new(&mesh, &Lowered::default());
                 let next = Lowered::renew(&mesh, &lowered, &before);
                 prop_assert_eq!(fresh.check(), Ok(()));
@@ -83,7 +116,7 @@ proptest! {
         for (namespace, pod) in [("default", None), ("other", Some("client"))] {
             let key = mesh.pods.keys().find(|k| k.namespace == namespace && pod.is_none_or(|p| p == k.name)).unwrap();
             let snapshot = lowered.snapshot(&mesh, key, Engine::Weir, None).unwrap();
-            for destination in destinations(&mesh) {
+            for destination in destinations(&mesh, None) {
                 let reaches = destination.exports.reaches(namespace);
                 for ty in [ResourceType::Cluster, ResourceType::Endpoint] {
                     prop_assert_eq!(snapshot.get(ty, &destination.name).is_some(), reaches, "{} {}", ty, destination.name);
@@ -91,7 +124,7 @@ proptest! {
                 let routed = snapshot.get(ResourceType::Route, &destination.name).is_some();
                 prop_assert_eq!(routed, reaches && destination.protocol.has_requests());
             }
-            let destinations = destinations(&mesh);
+            let destinations = destinations(&mesh, None);
             for bound in bound(&mesh, &destinations) {
                 let name = listener_name(bound.ip, bound.port);
                 prop_assert_eq!(snapshot.get(ResourceType::Listener, &name).is_some(), bound.exports.reaches(namespace));

@@ -111,8 +111,8 @@ pub fn listener_name(ip: IpAddr, port: u16) -> String {
 }
 
 /// A destination that outbound traffic is balanced to: what its cluster, endpoints and routes are made from. All of it
-/// stands here (or in [`same_surroundings`]): where it is equal to the one before, nothing is encoded.
-#[derive(PartialEq)]
+/// comes from one Service or one address (or stands in [`same_surroundings`]): where that is equal to the one before,
+/// nothing is encoded.
 struct Destination<'a> {
     name: String,
     protocol: Protocol,
@@ -134,9 +134,11 @@ struct Destination<'a> {
     single: bool,
     /// The namespaces that it is for.
     exports: &'a Exports,
+    /// It is lowered already; domains and endpoints are left out.
+    unchanged: bool,
 }
 
-/// An address that has a listener. As for [`Destination`], all that its listener is made from stands here.
+/// An address that has a listener. All that its listener is made from stands here, or in [`same_surroundings`].
 #[derive(PartialEq)]
 struct Bound<'a> {
     ip: IpAddr,
@@ -254,9 +256,7 @@ impl Lowered {
 
     fn lower(mesh: &Mesh, previous: &Self, before: Option<&Mesh>) -> Self {
         let before = before.filter(|before| same_surroundings(before, mesh));
-        let old_destinations = before.map(destinations).unwrap_or_default();
-        let known: BTreeMap<&str, &Destination<'_>> = old_destinations.iter().map(|d| (&*d.name, d)).collect();
-        let destinations = destinations(mesh);
+        let destinations = destinations(mesh, before);
         let mut clusters = Collector::new(ResourceType::Cluster, |name| previous.clusters.get(name));
         let mut endpoints = Collector::new(ResourceType::Endpoint, |name| previous.endpoints.get(name));
         let mut routes = Collector::new(ResourceType::Route, |name| previous.routes.get(name));
@@ -279,7 +279,7 @@ impl Lowered {
         clusters.add(BLOCKED, &cluster::blocked());
         for destination in &destinations {
             let name = destination.name.as_str();
-            if known.get(name) == Some(&destination) {
+            if destination.unchanged {
                 clusters.keep(name);
                 endpoints.keep(name);
                 routes.keep(name);
@@ -298,6 +298,9 @@ impl Lowered {
             clusters.add(TRACING, &cluster);
             assignment.iter().for_each(|a| endpoints.add(TRACING, a));
         }
+        let old_destinations = before
+            .map(|before| self::destinations(before, Some(before)))
+            .unwrap_or_default();
         let old_bound = before
             .map(|before| bound(before, &old_destinations))
             .unwrap_or_default();
@@ -551,10 +554,13 @@ impl<'a, F: Fn(&str) -> Option<&'a Arc<Resource>>> Collector<F> {
     }
 }
 
-/// Every Service port and single address that is balanced (all but direct).
-fn destinations(mesh: &Mesh) -> Vec<Destination<'_>> {
+/// Every Service port and single address that is balanced (all but direct). Those that are the same in `before` are not
+/// spelled out.
+fn destinations<'a>(mesh: &'a Mesh, before: Option<&Mesh>) -> Vec<Destination<'a>> {
     let mut found = Vec::new();
-    for service in mesh.services.values() {
+    for (key, service) in &mesh.services {
+        let unchanged =
+            before.is_some_and(|before| std::ptr::eq(before, mesh) || before.services.get(key) == Some(service));
         for (number, port) in &service.ports {
             let Some(protocol) = port.carried().filter(|p| *p != Protocol::Direct) else {
                 continue;
@@ -563,19 +569,27 @@ fn destinations(mesh: &Mesh) -> Vec<Destination<'_>> {
             if listening.is_none() && port.routed.is_none() {
                 continue;
             }
+            let (domains, endpoints) = match unchanged {
+                true => (Vec::new(), Vec::new()),
+                false => (
+                    service.domains(*number).into_iter().collect(),
+                    one_family(&port.endpoints),
+                ),
+            };
             found.push(Destination {
                 name: cluster_name(*number, &service.namespace, &service.name),
                 protocol,
                 listening,
                 service: &service.name,
-                domains: service.domains(*number).into_iter().collect(),
-                endpoints: one_family(&port.endpoints),
+                domains,
+                endpoints,
                 rules: &port.rules,
                 telemetry: &service.telemetry,
                 policy: &service.policy,
                 operation: format!("{}.{}:{number}/*", service.name, service.namespace),
                 single: false,
                 exports: &service.exports,
+                unchanged,
             });
         }
     }
@@ -594,6 +608,7 @@ fn destinations(mesh: &Mesh) -> Vec<Destination<'_>> {
                 operation: format!("{}.{}:{port}/*", named(address, ip), address.namespace),
                 single: true,
                 exports: &address.exports,
+                unchanged: before.is_some_and(|before| before.addresses.get(&(*ip, *port)) == Some(address)),
             });
         }
     }

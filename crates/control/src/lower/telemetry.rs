@@ -91,6 +91,7 @@ fn filled(telemetry: &Telemetry) -> (Granularity, Buckets) {
 pub(super) fn inbound_clusters(mesh: &Mesh) -> BTreeMap<String, (bool, Telemetry)> {
     let ports = mesh.pods.values().flat_map(|pod| pod.inbound.values());
     ports
+        .filter(|port| port.telemetry != Telemetry::default())
         .map(|port| {
             let telemetry = port.telemetry.or(&mesh.telemetry);
             (
