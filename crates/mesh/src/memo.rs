@@ -23,6 +23,9 @@ struct Known<T, S> {
     problems: Problems,
 }
 
+/// A Service and its slices.
+type ServiceSources = (Arc<KubeService>, Vec<Arc<EndpointSlice>>);
+
 /// See the module.
 #[derive(Debug, Default)]
 pub(crate) struct Memo {
@@ -30,7 +33,7 @@ pub(crate) struct Memo {
     surroundings: Objects,
     settings: Settings,
     pods: BTreeMap<Key, Known<Pod, Arc<KubePod>>>,
-    services: BTreeMap<Key, Known<Service, (Arc<KubeService>, Vec<Arc<EndpointSlice>>)>>,
+    services: BTreeMap<Key, Known<Service, ServiceSources>>,
     /// Pods that changed, came or went with this build.
     changed: BTreeSet<Key>,
 }

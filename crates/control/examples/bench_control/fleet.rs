@@ -167,7 +167,7 @@ impl Client {
         came: &[String],
         went: &[String],
         requests: &mpsc::UnboundedSender<DeltaDiscoveryRequest>,
-    ) -> Result<(), mpsc::error::SendError<DeltaDiscoveryRequest>> {
+    ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
         for ty in [ResourceType::Endpoint, ResourceType::Route] {
             let empty = BTreeMap::new();
             let known = self.known.get(&ty).unwrap_or(&empty);
