@@ -24,11 +24,13 @@ def test_tour():
         environment = dict(
             mesh.environment, PATH=f"{PROFILE_DIR}:{TOOLS}:{mesh.environment['PATH']}:/usr/sbin", KUBECONFIG=str(mesh.kubeconfig),
         )
-        # One shell for all blocks, so that what one sets the next can use. Only the two addresses differ from the text:
+        # One shell for all blocks, so that what one sets the next can use. Only the addresses differ from the text:
         # this mesh has a data directory and ports of its own.
         script = "set -eu -o pipefail\n"
         for number, block in enumerate(blocks[1:], 1):
-            block = re.sub(r"^export KUBECONFIG=.*\n", "", block, flags=re.M).replace("127.0.0.1:9090", f"127.0.0.1:{mesh.store_port}")
+            block = re.sub(r"^export KUBECONFIG=.*\n", "", block, flags=re.M)
+            for of_text, here in (("9090", mesh.store_port), ("8080", mesh.http_port)):
+                block = block.replace(f"127.0.0.1:{of_text}", f"127.0.0.1:{here}")
             script += f"echo '== block {number}'\n{block}\n"
             if "traffic.proxy.engine=envoy" in block:
                 # A reader takes the second that the change needs; the script asks until it is there.

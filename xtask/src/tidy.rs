@@ -25,6 +25,7 @@ const MAY_DEPEND: &[(&str, &[&str])] = &[
     ("scrape", &["series"]),
     ("tsdb", &["series"]),
     ("promql", &["series"]),
+    ("traces", &[]),
     ("metrics-api", &["api", "series", "promql"]),
     ("cli", &["api"]),
     ("local", &["api"]),

@@ -12,6 +12,8 @@ use weir_api::labels::Engine;
 pub struct Bootstrap<'a> {
     /// The name by which it asks for its configuration.
     pub node_id: &'a str,
+    /// What traces call it.
+    pub service: &'a str,
     /// Which proxy reads it.
     pub engine: Engine,
     /// The machine's address, from which its kubelet probes.
@@ -37,7 +39,7 @@ impl Bootstrap<'_> {
         json!({
             "node": {
                 "id": self.node_id,
-                "cluster": "weir",
+                "cluster": self.service,
                 "metadata": {"host_ip": host_ip, "engine": self.engine},
             },
             "admin": {"address": {"pipe": {"path": path(self.admin)}}},

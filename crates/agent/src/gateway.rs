@@ -133,6 +133,7 @@ impl Files {
         let published = format!("{server_name}:{}", control.port);
         let bootstrap = Bootstrap {
             node_id: &self.config.node_id,
+            service: &self.config.node_id,
             engine: self.config.engine,
             // Probes ask for `/ready`; whoever comes to the gateway's own ports is a client.
             host_ip: None,

@@ -215,9 +215,11 @@ pub fn pod_id(pod: &Pod) -> Option<PodId> {
         .as_ref()
         .and_then(|s| s.service_account_name.clone())
         .filter(|a| !a.is_empty());
+    let name = pod.metadata.name.clone()?;
     Some(PodId {
+        workload: labels::owner(&pod.metadata, None).map_or_else(|| name.clone(), |(_, owner)| owner),
         namespace: pod.metadata.namespace.clone()?,
-        name: pod.metadata.name.clone()?,
+        name,
         uid: pod.metadata.uid.clone()?,
         service_account: account.unwrap_or_else(|| "default".into()),
     })

@@ -88,6 +88,8 @@ pub const CONNECTION_TIMEOUT: &str = "traffic.connection.timeout";
 pub const METRICS_GRANULARITY: &str = "traffic.metrics.granularity";
 /// On a Service: bounds of the latency histograms of its traffic.
 pub const METRICS_BUCKETS: &str = "traffic.metrics.buckets";
+/// On a Service, as an annotation: namespaces (comma separated) that it is for; `.` its own, `*` all.
+pub const EXPORT_TO: &str = "traffic.export-to";
 /// On an Ingress: `"false"` serves TLS hosts in clear text too.
 pub const INGRESS_SSL_REDIRECT: &str = "traffic.ingress.ssl-redirect";
 /// Annotation that Weir writes on a pod: id of its running proxy, "" when there is none.
@@ -98,6 +100,119 @@ pub const GATEWAY: &str = "traffic.proxy.gateway";
 
 /// Port on which each proxy serves its metrics and readiness.
 pub const PROXY_METRICS_PORT: u16 = 8900;
+
+/// Which objects a key may stand on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// Services alone.
+    Service,
+    /// Pods (and workloads, some also Namespaces) alone.
+    Pod,
+    /// Both.
+    Either,
+    /// Ingresses alone.
+    Ingress,
+}
+
+/// Every key, those that end in a dot to be followed by a number.
+const KEYS: [(&str, Place); 42] = [
+    (ENABLED, Place::Pod),
+    (ENGINE, Place::Pod),
+    (PROXY, Place::Pod),
+    (SKIP_PORTS, Place::Pod),
+    (SKIP_CIDRS, Place::Pod),
+    (WEIGHT, Place::Pod),
+    (EXPORT_TO, Place::Service),
+    (LB_POLICY, Place::Service),
+    (LB_PANIC_THRESHOLD, Place::Service),
+    (HASH_COOKIE_NAME, Place::Service),
+    (HASH_COOKIE_TTL, Place::Service),
+    (HASH_HEADER_NAME, Place::Service),
+    (FAULT_DELAY_TIME, Place::Either),
+    (FAULT_DELAY_PERCENTAGE, Place::Either),
+    (FAULT_ABORT_STATUS, Place::Either),
+    (FAULT_ABORT_PERCENTAGE, Place::Either),
+    (RATE_LIMIT, Place::Either),
+    (TRACING_ENABLED, Place::Either),
+    (TRACING_SAMPLING, Place::Either),
+    (REQUEST_TIMEOUT, Place::Either),
+    (REQUEST_PER_TRY_TIMEOUT, Place::Either),
+    (REQUEST_IDLE_TIMEOUT, Place::Either),
+    (RETRIES_5XX, Place::Either),
+    (RETRIES_CONNECT_FAILURE, Place::Either),
+    (RETRIES_GATEWAY_ERROR, Place::Either),
+    (RETRIES_MAX, Place::Service),
+    (RETRIES_BUDGET, Place::Service),
+    (CONNECTION_MAX, Place::Service),
+    (CONNECTION_TIMEOUT, Place::Service),
+    (REQUEST_MAX_PENDING, Place::Service),
+    (REQUEST_MAX, Place::Service),
+    (OUTLIER_ENABLED, Place::Service),
+    (OUTLIER_GATEWAY_ERRORS, Place::Service),
+    (OUTLIER_5XX, Place::Service),
+    (OUTLIER_EJECTION_TIME, Place::Service),
+    (OUTLIER_MAX_EJECTION_PERCENT, Place::Service),
+    (METRICS_GRANULARITY, Place::Service),
+    (METRICS_BUCKETS, Place::Service),
+    (PORT_PREFIX, Place::Service),
+    (TARGET_PORT_PREFIX, Place::Pod),
+    (INGRESS_SSL_REDIRECT, Place::Ingress),
+    (GATEWAY, Place::Pod),
+];
+
+/// Keys on an object that look like ours and do nothing there, each with what would be right. Keys of others
+/// (`traffic.example.com/key`) are theirs.
+pub fn idle(meta: &ObjectMeta, place: Place) -> Vec<(&str, String)> {
+    let of_object = |known: Place| known == Place::Either || known == place;
+    let maps = [&meta.labels, &meta.annotations];
+    let keys = maps.into_iter().flatten().flat_map(|map| {
+        map.range(PREFIX.to_owned()..)
+            .map(|(key, _)| key.as_str())
+            .take_while(|key| key.starts_with(PREFIX))
+            .filter(|key| !key.contains('/'))
+    });
+    let wrong = |key: &str| {
+        let is = |(known, _): &&(&str, Place)| key == *known || (known.ends_with('.') && key.starts_with(known));
+        match KEYS.iter().find(is) {
+            Some((_, known)) if of_object(*known) => None,
+            Some((_, Place::Ingress)) => Some("has no effect here; set it on the Ingress".to_owned()),
+            Some((_, Place::Pod)) => Some("has no effect on a Service; set it on the Pod or its workload".to_owned()),
+            Some(_) => Some("has no effect on a Pod or workload; set it on the Service".to_owned()),
+            None => Some(match nearest(key) {
+                Some(known) => format!("is no key of the mesh; is {known} meant?"),
+                None => "is no key of the mesh, and does nothing".to_owned(),
+            }),
+        }
+    };
+    let mut found: Vec<_> = keys.filter_map(|key| Some((key, wrong(key)?))).collect();
+    found.dedup();
+    found
+}
+
+/// The known key that is most like this one, if any is much like it.
+fn nearest(key: &str) -> Option<&'static str> {
+    const DIFFERENCES_MAX: usize = 3;
+    let known = KEYS.iter().map(|(known, _)| (differences(key, known), *known));
+    known
+        .min()
+        .filter(|(n, _)| *n <= DIFFERENCES_MAX)
+        .map(|(_, known)| known)
+}
+
+/// How many letters must be changed, added or removed to make one text of the other.
+fn differences(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.chars().enumerate() {
+        let mut diagonal = std::mem::replace(&mut row[0], i + 1);
+        for (j, y) in b.iter().enumerate() {
+            let replaced = diagonal + usize::from(x != *y);
+            diagonal = row[j + 1];
+            row[j + 1] = replaced.min(row[j] + 1).min(diagonal + 1);
+        }
+    }
+    row[b.len()]
+}
 
 /// The value of `key` on one object. An annotation wins over a label of the same name, because label values are short
 /// and restricted. Surrounding blanks do not count.
@@ -337,6 +452,32 @@ mod tests {
         let m = meta(&[(WEIGHT, "1")], &[(WEIGHT, " 2 ")]);
         assert_eq!(value(&m, WEIGHT), Some("2"));
         assert_eq!(value(&m, ENGINE), None);
+    }
+
+    #[test]
+    fn keys_that_do_nothing_are_told() {
+        let keys = [
+            ("traffic.port.80", "http"),
+            ("traffic.retires.5xx", "3"),
+            ("traffic.sidecar.example.io/x", "1"),
+            ("traffic.everything", "1"),
+            (LB_POLICY, "RANDOM"),
+            (WEIGHT, "3"),
+        ];
+        let told = |place| {
+            let on = meta(&keys, &[]);
+            let told = idle(&on, place).into_iter().map(|(key, why)| format!("{key} {why}"));
+            told.collect::<Vec<_>>()
+        };
+        let unknown = [
+            "traffic.everything is no key of the mesh, and does nothing",
+            "traffic.retires.5xx is no key of the mesh; is traffic.retries.5xx meant?",
+        ];
+        let weight = "traffic.endpoint.weight has no effect on a Service; set it on the Pod or its workload";
+        let policy = "traffic.lb.policy has no effect on a Pod or workload; set it on the Service";
+        assert_eq!(told(Place::Service), [weight, unknown[0], unknown[1]]);
+        let port = "traffic.port.80 has no effect on a Pod or workload; set it on the Service";
+        assert_eq!(told(Place::Pod), [unknown[0], policy, port, unknown[1]]);
     }
 
     #[test]

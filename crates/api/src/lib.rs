@@ -5,6 +5,7 @@
 
 pub mod cri;
 pub mod duration;
+pub mod gateway;
 pub mod labels;
 pub mod lenient;
 pub mod mesh_status;

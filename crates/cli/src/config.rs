@@ -1,5 +1,7 @@
 //! `config`: what a proxy is sent, resource by resource.
 
+mod diff;
+
 use std::process::ExitCode;
 
 use serde_json::{Map, Value};
@@ -11,7 +13,7 @@ use crate::table::{Align, Table};
 use crate::watch::print;
 
 /// Resource types in the order they are shown.
-const TYPES: [Type; 4] = [Type::Lds, Type::Rds, Type::Cds, Type::Eds];
+const TYPES: [Type; 5] = [Type::Lds, Type::Rds, Type::Cds, Type::Eds, Type::Sds];
 
 /// A type of resources.
 #[derive(clap::ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,6 +26,8 @@ enum Type {
     Lds,
     /// Routes.
     Rds,
+    /// Certificates; keys are not shown.
+    Sds,
 }
 
 impl Type {
@@ -33,6 +37,7 @@ impl Type {
             Type::Eds => "eds",
             Type::Lds => "lds",
             Type::Rds => "rds",
+            Type::Sds => "sds",
         }
     }
 }
@@ -63,6 +68,9 @@ pub struct Config {
     /// Form of the output.
     #[arg(short, long, value_enum, default_value_t)]
     output: Form,
+    /// Show instead how it differs from what the proxy took (ACKed) last; the exit code is 1 where it does.
+    #[arg(long, conflicts_with = "output")]
+    diff: bool,
     #[command(flatten)]
     connection: Connection,
 }
@@ -84,14 +92,25 @@ impl Config {
             escape(pod)
         );
         let mut answer: Value = cluster.get(&path).await?;
+        let pending = answer["resources"]["pending"].take();
         let resources = self.select(answer["resources"].take());
         if let Some(name) = &self.name
             && resources.is_empty()
+            && !self.diff
         {
             return Err(Error::Refused(format!(
                 "{} is sent no resource of the name {name:?}",
                 self.node
             )));
+        }
+        if self.diff {
+            let different = diff::render(&self.node, &resources, &self.select(pending.clone()), &pending)?;
+            print(&different.text);
+            return Ok(if different.is_empty {
+                ExitCode::SUCCESS
+            } else {
+                ExitCode::FAILURE
+            });
         }
         let unreadable = |e: &dyn std::fmt::Display| Error::Answer(format!("{path}: {e}"));
         match self.output {
@@ -138,6 +157,7 @@ fn detail(kind: Type, resource: &Value) -> String {
     match kind {
         Type::Lds => address(&resource["address"]),
         Type::Cds => text(&resource["type"]),
+        Type::Sds => String::new(),
         Type::Rds => {
             let domains = |host: &Value| host["domains"].as_array().and_then(|d| d.first()).map(text);
             let hosts = resource["virtual_hosts"].as_array().into_iter().flatten();
@@ -184,6 +204,7 @@ mod tests {
             kind,
             name,
             output: Form::Summary,
+            diff: false,
             connection: Connection::default(),
         }
     }

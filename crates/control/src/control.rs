@@ -3,6 +3,7 @@
 //! Woken by changed objects and by proxies that come, go or reject; debounced; then build, lower, check, publish. What
 //! would be inconsistent is not published: the last good configuration stays.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,8 +11,9 @@ use std::time::Duration;
 use kube::Client;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
+use weir_api::labels::Engine;
 use weir_mesh::{Key, Mesh};
-use weir_xds::ResourceType;
+use weir_xds::Snapshot;
 use weir_xds::server::{Authorize, Cache, ServerTls};
 
 use crate::authority::{self, Authority};
@@ -20,6 +22,7 @@ use crate::handle::{ControlHandle, Published, engine_of};
 use crate::identity::PodTokens;
 use crate::lower::{GATEWAY_NODE, Lowered};
 use crate::problems;
+use crate::status::Statuses;
 use crate::watch::Watched;
 
 /// Changes that come within this time are built together.
@@ -102,6 +105,7 @@ impl Control {
             return Ok(());
         };
         let (events, write_events) = Events::new(config.client.clone());
+        let (statuses, write_statuses) = Statuses::new(config.client.clone(), watched.clone());
         tracing::info!(%address, "serving proxies");
         let serve = weir_xds::server::serve(
             listener,
@@ -114,12 +118,16 @@ impl Control {
             watched,
             handle,
             events: Some(events),
+            statuses: Some(statuses),
             shared: Shared::default(),
+            nodes: BTreeMap::new(),
+            nodes_of: Arc::default(),
         };
         tokio::select! {
             served = serve => served.map_err(Error::Serve),
             () = publish.run() => Err(Error::Task("publishing")),
             () = write_events => Err(Error::Task("event")),
+            () = write_statuses => Err(Error::Task("status")),
             _ = watches.join_next() => Err(Error::Task("watching")),
         }
     }
@@ -145,7 +153,10 @@ pub async fn serve_objects<A: Authorize>(
         watched,
         handle,
         events: None,
+        statuses: None,
         shared: Shared::default(),
+        nodes: BTreeMap::new(),
+        nodes_of: Arc::default(),
     };
     tokio::select! {
         served = serve => served.map_err(Error::Serve),
@@ -199,12 +210,23 @@ struct Shared {
     built: bool,
 }
 
+/// What a node was published last.
+struct Node {
+    engine: Engine,
+    snapshot: Arc<Snapshot>,
+}
+
 struct Publisher {
     watched: Watched,
     handle: ControlHandle,
     /// Writes problems as Events; `None` where there is no API.
     events: Option<Events>,
+    /// Writes the statuses of Ingresses, Gateways and routes; `None` where there is no API.
+    statuses: Option<Statuses>,
     shared: Shared,
+    /// The connected nodes, as published from the mesh `nodes_of`.
+    nodes: BTreeMap<String, Node>,
+    nodes_of: Arc<Mesh>,
 }
 
 impl Publisher {
@@ -244,8 +266,10 @@ impl Publisher {
         };
         let started = std::time::Instant::now();
         let (mesh, problems) = weir_mesh::rebuild(&objects, &self.shared.mesh);
-        let lowered = Lowered::new(&mesh, &self.shared.lowered);
-        if let Err(inconsistencies) = lowered.check() {
+        let built = started.elapsed();
+        let lowered = Lowered::renew(&mesh, &self.shared.lowered, &self.shared.mesh);
+        let encoded = started.elapsed();
+        if let Err(inconsistencies) = lowered.check_since(&self.shared.lowered) {
             for inconsistency in inconsistencies {
                 tracing::error!(%inconsistency, "not published, the last configuration stays");
             }
@@ -257,7 +281,15 @@ impl Publisher {
             problems,
             built: true,
         };
-        tracing::debug!(took_us = started.elapsed().as_micros(), "built");
+        if let Some(statuses) = &mut self.statuses {
+            statuses.update(&self.shared.mesh);
+        }
+        tracing::debug!(
+            mesh_us = built.as_micros(),
+            resources_us = (encoded - built).as_micros(),
+            check_us = (started.elapsed() - encoded).as_micros(),
+            "built"
+        );
     }
 
     /// Resources to connected nodes, problems to everybody.
@@ -268,7 +300,9 @@ impl Publisher {
             problems,
             ..
         } = &self.shared;
+        let started = std::time::Instant::now();
         let cache = &self.handle.cache;
+        let mut nodes = BTreeMap::new();
         for node in cache.nodes() {
             if node.id == GATEWAY_NODE {
                 if let Some(snapshot) = lowered.gateway_snapshot(engine_of(&node.engine, None)) {
@@ -280,16 +314,28 @@ impl Publisher {
                 continue;
             };
             let engine = engine_of(&node.engine, mesh.pods.get(&key));
+            let last = self.nodes.get(&node.id).filter(|last| last.engine == engine);
             let previous = cache.snapshot(&node.id);
+            let refreshed = last.and_then(|l| lowered.refresh((mesh, &self.nodes_of), &key, engine, &l.snapshot));
+            let snapshot = refreshed.or_else(|| lowered.snapshot(mesh, &key, engine, previous.as_deref()));
             // A pod that is gone keeps what its proxy has until the proxy is gone too.
-            if let Some(snapshot) = lowered.snapshot(mesh, &key, engine, previous.as_deref()) {
-                let listeners = snapshot.resources(ResourceType::Listener).len();
-                tracing::trace!(node = node.id, listeners, "published");
-                cache.publish(&node.id, Arc::new(snapshot));
-            }
+            let Some(snapshot) = snapshot else { continue };
+            let snapshot = match last {
+                Some(last) if last.snapshot.same(&snapshot) => Arc::clone(&last.snapshot),
+                _ => Arc::new(snapshot),
+            };
+            cache.publish(&node.id, Arc::clone(&snapshot));
+            nodes.insert(node.id, Node { engine, snapshot });
         }
+        self.nodes = nodes;
+        self.nodes_of = Arc::clone(mesh);
+        tracing::debug!(
+            nodes = self.nodes.len(),
+            took_us = started.elapsed().as_micros(),
+            "published"
+        );
         let mut all = problems.clone();
-        all.extend(problems::rejections(mesh, &cache.status()));
+        all.extend(problems::rejections(mesh, &cache.rejecting()));
         if let Some(events) = &mut self.events {
             events.update(&all);
         }

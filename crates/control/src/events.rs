@@ -68,6 +68,8 @@ fn reason(problem: &Problem) -> &'static str {
         "InvalidTrafficLabel"
     } else if problem.field.starts_with("data[") {
         "InvalidMeshConfiguration"
+    } else if problem.field.starts_with("spec") && problem.object.kind != "Service" {
+        "InvalidSpecification"
     } else if problem.field.starts_with("spec.") {
         "TrafficLabelHasNoEffect"
     } else {

@@ -10,7 +10,7 @@ use weir_api::labels::Engine;
 use weir_api::mesh_status::Explanation;
 use weir_api::problem::Problem;
 use weir_mesh::{Key, Mesh};
-use weir_xds::server::session::{Nack, TypeStatus};
+use weir_xds::server::session::{Nack, Pending, PendingState, TypeStatus};
 use weir_xds::server::{Cache, NodeStatus};
 use weir_xds::{ResourceType, Snapshot};
 
@@ -139,7 +139,31 @@ impl ControlHandle {
                 .collect();
             out.insert(ty.short().to_owned(), Value::Object(resources));
         }
+        out.insert("pending".to_owned(), self.pending(node_id));
         Some(Value::Object(out))
+    }
+
+    /// What the node's client has not taken, by type and name: `{"cds": {name: {"state": .., "taken": resource}}}`; `null` for
+    /// a node that is not connected.
+    fn pending(&self, node_id: &str) -> Value {
+        let Some(status) = self.cache.status().into_iter().find(|status| status.node.id == node_id) else {
+            return Value::Null;
+        };
+        let of_name = |(name, pending): (&String, &Pending)| {
+            let state = match pending.state {
+                PendingState::Sent => "sent",
+                PendingState::Waiting => "waiting",
+                PendingState::Rejected => "rejected",
+            };
+            let taken = pending.taken.as_ref().map(|taken| weir_xds::json::resource(taken));
+            (name.clone(), json!({"state": state, "taken": taken}))
+        };
+        let of_type = |(ty, status): (&ResourceType, &TypeStatus)| {
+            let names: Map<String, Value> = status.pending.iter().map(of_name).collect();
+            (!names.is_empty()).then(|| (ty.short().to_owned(), Value::Object(names)))
+        };
+        let types = status.types.iter().filter(|(ty, _)| **ty != ResourceType::Peer);
+        Value::Object(types.filter_map(of_type).collect())
     }
 
     /// What happens to a request that a pod makes, by the configuration that its node is sent (or would be).

@@ -18,6 +18,7 @@ pub mod handle;
 pub mod identity;
 pub mod lower;
 pub mod problems;
+pub mod status;
 pub mod watch;
 
 pub use control::{Config, Control, Error, run};

@@ -57,7 +57,7 @@ impl Backoff for Patience {
 }
 
 /// The kinds that are watched.
-const KINDS: [&str; 15] = [
+const KINDS: [&str; 19] = [
     "Pod",
     "Service",
     "EndpointSlice",
@@ -73,6 +73,10 @@ const KINDS: [&str; 15] = [
     "Secret",
     "TrafficSplit",
     "HTTPRouteGroup",
+    "GatewayClass",
+    "Gateway",
+    "HTTPRoute",
+    "ReferenceGrant",
 ];
 
 /// The Secrets that are certificates; no other is read.
@@ -169,6 +173,10 @@ impl Watched {
         watch!("IngressClass", ingress_classes);
         watch!("TrafficSplit", traffic_splits);
         watch!("HTTPRouteGroup", route_groups);
+        watch!("GatewayClass", gateway_classes);
+        watch!("Gateway", gateways);
+        watch!("HTTPRoute", http_routes);
+        watch!("ReferenceGrant", reference_grants);
         let watched = self.clone();
         let api = Api::all(client.clone());
         let certificates = watcher::Config::default().fields(CERTIFICATES);

@@ -252,6 +252,84 @@ fn ipv6_and_ipv4_go_the_same_way() {
     });
 }
 
+/// Labels act on requests, each by the one resource that it concerns, and are gone when they are removed.
+#[test]
+fn labels_act_on_requests_and_stop_when_removed() {
+    in_own_namespace("labels_act_on_requests_and_stop_when_removed", || async {
+        const WEB: &str = "10.96.0.20:9080";
+        harness::pod_network();
+        harness::serve_http("10.244.1.3:9080", "reviews").await;
+        harness::serve_http("10.244.1.4:9080", "reviews").await;
+        let envoy = Envoy::start(NODE, Protocol::Delta).await;
+        let mut lowered = Lowered::default();
+        let mut last = snapshot(&harness::golden_mesh("simple-http"), &mut lowered);
+        envoy.publish(&last);
+        envoy.has(&last, "base").await;
+        assert_eq!(harness::get(WEB, "reviews").await.0, 200);
+        let mut publish = async |labels: &[(&str, &str)], only: &[ResourceType]| {
+            let mut objects = harness::golden_mesh("simple-http");
+            for (key, value) in labels {
+                harness::label_service(&mut objects, "reviews", key, Some(value));
+            }
+            let next = snapshot(&objects, &mut lowered);
+            for ty in ResourceType::ALL {
+                let changed = next.resources(ty) != last.resources(ty);
+                assert_eq!(changed, only.contains(&ty), "{labels:?}: {ty}");
+            }
+            envoy.publish(&next);
+            envoy.has(&next, &format!("{labels:?}")).await;
+            last = next;
+        };
+        let status = async |expected: u16, what: &str| {
+            wait_until(what, Duration::from_secs(10), async || {
+                (harness::get(WEB, "reviews").await.0 == expected).then_some(())
+            })
+            .await;
+        };
+
+        let abort = [
+            ("traffic.fault.abort.status", "505"),
+            ("traffic.fault.abort.percentage", "100"),
+        ];
+        publish(&abort, &[ResourceType::Route]).await;
+        status(505, "an abort").await;
+        let delay = [
+            ("traffic.fault.delay.time", "300ms"),
+            ("traffic.fault.delay.percentage", "100"),
+        ];
+        publish(&[abort, delay].concat(), &[ResourceType::Route]).await;
+        wait_until("a delay before the abort", Duration::from_secs(10), async || {
+            let started = std::time::Instant::now();
+            let (status, _) = harness::get(WEB, "reviews").await;
+            (status == 505 && started.elapsed() >= Duration::from_millis(300)).then_some(())
+        })
+        .await;
+        publish(&delay, &[ResourceType::Route]).await;
+        status(200, "no abort any more").await;
+
+        let hash = [
+            ("traffic.lb.policy", "RING_HASH"),
+            ("traffic.hash.cookie.name", "user"),
+            ("traffic.hash.cookie.ttl", "100000"),
+        ];
+        publish(&hash, &[ResourceType::Route, ResourceType::Cluster]).await;
+        wait_until("a cookie", Duration::from_secs(10), async || {
+            let answer = harness::first_bytes(WEB, b"GET / HTTP/1.1\r\nhost: reviews\r\n\r\n").await;
+            let cookie = answer.lines().find_map(|l| l.strip_prefix("set-cookie: user="))?;
+            Some(assert!(cookie.contains("Max-Age=100000; HttpOnly"), "{cookie}"))
+        })
+        .await;
+        publish(&[], &[ResourceType::Route, ResourceType::Cluster]).await;
+        wait_until("no cookie any more", Duration::from_secs(10), async || {
+            let answer = harness::first_bytes(WEB, b"GET / HTTP/1.1\r\nhost: reviews\r\n\r\n").await;
+            (answer.starts_with("HTTP/1.1 200") && !answer.contains("set-cookie")).then_some(())
+        })
+        .await;
+        assert_eq!(envoy.rejections(), Vec::<String>::new());
+        envoy.stop().await;
+    });
+}
+
 /// Scenario 10: shares by weight, the backend's own target port, nothing to the backend whose port does not match.
 #[test]
 fn a_split_shares_requests_by_weight() {

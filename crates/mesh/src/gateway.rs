@@ -11,14 +11,23 @@ use serde::Serialize;
 use weir_api::problem::ObjectRef;
 
 use crate::certificate::{self, Certificate};
+use crate::gateway_api;
 use crate::ingress;
 use crate::objects::{Key, Objects};
 use crate::problems::Problems;
-use crate::routes::{PathMatch, RequestMatch, Rule};
+use crate::routes::{PathMatch, RequestMatch, Rule, RuleAction, Share, scaled};
 use crate::services::Service;
+use crate::settings::Settings;
+use crate::split;
+use crate::verdict::Verdicts;
 
 /// What every host that nobody else has falls to.
 pub const ANY_HOST: &str = "*";
+
+/// The Service of the gateway itself: its address is where clients from outside go.
+pub fn gateway_service() -> Key {
+    Key::new("default", "traffic-ingress")
+}
 
 /// Everything that the gateway's proxy does.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -31,10 +40,10 @@ pub struct Gateway {
     pub chains: Vec<Chain>,
     /// The certificates of the chains, by `<namespace>/<secret>`.
     pub certificates: BTreeMap<String, Certificate>,
-    /// Proxies in front of the gateway whose word about the client counts.
-    pub trusted_hops: u32,
     /// Ingresses that the gateway serves.
     pub ingresses: BTreeSet<Key>,
+    /// What objects of the Gateway API are told about themselves.
+    pub verdicts: Verdicts,
 }
 
 /// A host and its rules, the first that takes a request first.
@@ -158,12 +167,69 @@ pub(crate) struct Building<'a> {
 pub(crate) fn build(
     objects: &Objects,
     services: &mut BTreeMap<Key, Service>,
+    settings: &Settings,
     previous: &Gateway,
     problems: &mut Problems,
 ) -> Gateway {
     let mut building = Building::new(objects, previous);
-    ingress::apply(objects, services, &mut building, None, problems);
-    building.finish(0)
+    ingress::apply(objects, services, &mut building, settings.ingress.https_port, problems);
+    let verdicts = gateway_api::apply(objects, services, &mut building, problems);
+    Gateway {
+        verdicts,
+        ..building.finish()
+    }
+}
+
+/// Follows the splits of all traffic: what leads to an apex leads to its backends, from outside too.
+pub(crate) fn follow_splits(gateway: &mut Gateway, services: &BTreeMap<Key, Service>) {
+    let hosts = gateway.http.iter_mut().chain(&mut gateway.https);
+    for rule in hosts.flat_map(|host| &mut host.rules) {
+        let RuleAction::Forward(shares) = &mut rule.action else {
+            continue;
+        };
+        let split = |share: &Share| -> Option<&Rule> {
+            let port = services.get(share.service.as_ref()?)?.ports.get(&share.port)?;
+            port.rules
+                .iter()
+                .find(|rule| rule.takes_all() && rule.origin.kind == split::KIND)
+        };
+        if !shares.iter().any(|share| split(share).is_some()) {
+            continue;
+        }
+        let mut wanted: Vec<(u64, Share)> = Vec::new();
+        let scale = |shares: &[Share]| shares.iter().map(|s| u64::from(s.weight)).sum::<u64>().max(1);
+        let common: u64 = shares
+            .iter()
+            .filter_map(split)
+            .map(|r| scale(r.shares()))
+            .fold(1, u64::saturating_mul);
+        for share in &*shares {
+            let Some(rule) = split(share) else {
+                wanted.push((u64::from(share.weight).saturating_mul(common), share.clone()));
+                continue;
+            };
+            let whole = scale(rule.shares());
+            for part in rule.shares() {
+                let weight = u64::from(share.weight)
+                    .saturating_mul(u64::from(part.weight))
+                    .saturating_mul(common / whole);
+                let filters = share.filters.clone();
+                wanted.push((
+                    weight,
+                    Share {
+                        filters,
+                        ..part.clone()
+                    },
+                ));
+            }
+        }
+        let weights = scaled(&wanted.iter().map(|(weight, _)| *weight).collect::<Vec<_>>());
+        *shares = wanted
+            .into_iter()
+            .zip(weights)
+            .map(|((_, share), weight)| Share { weight, ..share })
+            .collect();
+    }
 }
 
 impl<'a> Building<'a> {
@@ -221,7 +287,7 @@ impl<'a> Building<'a> {
         Ok(())
     }
 
-    pub(crate) fn finish(self, trusted_hops: u32) -> Gateway {
+    pub(crate) fn finish(self) -> Gateway {
         let mut chains: BTreeMap<(bool, String), Vec<String>> = BTreeMap::new();
         for (server_name, (certificate, _)) in self.server_names {
             let fallback = server_name.is_empty();
@@ -242,8 +308,8 @@ impl<'a> Building<'a> {
             https: hosts(self.https),
             chains,
             certificates,
-            trusted_hops,
             ingresses: self.ingresses,
+            verdicts: Verdicts::default(),
         }
     }
 }

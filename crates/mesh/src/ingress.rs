@@ -159,12 +159,9 @@ impl Reading<'_, '_> {
     }
 
     fn candidate(&mut self, path: PathMatch, action: RuleAction) -> Candidate {
-        let rule = Rule {
-            name: format!("Ingress {}", Key::of(self.meta)),
-            origin: self.origin(),
-            matches: Vec::new(),
-            action,
-            ..Rule::default()
+        let policy_of = match &action {
+            RuleAction::Forward(shares) => shares.first().and_then(|share| share.service.clone()),
+            RuleAction::Redirect(_) | RuleAction::Respond { .. } => None,
         };
         let age = Age::of(self.meta, self.rules);
         self.rules += 1;
@@ -174,8 +171,12 @@ impl Reading<'_, '_> {
         };
         Candidate {
             rule: Rule {
+                name: format!("Ingress {}", Key::of(self.meta)),
+                origin: self.origin(),
                 matches: vec![matched],
-                ..rule
+                action,
+                policy_of,
+                ..Rule::default()
             },
             age,
             last: false,

@@ -13,7 +13,10 @@
 //! object costs that object only, and becomes a [`Problem`].
 
 mod certificate;
+mod exports;
 mod gateway;
+mod gateway_api;
+mod httproute;
 mod ingress;
 mod objects;
 mod pods;
@@ -24,9 +27,11 @@ mod services;
 pub mod settings;
 mod split;
 mod telemetry;
+pub mod verdict;
 
 pub use certificate::Certificate;
-pub use gateway::{ANY_HOST, Chain, Gateway, Host};
+pub use exports::Exports;
+pub use gateway::{ANY_HOST, Chain, Gateway, Host, gateway_service};
 pub use objects::{Key, Objects};
 pub use pods::{Identity, InboundPort, Pod};
 pub use policy::Policy;
@@ -75,8 +80,9 @@ pub fn rebuild(objects: &Objects, previous: &Mesh) -> (Mesh, Vec<Problem>) {
     let (settings, telemetry) = settings::of_mesh(objects, &previous.settings, &previous.telemetry, &mut problems);
     let (mut pods, identities) = pods::build(objects, &settings, &mut problems);
     let mut services = services::build(objects, &pods, &settings, &mut problems);
-    let gateway = gateway::build(objects, &mut services, &previous.gateway, &mut problems);
+    let mut gateway = gateway::build(objects, &mut services, &settings, &previous.gateway, &mut problems);
     split::apply(objects, &mut services, &mut problems);
+    gateway::follow_splits(&mut gateway, &services);
     let addresses = services::addresses(objects, &services, &pods, &settings.defaults, &mut problems);
     pods::add_inbound_ports(&mut pods, &services, &addresses);
     let mesh = Mesh {

@@ -11,6 +11,7 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::{Ingress, IngressClass};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::Serialize;
+use weir_api::gateway::{Gateway, GatewayClass, HTTPRoute, ReferenceGrant};
 use weir_api::lenient::Lenient;
 use weir_api::problem::ObjectRef;
 use weir_api::split::{HTTPRouteGroup, TrafficSplit};
@@ -92,6 +93,14 @@ pub struct Objects {
     pub ingress_classes: BTreeMap<Key, Arc<IngressClass>>,
     /// Secrets of type `kubernetes.io/tls`: certificates.
     pub secrets: BTreeMap<Key, Arc<Secret>>,
+    /// GatewayClasses; the key's namespace is empty.
+    pub gateway_classes: BTreeMap<Key, Arc<Lenient<GatewayClass>>>,
+    /// Gateways.
+    pub gateways: BTreeMap<Key, Arc<Lenient<Gateway>>>,
+    /// HTTPRoutes.
+    pub http_routes: BTreeMap<Key, Arc<Lenient<HTTPRoute>>>,
+    /// ReferenceGrants.
+    pub reference_grants: BTreeMap<Key, Arc<Lenient<ReferenceGrant>>>,
 }
 
 /// A workload's metadata together with what names it in a problem.
@@ -132,6 +141,10 @@ impl Objects {
             Some("Ingress") => add!(ingresses),
             Some("IngressClass") => add!(ingress_classes),
             Some("Secret") => add!(secrets),
+            Some("GatewayClass") => add!(gateway_classes),
+            Some("Gateway") => add!(gateways),
+            Some("HTTPRoute") => add!(http_routes),
+            Some("ReferenceGrant") => add!(reference_grants),
             _ => Ok(false),
         }
     }

@@ -10,7 +10,7 @@ use weir_api::labels::{self, Engine, Protocol};
 
 use crate::objects::{Key, Objects, object_ref};
 use crate::policy::Tracing;
-use crate::policy::read::{Labels, Source};
+use crate::policy::read::{Labels, Source, idle_keys};
 use crate::problems::{Problems, field};
 use crate::services::{Address, Service};
 use crate::settings::{Defaults, Settings};
@@ -217,8 +217,12 @@ pub(crate) fn sources<'a>(objects: &'a Objects, pod: &'a ObjectMeta) -> Vec<Sour
 }
 
 fn tracing(objects: &Objects, pod: &ObjectMeta, defaults: &Defaults, problems: &mut Problems) -> Tracing {
+    let sources = sources(objects, pod);
+    for source in &sources {
+        idle_keys(source, labels::Place::Pod, problems);
+    }
     let mut labels = Labels {
-        pod: &sources(objects, pod),
+        pod: &sources,
         services: &[],
         defaults,
         problems,

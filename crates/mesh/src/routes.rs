@@ -25,6 +25,9 @@ pub struct Rule {
     pub action: RuleAction,
     /// How long they may take.
     pub timeouts: RuleTimeouts,
+    /// At the gateway: the Service whose labels say how requests are tried, timed and hashed; `None`: nobody's. In front of a
+    /// Service it is that one.
+    pub policy_of: Option<Key>,
 }
 
 impl Rule {

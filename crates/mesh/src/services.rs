@@ -10,10 +10,11 @@ use serde::Serialize;
 use weir_api::labels::{self, Protocol};
 
 use crate::CLUSTER_DOMAIN;
+use crate::exports::{self, Exports};
 use crate::objects::{Key, Objects, object_ref};
 use crate::pods::{self, Identity, Pod, WEIGHT_DEFAULT};
 use crate::policy::Policy;
-use crate::policy::read::{Labels, Source};
+use crate::policy::read::{Labels, Source, idle_keys};
 use crate::problems::{Problems, field};
 use crate::routes::Rule;
 use crate::settings::{Defaults, Settings};
@@ -42,6 +43,9 @@ pub struct Service {
     pub telemetry: Telemetry,
     /// What its labels ask for its traffic.
     pub policy: Policy,
+    /// The namespaces that it is for.
+    #[serde(skip_serializing_if = "Exports::is_everywhere")]
+    pub exports: Exports,
     /// TCP ports by number.
     pub ports: BTreeMap<u16, ServicePort>,
 }
@@ -113,6 +117,9 @@ pub struct Address {
     pub telemetry: Telemetry,
     /// What the labels of the pod and, below it, of the services ask for its traffic.
     pub policy: Policy,
+    /// The namespaces that it is for: those of any of its services.
+    #[serde(skip_serializing_if = "Exports::is_everywhere")]
+    pub exports: Exports,
 }
 
 impl Service {
@@ -170,7 +177,9 @@ pub(crate) fn build(
     }
     let build = |(key, object): (&Key, &std::sync::Arc<KubeService>)| {
         let slices = slices.get(key).map(Vec::as_slice).unwrap_or_default();
-        (key.clone(), service(key, object, slices, pods, settings, problems))
+        let mut service = service(key, object, slices, pods, settings, problems);
+        service.exports = exports::of_service(key, object, objects, problems);
+        (key.clone(), service)
     };
     objects.services.iter().map(build).collect()
 }
@@ -229,6 +238,7 @@ fn service(
             why,
         );
     }
+    idle_keys(&Source::service(&object.metadata), labels::Place::Service, problems);
     Service {
         namespace: key.namespace.clone(),
         name: key.name.clone(),
@@ -242,6 +252,7 @@ fn service(
             problems,
         }
         .policy(),
+        exports: Exports::default(),
         cluster_ips,
         ports,
     }
@@ -346,7 +357,9 @@ pub(crate) fn addresses(
                     domains: own_domains(endpoint.ip, endpoint.port),
                     telemetry: Telemetry::default(),
                     policy: Policy::default(),
+                    exports: service.exports.clone(),
                 });
+                address.exports.widen(&service.exports);
                 if let Some(object) = objects.services.get(&service.key()) {
                     let sources = leading.entry((endpoint.ip, endpoint.port)).or_default();
                     sources.push(Source::service(&object.metadata));
@@ -383,7 +396,10 @@ pub(crate) fn addresses(
                     domains: own_domains(*ip, port),
                     telemetry: Telemetry::default(),
                     policy: Policy::default(),
+                    exports: Exports::Everywhere,
                 });
+                // The pod itself offers it to whoever has its address.
+                address.exports = Exports::Everywhere;
                 address.protocol = protocol;
             }
         }

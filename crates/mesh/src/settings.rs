@@ -38,6 +38,17 @@ pub struct Settings {
     pub defaults: Defaults,
     /// Where spans go.
     pub tracing: Backend,
+    /// What holds for requests from outside.
+    pub ingress: Ingress,
+}
+
+/// What holds for requests from outside.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Ingress {
+    /// Proxies in front of the gateway whose word about the client counts.
+    pub trusted_hops: u32,
+    /// The port at which clients reach TLS, for redirects; `None`: the port of a request stays as it is.
+    pub https_port: Option<u16>,
 }
 
 /// What happens to outbound traffic that no label speaks of.

@@ -11,11 +11,15 @@ use weir_api::lenient::Lenient;
 use weir_api::problem::ObjectRef;
 use weir_api::split::{HTTPRouteGroup, HttpMatch, TrafficSplitSpec};
 
+use crate::httproute;
 use crate::objects::{Key, Objects, object_ref};
 use crate::problems::Problems;
 use crate::routes::{PathMatch, RequestMatch, Rule, RuleAction, Share, TextMatch, scaled};
 use crate::services::Service;
 
+/// Kind of the objects that this is about.
+pub(crate) const KIND: &str = "TrafficSplit";
+const API_VERSION: &str = "split.smi-spec.io/v1alpha4";
 /// The only kind that a split's matches may name.
 const ROUTE_GROUP: &str = "HTTPRouteGroup";
 /// Any method.
@@ -29,7 +33,7 @@ struct Split<'a> {
 
 impl Split<'_> {
     fn origin(&self) -> ObjectRef {
-        object_ref("split.smi-spec.io/v1alpha4", "TrafficSplit", self.meta)
+        object_ref(API_VERSION, KIND, self.meta)
     }
 
     fn namespace(&self) -> &str {
@@ -37,7 +41,7 @@ impl Split<'_> {
     }
 
     fn name(&self) -> String {
-        format!("TrafficSplit {}", Key::of(self.meta))
+        format!("{KIND} {}", Key::of(self.meta))
     }
 }
 
@@ -52,7 +56,7 @@ pub(crate) fn apply(objects: &Objects, services: &mut BTreeMap<Key, Service>, pr
                 spec: &split.spec,
             }),
             Err(why) => problems.error(
-                object_ref("split.smi-spec.io/v1alpha4", "TrafficSplit", metadata),
+                object_ref(API_VERSION, KIND, metadata),
                 "spec".to_owned(),
                 format!("cannot be read, so nothing is split: {why}"),
             ),
@@ -114,6 +118,15 @@ fn place(
     let backends = backends(split, &ports, services, problems);
     for (number, protocol) in ports {
         if !matches.is_empty() && !protocol.has_requests() {
+            continue;
+        }
+        let routed = services.get(&apex).and_then(|s| s.ports.get(&number)?.rules.first());
+        if let Some(rule) = routed.filter(|rule| rule.origin.kind == httproute::KIND) {
+            let why = format!(
+                "{} is attached to port {number} of Service {apex} and takes its place there",
+                rule.origin
+            );
+            problems.error(split.origin(), "spec.service".to_owned(), why);
             continue;
         }
         let shares = shares(&backends, number, services);

@@ -195,6 +195,10 @@ impl Admin {
                 "accepted": self.shared.accepted.load(Ordering::Relaxed),
                 "refused": self.shared.refused.load(Ordering::Relaxed),
             },
+            "spans": {
+                "sent": self.shared.traces.sent.load(Ordering::Relaxed),
+                "dropped": self.shared.traces.dropped.load(Ordering::Relaxed),
+            },
             "received": {
                 "clusters": resource(ResourceType::Cluster),
                 "endpoints": resource(ResourceType::Endpoint),
@@ -237,7 +241,9 @@ impl Admin {
 
 fn chain(chain: &crate::config::FilterChain) -> Value {
     let filter = match &chain.filter {
-        crate::config::Filter::Tcp(tcp) => json!({"tcp": {"cluster": &*tcp.cluster}}),
+        crate::config::Filter::Tcp(tcp) => {
+            json!({"tcp": {"clusters": tcp.clusters().map(|c| &**c).collect::<Vec<_>>()}})
+        }
         crate::config::Filter::Http(http) => match &http.routes {
             crate::config::RouteSource::Named(name) => json!({"http": {"routes": &**name}}),
             crate::config::RouteSource::Inline(table) => json!({"http": {"inline_routes": table_json(table)}}),

@@ -24,7 +24,7 @@ impl Buffers {
     /// Takes a buffer back.
     pub fn put(&self, buffer: Box<[u8]>) {
         let mut kept = self.0.borrow_mut();
-        if kept.len() < KEPT_MAX {
+        if buffer.len() == BUFFER_BYTES && kept.len() < KEPT_MAX {
             kept.push(buffer);
         }
     }

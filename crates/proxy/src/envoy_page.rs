@@ -41,9 +41,11 @@ const fn histogram<T>(name: &'static str, write: fn(&mut Lines<'_>, &T)) -> Fami
     Family { name, kind, write }
 }
 
-const CLUSTER: [Family<Arc<Cluster>>; 20] = [
+const CLUSTER: [Family<Arc<Cluster>>; 40] = [
     gauge("membership_total", |l, c| l.value(c.endpoints.len() as u64)),
-    gauge("membership_healthy", |l, c| l.value(c.endpoints.len() as u64)),
+    gauge("membership_healthy", |l, c| {
+        l.value((c.endpoints.len() - c.members.ejected().min(c.endpoints.len())) as u64);
+    }),
     counter("membership_change", |l, c| l.count(&c.stats.membership_change)),
     counter("upstream_rq_total", |l, c| l.count(&c.stats.rq_total)),
     gauge("upstream_rq_active", |l, c| {
@@ -62,6 +64,52 @@ const CLUSTER: [Family<Arc<Cluster>>; 20] = [
     counter("upstream_rq_pending_overflow", |l, c| {
         l.count(&c.stats.rq_pending_overflow)
     }),
+    gauge("upstream_rq_pending_active", |l, c| {
+        l.value(c.breaker.counts()[1].into())
+    }),
+    counter("upstream_rq_per_try_timeout", |l, c| {
+        l.count(&c.stats.rq_per_try_timeout)
+    }),
+    counter("upstream_rq_retry_overflow", |l, c| l.count(&c.stats.rq_retry_overflow)),
+    counter("upstream_rq_retry_limit_exceeded", |l, c| {
+        l.count(&c.stats.rq_retry_limit_exceeded)
+    }),
+    gauge("circuit_breakers_default_cx_open", |l, c| l.full(c, 0)),
+    gauge("circuit_breakers_default_rq_pending_open", |l, c| l.full(c, 1)),
+    gauge("circuit_breakers_default_rq_open", |l, c| l.full(c, 2)),
+    gauge("circuit_breakers_default_rq_retry_open", |l, c| l.full(c, 3)),
+    gauge("circuit_breakers_default_remaining_cx", |l, c| l.room(c, 0)),
+    gauge("circuit_breakers_default_remaining_pending", |l, c| l.room(c, 1)),
+    gauge("circuit_breakers_default_remaining_rq", |l, c| l.room(c, 2)),
+    gauge("circuit_breakers_default_remaining_retries", |l, c| l.room(c, 3)),
+    gauge("outlier_detection_ejections_active", |l, c| {
+        l.watched(c, c.members.ejected() as u64);
+    }),
+    counter("outlier_detection_ejections_enforced_total", |l, c| {
+        l.watched(c, c.stats.ejections().0.iter().sum());
+    }),
+    counter("outlier_detection_ejections_total", |l, c| {
+        l.watched(c, c.stats.ejections().0.iter().sum());
+    }),
+    counter("outlier_detection_ejections_overflow", |l, c| {
+        l.watched(c, c.stats.ejections().1)
+    }),
+    counter("outlier_detection_ejections_consecutive_5xx", |l, c| {
+        l.watched(c, c.stats.ejections().0[0]);
+    }),
+    counter("outlier_detection_ejections_enforced_consecutive_5xx", |l, c| {
+        l.watched(c, c.stats.ejections().0[0]);
+    }),
+    counter(
+        "outlier_detection_ejections_enforced_consecutive_gateway_failure",
+        |l, c| {
+            l.watched(c, c.stats.ejections().0[1]);
+        },
+    ),
+    counter(
+        "outlier_detection_ejections_enforced_consecutive_local_origin_failure",
+        |l, c| l.watched(c, c.stats.ejections().0[2]),
+    ),
     histogram("upstream_rq_time", |l, c| {
         if let Some(outcomes) = c.stats.outcomes() {
             l.time(outcomes);
@@ -142,6 +190,27 @@ impl Lines<'_> {
         self.value(counter.load(Relaxed));
     }
 
+    /// Whether a cluster has as many as it may of one of the four that are limited.
+    fn full(&mut self, cluster: &Cluster, which: usize) {
+        if let Some((limit, there)) = limited(cluster, which) {
+            self.value(u64::from(there >= limit));
+        }
+    }
+
+    /// How many more it may have, where that is asked for.
+    fn room(&mut self, cluster: &Cluster, which: usize) {
+        if let Some((limit, there)) = limited(cluster, which).filter(|_| cluster.spec.limits.track) {
+            self.value(limit.saturating_sub(there));
+        }
+    }
+
+    /// Something about endpoints that are left out, where any may be.
+    fn watched(&mut self, cluster: &Cluster, value: u64) {
+        if cluster.spec.outlier.is_some() {
+            self.value(value);
+        }
+    }
+
     /// What began and has not ended. The end is read first: what happens in between must not make it negative.
     fn difference(&mut self, begun: &AtomicU64, ended: &AtomicU64) {
         let ended = ended.load(Relaxed);
@@ -196,6 +265,18 @@ impl Lines<'_> {
         self.begin("_count");
         self.end(total);
     }
+}
+
+/// The limit of connections, pending requests, requests or retries, and how many there are; `None`: there is no limit.
+fn limited(cluster: &Cluster, which: usize) -> Option<(u64, u64)> {
+    let limits = &cluster.spec.limits;
+    let limit = match which {
+        0 => limits.connections.map(u64::from),
+        1 => limits.pending.map(u64::from),
+        2 => limits.requests.map(u64::from),
+        _ => limits.retries.map(|r| r.of(cluster.stats.rq_active()).into()),
+    };
+    Some((limit?, cluster.breaker.counts()[which].into()))
 }
 
 /// Rows with the same families.
@@ -262,7 +343,7 @@ pub fn page(shared: &Shared) -> impl FnMut(&mut String, usize) -> bool + use<> {
     let active = shared.active.load_full();
     let mut groups: Vec<Writer> = Vec::new();
     let mut server = String::new();
-    server_gauges(&mut server, shared);
+    server_values(&mut server, shared);
     groups.push(Box::new(move |out, _| {
         out.push_str(&server);
         false
@@ -330,7 +411,7 @@ fn sorted<T>(rows: impl Iterator<Item = (String, T)>) -> Vec<(String, T)> {
     rows
 }
 
-fn server_gauges(out: &mut String, shared: &Shared) {
+fn server_values(out: &mut String, shared: &Shared) {
     // As Envoy numbers them: live, draining, initialising.
     let state = match (shared.life.draining(), shared.ready()) {
         (true, _) => 1,
@@ -361,8 +442,14 @@ fn server_gauges(out: &mut String, shared: &Shared) {
     if let Some(bytes) = resident_bytes() {
         gauges.push(("envoy_server_memory_physical_size", bytes));
     }
-    for (name, value) in gauges {
-        header(out, name, "gauge");
+    let counters = [
+        ("envoy_tracing_spans_sent", shared.traces.sent.load(Relaxed)),
+        ("envoy_tracing_spans_dropped", shared.traces.dropped.load(Relaxed)),
+    ];
+    let gauges = gauges.into_iter().map(|(name, value)| (name, value, "gauge"));
+    let counters = counters.into_iter().map(|(name, value)| (name, value, "counter"));
+    for (name, value, kind) in gauges.chain(counters) {
+        header(out, name, kind);
         let labels = "";
         Lines { out, name, labels }.value(value);
     }

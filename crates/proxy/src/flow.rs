@@ -80,7 +80,7 @@ impl Flow {
     }
 
     /// Who the client is; an unknown peer where nobody knows.
-    fn client(&self) -> Arc<Peer> {
+    pub fn client(&self) -> Arc<Peer> {
         if let Some(known) = self.client.get() {
             return Arc::clone(known);
         }

@@ -30,6 +30,7 @@ mod shared;
 mod socket;
 mod tcp;
 mod timers;
+mod trace;
 mod wire;
 mod worker;
 
@@ -59,6 +60,8 @@ const QUIET: Duration = Duration::from_secs(1);
 const DRAIN_TICK: Duration = Duration::from_millis(50);
 /// Connections get this long to end once the drain time is over.
 const CLOSE_TIME: Duration = Duration::from_millis(1500);
+/// The last spans get this long to be sent.
+const LAST_SPANS: Duration = Duration::from_secs(2);
 
 /// How to run a proxy.
 #[derive(Debug, Clone)]
@@ -138,6 +141,12 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Erro
             client::run(config, &mut publisher, known, &shared.peers.added).await;
         });
     }
+    let told = CancellationToken::new();
+    let teller = trace::Teller {
+        service: bootstrap.node.service(),
+        node: bootstrap.node.id.clone(),
+    };
+    let exporting = tokio::spawn(trace::run(Arc::clone(&shared), teller, told.clone()));
     tokio::select! {
         () = shutdown.cancelled() => {}
         () = quit.notified() => {}
@@ -147,6 +156,10 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Erro
     for worker in workers {
         // The thread ends by itself: its only wait was just cancelled.
         let _ = tokio::task::spawn_blocking(move || worker.join()).await;
+    }
+    told.cancel();
+    if tokio::time::timeout(LAST_SPANS, exporting).await.is_err() {
+        tracing::warn!("the last spans could not be sent in time");
     }
     if let Some(AdminAddress::Pipe(path)) = &bootstrap.admin {
         let _ = std::fs::remove_file(path);

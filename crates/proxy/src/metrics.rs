@@ -85,7 +85,7 @@ impl Series {
             for chain in listener.all_chains() {
                 let http = match &chain.filter {
                     Filter::Tcp(chain) => {
-                        reach(&chain.cluster, direction, &tcp);
+                        chain.clusters().for_each(|cluster| reach(cluster, direction, &tcp));
                         continue;
                     }
                     Filter::Http(http) => http,
@@ -194,15 +194,12 @@ mod tests {
         });
         let mut spec = crate::config::decode::cluster(&[]).unwrap();
         spec.name = "c".into();
-        let cluster = Arc::new(Cluster {
-            spec: Arc::new(spec),
-            endpoints: Arc::new(vec![crate::config::Endpoint {
-                address: ([127, 0, 0, 1], 1).into(),
-                weight: 1,
-                peer: Arc::clone(&peer),
-            }]),
-            stats: Arc::default(),
-        });
+        let endpoint = crate::config::Endpoint {
+            address: ([127, 0, 0, 1], 1).into(),
+            weight: 1,
+            peer: Arc::clone(&peer),
+        };
+        let cluster = Arc::new(Cluster::new(Arc::new(spec), Arc::new(vec![endpoint]), None));
         recorder.target(Direction::Outbound, "", &peer);
         let mut series = Series::default();
         let start = Instant::now();

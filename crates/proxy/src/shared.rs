@@ -16,6 +16,7 @@ use weir_series::canonical::Recorder;
 
 use crate::config::Active;
 use crate::peers::Peers;
+use crate::trace::Traces;
 
 /// Downstream connections of the whole proxy; more are closed at once and counted.
 pub const CONNECTIONS_MAX: usize = 50_000;
@@ -47,6 +48,8 @@ pub struct Shared {
     pub refused: AtomicU64,
     /// A stream to the control plane is open.
     pub connected: AtomicBool,
+    /// What traces are told.
+    pub traces: Traces,
 }
 
 /// Serving, draining, closing.
@@ -166,6 +169,7 @@ impl Shared {
             accepted: AtomicU64::new(0),
             refused: AtomicU64::new(0),
             connected: AtomicBool::new(false),
+            traces: Traces::default(),
         })
     }
 

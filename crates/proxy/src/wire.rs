@@ -17,11 +17,14 @@ use tokio::net::TcpStream;
 use tokio_rustls::{client, server};
 use weir_series::canonical::Slot;
 
+use crate::balance::Held;
 use crate::buffers::{BUFFER_BYTES, Buffers};
 use crate::config::{ClusterStats, HttpStats};
 
 /// Bytes are moved to the front of the buffer when less than this is free behind them.
 const ROOM_MIN: usize = 16 * 1024;
+/// So many bytes are moved out of a buffer while nothing follows them.
+const FEW_BYTES: usize = 4 * 1024;
 
 /// A socket, in clear text or encrypted.
 #[derive(Debug)]
@@ -145,6 +148,8 @@ pub struct Counts {
     pub cluster: Option<Arc<ClusterStats>>,
     /// Among the connections of an HTTP chain.
     pub http: Option<Arc<HttpStats>>,
+    /// Among those of which there may be so many.
+    pub _held: Option<Held>,
 }
 
 impl Counts {
@@ -181,6 +186,8 @@ pub struct Wire {
     failed: bool,
     buffers: Rc<Buffers>,
     counts: Counts,
+    /// Requests that it carried.
+    pub served: u32,
 }
 
 impl Wire {
@@ -199,6 +206,7 @@ impl Wire {
             failed: false,
             buffers: Rc::clone(buffers),
             counts,
+            served: 0,
         };
         wire.put_back(first);
         wire
@@ -241,7 +249,16 @@ impl Wire {
         if self.ended {
             return Poll::Ready(Ok(0));
         }
-        let mut bytes = self.bytes.take().unwrap_or_else(|| self.buffers.take());
+        let mut bytes = match self.bytes.take() {
+            Some(bytes) if bytes.len() == BUFFER_BYTES => bytes,
+            few => {
+                let mut bytes = self.buffers.take();
+                let few = few.as_deref().map_or(&[][..], |few| &few[self.start..self.end]);
+                bytes[..few.len()].copy_from_slice(few);
+                (self.start, self.end) = (0, few.len());
+                bytes
+            }
+        };
         if self.start > 0 && bytes.len() - self.end < ROOM_MIN {
             bytes.copy_within(self.start..self.end, 0);
             (self.start, self.end) = (0, self.end - self.start);
@@ -267,6 +284,20 @@ impl Wire {
                 self.failed = true;
                 Poll::Ready(Err(error))
             }
+        }
+    }
+
+    /// Nothing more comes for now: a few bytes are kept in a piece of memory of their size, and not in a whole buffer.
+    pub fn rest(&mut self) {
+        if let Some(bytes) = self.bytes.take_if(|bytes| bytes.len() == BUFFER_BYTES) {
+            let few = &bytes[self.start..self.end];
+            if few.len() > FEW_BYTES {
+                self.bytes = Some(bytes);
+                return;
+            }
+            self.bytes = Some(few.into());
+            (self.start, self.end) = (0, few.len());
+            self.buffers.put(bytes);
         }
     }
 

@@ -17,9 +17,9 @@ use tokio::task::{AbortHandle, LocalSet, spawn_local};
 use weir_series::canonical::{Direction, Peer, Slot};
 use weir_series::names;
 
-use crate::balance::Rotation;
+use crate::balance::{Balancer, Chosen, Held};
 use crate::buffers::Buffers;
-use crate::config::{Active, Cluster, Endpoint, EndpointSource, Filter, ListenerStats, Map, Telemetry};
+use crate::config::{Active, Cluster, EndpointSource, Filter, ListenerStats, Map, Telemetry};
 use crate::flow::Flow;
 use crate::http::h1::pool::Origin;
 use crate::http::h1::render::Date;
@@ -56,8 +56,10 @@ pub struct Worker {
     pub nobody: Arc<Peer>,
     /// The authority of requests for hosts that nobody configured.
     pub other: Arc<str>,
+    /// Copies of requests that are under way.
+    pub copies: Cell<usize>,
     date: RefCell<Date>,
-    rotations: RefCell<Map<Arc<str>, Rotation>>,
+    balancers: RefCell<Map<Arc<str>, Balancer>>,
     /// Slots found so far; emptied with each configuration.
     slots: RefCell<Slots>,
     /// Its number, from 0.
@@ -94,24 +96,23 @@ impl Worker {
             timers: Rc::default(),
             nobody: Arc::default(),
             other: names::AUTHORITY_OTHER.into(),
+            copies: Cell::default(),
             date: RefCell::default(),
-            rotations: RefCell::default(),
+            balancers: RefCell::default(),
             slots: RefCell::default(),
             index,
             version: Cell::new(0),
         })
     }
 
-    /// The next endpoint of a cluster, if possible none of `avoid`.
-    pub fn choose(&self, cluster: &Cluster, avoid: &[SocketAddr]) -> Option<Endpoint> {
-        let mut rotations = self.rotations.borrow_mut();
-        if let Some(rotation) = rotations.get_mut(&cluster.spec.name) {
-            return rotation.next(&cluster.endpoints, avoid);
+    /// The next endpoint of a cluster for a request of this hash, if possible none of `avoid`.
+    pub fn choose(&self, cluster: &Cluster, hash: Option<u64>, avoid: &[SocketAddr]) -> Option<Chosen> {
+        let mut balancers = self.balancers.borrow_mut();
+        if let Some(balancer) = balancers.get_mut(&cluster.spec.name) {
+            return balancer.next(cluster, hash, avoid);
         }
-        rotations
-            .entry(Arc::clone(&cluster.spec.name))
-            .or_default()
-            .next(&cluster.endpoints, avoid)
+        let balancer = balancers.entry(Arc::clone(&cluster.spec.name)).or_default();
+        balancer.next(cluster, hash, avoid)
     }
 
     /// The configuration in force.
@@ -124,8 +125,14 @@ impl Worker {
         write(self.date.borrow_mut().text())
     }
 
-    /// A new connection to an endpoint, which is counted in `slot` and among the cluster's.
-    pub async fn connect(&self, cluster: &Cluster, address: SocketAddr, slot: Option<Slot>) -> std::io::Result<Wire> {
+    /// A new connection to an endpoint, which is counted in `slot` and among the cluster's; `held` where those are limited.
+    pub async fn connect(
+        &self,
+        cluster: &Cluster,
+        address: SocketAddr,
+        slot: Option<Slot>,
+        held: Option<Held>,
+    ) -> std::io::Result<Wire> {
         let limit = cluster.spec.connect_timeout;
         let connected = async {
             let stream = socket::connect(address, cluster.spec.mark, limit).await?;
@@ -144,6 +151,7 @@ impl Worker {
             slot,
             cluster: Some(Arc::clone(&cluster.stats)),
             http: None,
+            _held: held,
         };
         Ok(Wire::new(io, &[], &self.buffers, counts))
     }
@@ -190,7 +198,7 @@ impl Worker {
     /// Forgets what a new configuration no longer has.
     fn follow(&self, active: &Active) {
         self.version.set(active.version);
-        self.rotations
+        self.balancers
             .borrow_mut()
             .retain(|name, _| active.clusters.contains_key(name));
         let anywhere = active
@@ -247,7 +255,10 @@ async fn follow_configuration(worker: &Rc<Worker>) {
         tokio::select! {
             changed = changes.changed() => if changed.is_err() { return },
             () = tokio::time::sleep(LISTEN_PAUSE), if missing => {}
-            _ = sweep.tick() => worker.pool.sweep(|_| true),
+            _ = sweep.tick() => {
+                worker.pool.sweep(|_| true);
+                worker.streams.sweep(|_| true);
+            }
         }
     }
 }
@@ -299,13 +310,8 @@ async fn accept(worker: Rc<Worker>, socket: TcpListener, entry: Arc<str>) {
                     }
                     continue;
                 };
-                spawn_local(connection(
-                    Rc::clone(&worker),
-                    Arc::clone(&entry),
-                    stream,
-                    source,
-                    admission,
-                ));
+                let served = connection(Rc::clone(&worker), Arc::clone(&entry), stream, source, admission);
+                spawn_local(served);
             }
             Err(error) => {
                 tracing::debug!(%error, "accept");
@@ -389,7 +395,7 @@ async fn connection(worker: Rc<Worker>, entry: Arc<str>, mut stream: TcpStream, 
         None => (Io::Tcp(stream), first),
         Some(tls) => {
             let acceptor = tokio_rustls::TlsAcceptor::from(Arc::clone(&tls.config));
-            let accepting = acceptor.accept(Begun { first, stream });
+            let accepting = Box::pin(acceptor.accept(Begun { first, stream }));
             match tokio::time::timeout(HANDSHAKE_TIMEOUT, accepting).await {
                 Ok(Ok(stream)) => (Io::TlsServer(Box::new(stream)), Bytes::new()),
                 Ok(Err(error)) => return tracing::debug!(%source, %error, "TLS handshake"),
@@ -398,7 +404,7 @@ async fn connection(worker: Rc<Worker>, entry: Arc<str>, mut stream: TcpStream, 
         }
     };
     match chain.filter {
-        Filter::Tcp(filter) => tcp::serve(flow, io, &first, filter, active).await,
+        Filter::Tcp(filter) => Box::pin(tcp::serve(flow, io, &first, filter, active)).await,
         Filter::Http(filter) => {
             let (version, stats) = (active.version, active.stats_of(&filter));
             drop(active);

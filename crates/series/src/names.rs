@@ -20,6 +20,10 @@ pub const RETRY_TOTAL: &str = "retry_total";
 pub const FAULT_TOTAL: &str = "fault_total";
 /// Requests refused because a limit was reached, by [`REASON`].
 pub const OVERFLOW_TOTAL: &str = "overflow_total";
+/// Times that an endpoint was left out because of its errors, by [`REASON`].
+pub const EJECTION_TOTAL: &str = "ejection_total";
+/// Endpoints that are left out now.
+pub const EJECTED_ENDPOINTS: &str = "ejected_endpoints";
 /// Connections opened.
 pub const TCP_OPEN_TOTAL: &str = "tcp_open_total";
 /// Connections open now.

@@ -53,6 +53,8 @@ pub enum Command {
     Metrics(Metrics),
     /// The ingress gateway's pod: the proxy, with a bootstrap that it writes itself.
     Gateway(Gateway),
+    /// A collector of traces: takes spans, keeps the newest in memory, answers Zipkin's API.
+    Zipkin(Zipkin),
     /// The proxy, from a bootstrap in Envoy's format.
     Proxy(Proxy),
     #[command(flatten)]
@@ -157,6 +159,9 @@ pub struct Install {
     /// The container image to use.
     #[arg(long, default_value = "weir")]
     pub image: String,
+    /// With a collector of traces, traffic-zipkin.
+    #[arg(long)]
+    pub zipkin: bool,
 }
 
 /// How a role reaches the Kubernetes API.
@@ -292,6 +297,19 @@ pub struct Gateway {
     /// Threads that forward, of Weir's proxy; by default one a processor.
     #[arg(long)]
     pub workers: Option<usize>,
+}
+
+#[derive(Args, Debug)]
+pub struct Zipkin {
+    /// Address of Zipkin's API.
+    #[arg(long, default_value = "0.0.0.0:9411")]
+    pub address: SocketAddr,
+    /// Spans that are kept; beyond, the oldest traces go.
+    #[arg(long, default_value_t = 100_000)]
+    pub spans_max: usize,
+    /// Memory for spans, in MiB; beyond, the oldest traces go.
+    #[arg(long, default_value_t = 128)]
+    pub memory_mib: usize,
 }
 
 #[derive(Args, Debug)]

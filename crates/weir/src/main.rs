@@ -67,6 +67,7 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Node(arguments) => return Ok(roles::local::node(&arguments)),
         // A proxy, its supervisor and the agent are small and many: one thread beside the workers.
         Command::Gateway(arguments) => small_runtime()?.block_on(roles::gateway::run(arguments))?,
+        Command::Zipkin(arguments) => small_runtime()?.block_on(roles::zipkin::run(arguments))?,
         Command::Proxy(arguments) => small_runtime()?.block_on(roles::proxy::run(arguments))?,
         Command::EnvoySupervisor(arguments) => small_runtime()?.block_on(roles::proxy::supervise(arguments))?,
         Command::Agent(arguments) => small_runtime()?.block_on(roles::agent::run(arguments))?,

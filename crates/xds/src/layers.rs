@@ -136,6 +136,11 @@ impl Layers {
         self.iter().map(|(_, resource)| resource)
     }
 
+    /// The last layer: where nodes share layers, what is a node's own.
+    pub fn last(&self) -> Option<&Arc<Layer>> {
+        self.0.last()
+    }
+
     /// All resources in one map.
     pub fn to_map(&self) -> Resources {
         self.iter()

@@ -37,6 +37,9 @@ pub struct PodId {
     pub uid: String,
     /// Its service account, in whose name the proxy speaks.
     pub service_account: String,
+    /// What it is one of many of: its workload's name, or its own; so traces call it.
+    #[serde(default)]
+    pub workload: String,
 }
 
 /// The sandbox of a pod: what owns its network namespace.
@@ -191,8 +194,15 @@ impl Directory {
         host_ip: Option<IpAddr>,
         control: &ControlPlane,
     ) -> io::Result<()> {
+        // Records of an earlier version say nothing of it.
+        let workload = if pod.workload.is_empty() {
+            &pod.name
+        } else {
+            &pod.workload
+        };
         let bootstrap = Bootstrap {
             node_id: &format!("{}.{}", pod.name, pod.namespace),
+            service: &format!("{workload}.{}", pod.namespace),
             engine,
             host_ip,
             admin: &self.admin(),
@@ -275,6 +285,7 @@ mod tests {
             name: "a".into(),
             uid: uid.into(),
             service_account: "default".into(),
+            workload: "web".into(),
         }
     }
 
@@ -338,7 +349,7 @@ mod tests {
         let bootstrap: Value = serde_json::from_slice(&fs::read(directory.bootstrap()).unwrap()).unwrap();
         assert_eq!(
             bootstrap["node"],
-            json!({"id": "a.default", "cluster": "weir",
+            json!({"id": "a.default", "cluster": "web.default",
             "metadata": {"host_ip": "10.244.0.1", "engine": "weir"}})
         );
         let service = &bootstrap["dynamic_resources"]["ads_config"]["grpc_services"][0]["google_grpc"];

@@ -103,6 +103,7 @@ impl Fixture {
             name: "a-1".into(),
             uid: "u-1".into(),
             service_account: "sa".into(),
+            workload: "a".into(),
         };
         Self {
             net: Net::new(),

@@ -3,7 +3,7 @@
 use envoy_types::pb::envoy::config::core::v3::transport_socket::ConfigType;
 use envoy_types::pb::envoy::config::core::v3::{TrafficDirection, TransportSocket};
 use envoy_types::pb::envoy::config::listener::v3::{FilterChain, FilterChainMatch, Listener};
-use envoy_types::pb::envoy::config::route::v3::{RouteConfiguration, VirtualHost};
+use envoy_types::pb::envoy::config::route::v3::{Route, RouteConfiguration, VirtualHost};
 use envoy_types::pb::envoy::extensions::filters::listener::tls_inspector::v3::TlsInspector;
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::http_connection_manager::{
     RouteSpecifier, UpgradeConfig,
@@ -13,10 +13,11 @@ use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::{
     CommonTlsContext, DownstreamTlsContext, SdsSecretConfig,
 };
 use weir_api::labels::Engine;
-use weir_mesh::routes::Rule;
-use weir_mesh::{ANY_HOST, Chain, Gateway, Host, Mesh, Policy};
+use weir_mesh::policy::Tracing;
+use weir_mesh::routes::{Rule, Share};
+use weir_mesh::{ANY_HOST, Chain, Host, Mesh, Policy};
 
-use super::listener::{self, access_log};
+use super::listener::{self, Shared, access_log};
 use super::{
     Family, INGRESS_HTTP, INGRESS_HTTP_PORT, INGRESS_HTTPS, INGRESS_HTTPS_PORT, OUTBOUND, ROUTE_OTHER, ROUTE_SERVICE,
     action, any, cluster, no, rule, seconds, yes,
@@ -28,9 +29,9 @@ const STAT_PREFIX: &str = "ingress";
 const INSPECTION_TIMEOUT_S: i64 = 15;
 
 /// Where requests in clear text arrive.
-pub(super) fn http(engine: Engine, gateway: &Gateway, shared: &listener::Shared<'_>) -> Listener {
+pub(super) fn http(engine: Engine, mesh: &Mesh, shared: &Shared<'_>) -> Listener {
     let chain = FilterChain {
-        filters: vec![listener::http_filter(&manager(engine, gateway, shared, INGRESS_HTTP))],
+        filters: vec![listener::http_filter(&manager(engine, mesh, shared, INGRESS_HTTP))],
         name: INGRESS_HTTP.to_owned(),
         ..Default::default()
     };
@@ -41,8 +42,8 @@ pub(super) fn http(engine: Engine, gateway: &Gateway, shared: &listener::Shared<
 }
 
 /// Where TLS arrives; `None` while there is no certificate, for a listener without a chain is none.
-pub(super) fn https(engine: Engine, gateway: &Gateway, shared: &listener::Shared<'_>) -> Option<Listener> {
-    let manager = manager(engine, gateway, shared, INGRESS_HTTPS);
+pub(super) fn https(engine: Engine, mesh: &Mesh, shared: &Shared<'_>) -> Option<Listener> {
+    let manager = manager(engine, mesh, shared, INGRESS_HTTPS);
     let chain = |chain: &Chain| FilterChain {
         filter_chain_match: (!chain.server_names.is_empty()).then(|| FilterChainMatch {
             server_names: chain.server_names.clone(),
@@ -56,7 +57,7 @@ pub(super) fn https(engine: Engine, gateway: &Gateway, shared: &listener::Shared
         },
         ..Default::default()
     };
-    let filter_chains: Vec<FilterChain> = gateway.chains.iter().map(chain).collect();
+    let filter_chains: Vec<FilterChain> = mesh.gateway.chains.iter().map(chain).collect();
     let inspector = listener::listener_filter("envoy.filters.listener.tls_inspector", &TlsInspector::default());
     (!filter_chains.is_empty()).then(|| Listener {
         filter_chains,
@@ -76,14 +77,15 @@ fn bound(name: &str, port: u32) -> Listener {
 }
 
 /// As for any requests, but for what a stranger could do by a path or a header of the kind that proxies set.
-fn manager(engine: Engine, gateway: &Gateway, shared: &listener::Shared<'_>, routes: &str) -> HttpConnectionManager {
+fn manager(engine: Engine, mesh: &Mesh, shared: &Shared<'_>, routes: &str) -> HttpConnectionManager {
     let rds = RouteSpecifier::Rds(Rds {
         config_source: Some(cluster::ads()),
         route_config_name: routes.to_owned(),
     });
-    HttpConnectionManager {
+    let logs = access_log::http(shared.logs(engine), OUTBOUND);
+    let manager = HttpConnectionManager {
         use_remote_address: yes(),
-        xff_num_trusted_hops: gateway.trusted_hops,
+        xff_num_trusted_hops: mesh.settings.ingress.trusted_hops,
         skip_xff_append: false,
         normalize_path: yes(),
         merge_slashes: true,
@@ -91,8 +93,41 @@ fn manager(engine: Engine, gateway: &Gateway, shared: &listener::Shared<'_>, rou
             upgrade_type: "websocket".to_owned(),
             ..Default::default()
         }],
-        ..listener::manager(STAT_PREFIX, rds, access_log::http(shared.logs(engine), OUTBOUND))
+        ..listener::manager(STAT_PREFIX, rds, logs)
+    };
+    shared.traced_on_both_sides(manager, tracing(mesh))
+}
+
+/// A gateway traces as much as the Service of its own that asks for the most.
+fn tracing(mesh: &Mesh) -> Tracing {
+    let hosts = mesh.gateway.http.iter().chain(&mesh.gateway.https);
+    let rules = hosts.flat_map(|host| &host.rules);
+    let asked = rules.flat_map(Rule::shares).filter_map(|share| policy(share, mesh));
+    asked.fold(Tracing::default(), |most, policy| most.or(policy.tracing))
+}
+
+fn policy<'a>(share: &Share, mesh: &'a Mesh) -> Option<&'a Policy> {
+    let service = mesh.services.get(share.service.as_ref()?)?;
+    Some(&service.policy)
+}
+
+/// A rule's routes, as the labels of the Service ask that it leads to (the apex of a split; else the first, of several). What is done to requests on
+/// purpose is not done here: it would hit strangers.
+fn ruled(rule: &Rule, shown: &str, mesh: &Mesh) -> Vec<Route> {
+    let usual = Policy::default();
+    let first = rule.shares().first();
+    let asked = rule.policy_of.as_ref().and_then(|key| mesh.services.get(key));
+    let asked = asked.map(|service| &service.policy);
+    let policy = asked
+        .or_else(|| first.and_then(|share| policy(share, mesh)))
+        .unwrap_or(&usual);
+    let action = action::forward("", policy, &policy.timeouts);
+    let mut routes: Vec<Route> = rule::routes(rule, shown, &action).collect();
+    if let Some((share, key)) = first.and_then(|share| Some((share, share.service.as_ref()?))) {
+        let operation = format!("{}.{}:{}/*", key.name, key.namespace, share.port);
+        routes.iter_mut().for_each(|route| action::decorate(route, &operation));
     }
+    routes
 }
 
 fn transport_socket(certificate: &str) -> TransportSocket {
@@ -116,20 +151,6 @@ fn transport_socket(certificate: &str) -> TransportSocket {
 /// The routes of clear text or of TLS. The port in a host header says how a client came here, not what it wants. Figures
 /// show hosts by name only where they are names, not where they are whatever a client writes.
 pub(super) fn routes(name: &str, hosts: &[Host], mesh: &Mesh) -> RouteConfiguration {
-    let nobodys = Policy::default();
-    // What the first Service of a rule asks for holds for the whole rule, but for faults: strangers get none.
-    let policy = |rule: &Rule| {
-        let service = rule
-            .shares()
-            .first()
-            .and_then(|share| mesh.services.get(share.service.as_ref()?));
-        service.map_or_else(|| nobodys.clone(), |service| service.policy.clone())
-    };
-    let of_rule = |rule: &Rule, shown: &str| -> Vec<_> {
-        let policy = policy(rule);
-        let usual = action::forward("", &policy, &policy.timeouts);
-        rule::routes(rule, shown, &usual).collect()
-    };
     let host = |host: &Host| {
         let shown = match host.domain.starts_with('*') {
             true => ROUTE_OTHER,
@@ -138,7 +159,7 @@ pub(super) fn routes(name: &str, hosts: &[Host], mesh: &Mesh) -> RouteConfigurat
         VirtualHost {
             name: host.domain.clone(),
             domains: vec![host.domain.clone()],
-            routes: host.rules.iter().flat_map(|r| of_rule(r, shown)).collect(),
+            routes: host.rules.iter().flat_map(|r| ruled(r, shown, mesh)).collect(),
             ..Default::default()
         }
     };

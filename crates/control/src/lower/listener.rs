@@ -55,7 +55,7 @@ const CONNECT_ATTEMPTS: u32 = 3;
 
 /// What of a mesh all listeners depend on.
 pub(super) struct Shared<'a> {
-    mesh: &'a Mesh,
+    pub(super) mesh: &'a Mesh,
     /// Ports on which Envoy must not wait for a client's first bytes.
     uninspected: BTreeSet<u16>,
     tracer: Option<Tracer>,
@@ -86,8 +86,19 @@ impl<'a> Shared<'a> {
     }
 
     fn traced(&self, mut manager: HttpConnectionManager, tracing: Tracing) -> HttpConnectionManager {
-        let both = self.tracer.as_ref().zip(tracing.sampling);
-        manager.tracing = both.map(|(tracer, sampling)| tracer.listener(sampling, false));
+        let asked = self.tracer.as_ref().zip(tracing.sampling);
+        manager.tracing = asked.map(|(tracer, sampling)| tracer.listener(sampling, false));
+        manager
+    }
+
+    /// For a proxy that is a server to its clients and a client to its servers.
+    pub(super) fn traced_on_both_sides(
+        &self,
+        mut manager: HttpConnectionManager,
+        tracing: Tracing,
+    ) -> HttpConnectionManager {
+        let asked = self.tracer.as_ref().zip(tracing.sampling);
+        manager.tracing = asked.map(|(tracer, sampling)| tracer.listener(sampling, true));
         manager
     }
 }

@@ -21,8 +21,8 @@
 //! Addresses of single pods (endpoints of headless Services, ports that a pod labels itself) have a cluster of their own
 //! with that one endpoint, named `<port>|<namespace>|<ip>.outbound`: the client chose the pod, and metrics still know it.
 //!
-//! All but the listeners is the same for every node, and shared. Listeners differ by engine (Envoy gets access logs)
-//! and by how much the pod itself asks to be traced; `inbound` differs by pod. Pods that have IPv6 get `outbound_ipv6` and `inbound_ipv6` beside these: the same on `::`. What did not change stays the same allocation from one lowering to the next.
+//! Nodes share all but `inbound`, which differs by pod: in layers, one for everybody and one for each namespace that
+//! Services are meant for (`spread`). Listeners differ by engine, too (Envoy gets access logs). Pods that have IPv6 get `outbound_ipv6` and `inbound_ipv6` beside these: the same on `::`. What did not change stays the same allocation from one lowering to the next.
 
 mod action;
 mod cluster;
@@ -32,6 +32,7 @@ mod listener;
 mod route;
 mod rule;
 mod secret;
+mod spread;
 mod telemetry;
 mod tracing;
 
@@ -45,10 +46,12 @@ use prost::Message;
 use weir_api::labels::{Engine, Protocol};
 use weir_mesh::policy::Tracing;
 use weir_mesh::routes::{Rule, Share};
-use weir_mesh::{Key, Mesh, Policy};
+use weir_mesh::{Exports, Key, Mesh, Policy};
 use weir_xds::snapshot::{Inconsistency, Resources};
 use weir_xds::types::Peer;
-use weir_xds::{Resource, ResourceType, Snapshot};
+use weir_xds::{Layer, Layers, Resource, ResourceType, Snapshot};
+
+use spread::Spread;
 
 pub use tracing::TRACING;
 
@@ -107,7 +110,9 @@ pub fn listener_name(ip: IpAddr, port: u16) -> String {
     format!("{ip}_{port}.outbound")
 }
 
-/// A destination that outbound traffic is balanced to: what its cluster, endpoints and routes are made from.
+/// A destination that outbound traffic is balanced to: what its cluster, endpoints and routes are made from. All of it
+/// stands here (or in [`same_surroundings`]): where it is equal to the one before, nothing is encoded.
+#[derive(PartialEq)]
 struct Destination<'a> {
     name: String,
     protocol: Protocol,
@@ -127,9 +132,12 @@ struct Destination<'a> {
     operation: String,
     /// The client chose this very address: it stays in whether it is ready or not.
     single: bool,
+    /// The namespaces that it is for.
+    exports: &'a Exports,
 }
 
-/// An address that has a listener.
+/// An address that has a listener. As for [`Destination`], all that its listener is made from stands here.
+#[derive(PartialEq)]
 struct Bound<'a> {
     ip: IpAddr,
     port: u16,
@@ -140,6 +148,8 @@ struct Bound<'a> {
     shares: &'a [Share],
     /// Which of its requests are traced, whoever sends them.
     tracing: Tracing,
+    /// The namespaces that it is for.
+    exports: &'a Exports,
 }
 
 /// What the listeners of nodes differ by, apart from `inbound`.
@@ -151,6 +161,14 @@ struct Variant {
 }
 
 impl Variant {
+    /// That of a pod.
+    fn of(engine: Engine, pod: &weir_mesh::Pod) -> Self {
+        Self {
+            engine,
+            tracing: pod.tracing,
+        }
+    }
+
     /// Those that the pods of a mesh need, and of each engine the one that most need.
     fn all(mesh: &Mesh) -> BTreeSet<Self> {
         let of_pods = mesh.pods.values().map(|pod| pod.tracing);
@@ -166,28 +184,31 @@ impl Variant {
     }
 }
 
+/// What destinations, addresses and pods are lowered with, beside themselves, is the same in both.
+fn same_surroundings(before: &Mesh, now: &Mesh) -> bool {
+    before.telemetry == now.telemetry && before.settings == now.settings && before.collector() == now.collector()
+}
+
 /// Everything that nodes share, lowered from one mesh.
 #[derive(Clone, Debug, Default)]
 pub struct Lowered {
-    clusters: Arc<Resources>,
-    endpoints: Arc<Resources>,
-    routes: Arc<Resources>,
-    peers: Arc<Resources>,
+    clusters: Spread,
+    endpoints: Spread,
+    routes: Spread,
+    peers: Arc<Layer>,
     /// Without `inbound`.
-    listeners: BTreeMap<Variant, Arc<Resources>>,
+    listeners: BTreeMap<Variant, Spread>,
     /// `outbound_ipv6`, by engine: for pods that have IPv6.
     outbound_ipv6: BTreeMap<Engine, Arc<Resource>>,
     gateway: GatewayResources,
-    /// The secrets of all nodes but the gateway: none.
-    no_secrets: Arc<Resources>,
 }
 
 /// What only the gateway is sent.
 #[derive(Clone, Debug, Default)]
 struct GatewayResources {
-    listeners: BTreeMap<Engine, Arc<Resources>>,
-    routes: Arc<Resources>,
-    secrets: Arc<Resources>,
+    listeners: BTreeMap<Engine, Arc<Layer>>,
+    routes: Arc<Layer>,
+    secrets: Arc<Layer>,
 }
 
 impl GatewayResources {
@@ -196,37 +217,49 @@ impl GatewayResources {
         let listeners = [Engine::Weir, Engine::Envoy].into_iter().map(|engine| {
             let empty = Arc::default();
             let old = previous.listeners.get(&engine).unwrap_or(&empty);
-            let mut listeners = Collector::new(ResourceType::Listener, old);
-            listeners.add(INGRESS_HTTP, &gateway::http(engine, gateway, shared));
-            if let Some(https) = gateway::https(engine, gateway, shared) {
+            let mut listeners = Collector::new(ResourceType::Listener, |name| old.resources().get(name));
+            listeners.add(INGRESS_HTTP, &gateway::http(engine, mesh, shared));
+            if let Some(https) = gateway::https(engine, mesh, shared) {
                 listeners.add(INGRESS_HTTPS, &https);
             }
-            (engine, listeners.finish())
+            (engine, Layer::renew(old, listeners.resources))
         });
-        let mut routes = Collector::new(ResourceType::Route, &previous.routes);
+        let mut routes = Collector::new(ResourceType::Route, |name| previous.routes.resources().get(name));
         routes.add(INGRESS_HTTP, &gateway::routes(INGRESS_HTTP, &gateway.http, mesh));
         if !gateway.chains.is_empty() {
             routes.add(INGRESS_HTTPS, &gateway::routes(INGRESS_HTTPS, &gateway.https, mesh));
         }
-        let mut secrets = Collector::new(ResourceType::Secret, &previous.secrets);
+        let mut secrets = Collector::new(ResourceType::Secret, |name| previous.secrets.resources().get(name));
         for (name, certificate) in &gateway.certificates {
             secrets.add(name, &secret::certificate(name, certificate));
         }
         Self {
             listeners: listeners.collect(),
-            routes: routes.finish(),
-            secrets: secrets.finish(),
+            routes: Layer::renew(&previous.routes, routes.resources),
+            secrets: Layer::renew(&previous.secrets, secrets.resources),
         }
     }
 }
 
 impl Lowered {
-    /// Lowers a mesh, reusing what did not change since `previous`.
+    /// Lowers a mesh. Resources that are equal to those of `previous` stay the same allocations.
     pub fn new(mesh: &Mesh, previous: &Self) -> Self {
+        Self::lower(mesh, previous, None)
+    }
+
+    /// Lowers a mesh, where `previous` was lowered from the mesh `before`: encodes only what differs between the two.
+    pub fn renew(mesh: &Mesh, previous: &Self, before: &Mesh) -> Self {
+        Self::lower(mesh, previous, Some(before))
+    }
+
+    fn lower(mesh: &Mesh, previous: &Self, before: Option<&Mesh>) -> Self {
+        let before = before.filter(|before| same_surroundings(before, mesh));
+        let old_destinations = before.map(destinations).unwrap_or_default();
+        let known: BTreeMap<&str, &Destination<'_>> = old_destinations.iter().map(|d| (&*d.name, d)).collect();
         let destinations = destinations(mesh);
-        let mut clusters = Collector::new(ResourceType::Cluster, &previous.clusters);
-        let mut endpoints = Collector::new(ResourceType::Endpoint, &previous.endpoints);
-        let mut routes = Collector::new(ResourceType::Route, &previous.routes);
+        let mut clusters = Collector::new(ResourceType::Cluster, |name| previous.clusters.get(name));
+        let mut endpoints = Collector::new(ResourceType::Endpoint, |name| previous.endpoints.get(name));
+        let mut routes = Collector::new(ResourceType::Route, |name| previous.routes.get(name));
         let usual = telemetry::metadata(&mesh.telemetry);
         clusters.add_with(DIRECT, &cluster::original_dst(DIRECT, Upstream::AsDownstream), &usual);
         clusters.add_with(INBOUND, &cluster::original_dst(INBOUND, Upstream::AsDownstream), &usual);
@@ -245,12 +278,19 @@ impl Lowered {
         }
         clusters.add(BLOCKED, &cluster::blocked());
         for destination in &destinations {
+            let name = destination.name.as_str();
+            if known.get(name) == Some(&destination) {
+                clusters.keep(name);
+                endpoints.keep(name);
+                routes.keep(name);
+                continue;
+            }
             let rule = destination.policy.balance.policy;
             let measured = telemetry::metadata_with_rule(&destination.telemetry.or(&mesh.telemetry), rule);
-            clusters.add_with(&destination.name, &cluster::eds(destination), &measured);
-            endpoints.add(&destination.name, &endpoint::assignment(destination));
+            clusters.add_with(name, &cluster::eds(destination), &measured);
+            endpoints.add(name, &endpoint::assignment(destination));
             if destination.listening.is_some_and(Protocol::has_requests) {
-                routes.add(&destination.name, &route::outbound(destination));
+                routes.add(name, &route::outbound(destination));
             }
         }
         if let Some(collector) = mesh.collector() {
@@ -258,29 +298,29 @@ impl Lowered {
             clusters.add(TRACING, &cluster);
             assignment.iter().for_each(|a| endpoints.add(TRACING, a));
         }
-        let mut peers = Collector::new(ResourceType::Peer, &previous.peers);
-        for (ip, who) in &mesh.identities {
-            let peer = Peer {
-                namespace: who.namespace.clone(),
-                pod: who.pod.clone(),
-                owner_kind: who.owner_kind.clone(),
-                owner: who.owner.clone(),
-            };
-            peers.add(&ip.to_string(), &peer);
-        }
+        let old_bound = before
+            .map(|before| bound(before, &old_destinations))
+            .unwrap_or_default();
+        let known: BTreeMap<(IpAddr, u16), &Bound<'_>> = old_bound.iter().map(|b| ((b.ip, b.port), b)).collect();
         let bound = bound(mesh, &destinations);
         let shared = listener::Shared::of(mesh);
-        let listeners = Variant::all(mesh).into_iter().map(|variant| {
-            let empty = Arc::default();
-            let old = previous.listeners.get(&variant).unwrap_or(&empty);
-            let mut listeners = Collector::new(ResourceType::Listener, old);
-            listeners.add(OUTBOUND, &listener::outbound(variant.engine, Family::Ipv4, &shared));
-            for address in &bound {
-                let name = listener_name(address.ip, address.port);
-                listeners.add(&name, &listener::address(variant, &name, address, &shared));
-            }
-            (variant, listeners.finish())
-        });
+        let listeners: Vec<(Variant, Resources)> = Variant::all(mesh)
+            .into_iter()
+            .map(|variant| {
+                let old = previous.listeners.get(&variant);
+                let mut listeners = Collector::new(ResourceType::Listener, |name| old?.get(name));
+                listeners.add(OUTBOUND, &listener::outbound(variant.engine, Family::Ipv4, &shared));
+                for address in &bound {
+                    let name = listener_name(address.ip, address.port);
+                    if old.is_some() && known.get(&(address.ip, address.port)) == Some(&address) {
+                        listeners.keep(&name);
+                    } else {
+                        listeners.add(&name, &listener::address(variant, &name, address, &shared));
+                    }
+                }
+                (variant, listeners.resources)
+            })
+            .collect();
         let outbound_ipv6 = [Engine::Weir, Engine::Envoy].into_iter().map(|engine| {
             let body = listener::outbound(engine, Family::Ipv6, &shared).encode_to_vec();
             let old = previous.outbound_ipv6.get(&engine);
@@ -289,44 +329,84 @@ impl Lowered {
                 Resource::renew(old, ResourceType::Listener, OUTBOUND_IPV6, body),
             )
         });
+        // Names of clusters and of listeners do not meet: the one end in the port, the others begin with it.
+        let exported = destinations.iter().map(|d| (d.name.clone(), d.exports.clone()));
+        let addresses = bound.iter().map(|b| (listener_name(b.ip, b.port), b.exports.clone()));
+        let mut narrow = spread::narrow(exported.chain(addresses));
+        let own = narrow.clone();
+        if !narrow.is_empty() {
+            let listeners = listeners.iter().flat_map(|(_, resources)| resources.values());
+            spread::widen(&mut narrow, routes.resources.values().chain(listeners));
+        }
+        let none = Spread::default();
+        let listeners = listeners.into_iter().map(|(variant, resources)| {
+            let old = previous.listeners.get(&variant).unwrap_or(&none);
+            (variant, Spread::new(resources, &own, old))
+        });
         Self {
             gateway: GatewayResources::new(mesh, &shared, &previous.gateway),
-            no_secrets: Arc::clone(&previous.no_secrets),
             outbound_ipv6: outbound_ipv6.collect(),
             listeners: listeners.collect(),
-            clusters: clusters.finish(),
-            endpoints: endpoints.finish(),
-            routes: routes.finish(),
-            peers: peers.finish(),
+            clusters: Spread::new(clusters.resources, &narrow, &previous.clusters),
+            endpoints: Spread::new(endpoints.resources, &narrow, &previous.endpoints),
+            routes: Spread::new(routes.resources, &own, &previous.routes),
+            peers: peers(mesh, before, &previous.peers),
         }
     }
 
     /// Whether what nodes share is consistent. (`inbound`, which is each node's own, refers to cluster `inbound` alone.)
     pub fn check(&self) -> Result<(), Vec<Inconsistency>> {
-        self.listeners
-            .values()
-            .try_for_each(|listeners| self.assemble(Arc::clone(listeners)).check())?;
-        self.gateway
-            .listeners
-            .keys()
-            .filter_map(|engine| self.gateway_snapshot(*engine))
-            .try_for_each(|snapshot| snapshot.check())
+        self.views()
+            .chain(self.gateway_views())
+            .try_for_each(|view| view.check())
     }
 
-    /// The snapshot of the gateway's proxy.
+    /// As [`Lowered::check`], where `previous` is known to be consistent: costs what changed.
+    pub fn check_since(&self, previous: &Self) -> Result<(), Vec<Inconsistency>> {
+        let spreads = [&self.clusters, &self.endpoints, &self.routes];
+        let old = [&previous.clusters, &previous.endpoints, &previous.routes];
+        if spread::views(spreads) != spread::views(old) || !self.listeners.keys().eq(previous.listeners.keys()) {
+            return self.check();
+        }
+        self.views()
+            .chain(self.gateway_views())
+            .zip(previous.views().chain(previous.gateway_views()))
+            .try_for_each(|(now, before)| now.check_since(&before))
+    }
+
+    /// The snapshot of the gateway's proxy. It may lead to any Service, whomever else that is for.
     pub fn gateway_snapshot(&self, engine: Engine) -> Option<Snapshot> {
-        let listeners = self.gateway.listeners.get(&engine)?;
-        let shared = self.assemble(Arc::clone(listeners));
+        let listeners = Arc::clone(self.gateway.listeners.get(&engine)?);
         Some(
-            shared
+            Snapshot::new()
+                .with(ResourceType::Cluster, self.clusters.all())
+                .with(ResourceType::Endpoint, self.endpoints.all())
+                .with(ResourceType::Peer, Arc::clone(&self.peers))
+                .with(ResourceType::Listener, listeners)
                 .with(ResourceType::Route, Arc::clone(&self.gateway.routes))
                 .with(ResourceType::Secret, Arc::clone(&self.gateway.secrets)),
         )
     }
 
+    fn gateway_views(&self) -> impl Iterator<Item = Snapshot> {
+        let engines = self.gateway.listeners.keys();
+        engines.filter_map(|engine| self.gateway_snapshot(*engine))
+    }
+
+    /// What the nodes of each engine and namespace share.
+    fn views(&self) -> impl Iterator<Item = Snapshot> {
+        let namespaces = spread::views([&self.clusters, &self.endpoints, &self.routes]);
+        self.listeners.values().flat_map(move |listeners| {
+            let view = |namespace: &String| self.assemble(namespace, listeners.of(namespace));
+            namespaces.iter().map(view).collect::<Vec<_>>()
+        })
+    }
+
     /// The snapshot of one pod's proxy; `None` when the mesh does not know the pod. `previous` is the node's last one.
     pub fn snapshot(&self, mesh: &Mesh, pod: &Key, engine: Engine, previous: Option<&Snapshot>) -> Option<Snapshot> {
+        let namespace = &*pod.namespace;
         let pod = mesh.pods.get(pod)?;
+        let variant = Variant::of(engine, pod);
         let shared = listener::Shared::of_inbound(mesh);
         let inbound = |family: Family| {
             let (name, body) = (family.inbound(), listener::inbound(engine, family, &shared, pod));
@@ -334,28 +414,71 @@ impl Lowered {
             let resource = Resource::renew(old, ResourceType::Listener, name, body.encode_to_vec());
             (name.to_owned(), resource)
         };
-        let mut listeners = Resources::clone(self.listeners.get(&Variant {
-            engine,
-            tracing: pod.tracing,
-        })?);
-        listeners.extend([inbound(Family::Ipv4)]);
+        let mut own = Resources::from([inbound(Family::Ipv4)]);
         if pod.has_ipv6() {
-            listeners.extend([inbound(Family::Ipv6)]);
+            own.extend([inbound(Family::Ipv6)]);
             let outbound = self.outbound_ipv6.get(&engine).map(Arc::clone);
-            listeners.extend(outbound.map(|resource| (OUTBOUND_IPV6.to_owned(), resource)));
+            own.extend(outbound.map(|resource| (OUTBOUND_IPV6.to_owned(), resource)));
         }
-        Some(self.assemble(Arc::new(listeners)))
+        let old = previous.and_then(|s| s.resources(ResourceType::Listener).last());
+        let own = match old {
+            Some(old) => Layer::renew(old, own),
+            None => Layer::new(own),
+        };
+        let mut listeners = self.listeners.get(&variant)?.of(namespace);
+        listeners.push(own);
+        Some(self.assemble(namespace, listeners))
     }
 
-    fn assemble(&self, listeners: Arc<Resources>) -> Snapshot {
+    /// As [`Lowered::snapshot`], where neither the pod nor its engine changed between `before` and `mesh`: nothing is
+    /// encoded. `None` when that does not hold.
+    pub fn refresh(
+        &self,
+        (mesh, before): (&Mesh, &Mesh),
+        key: &Key,
+        engine: Engine,
+        previous: &Snapshot,
+    ) -> Option<Snapshot> {
+        let pod = mesh.pods.get(key)?;
+        let same = std::ptr::eq(mesh, before)
+            || (same_surroundings(before, mesh) && before.pods.get(key) == Some(pod) && !pod.has_ipv6());
+        let own = previous.resources(ResourceType::Listener).last().filter(|_| same)?;
+        let mut listeners = self.listeners.get(&Variant::of(engine, pod))?.of(&key.namespace);
+        listeners.push(Arc::clone(own));
+        Some(self.assemble(&key.namespace, listeners))
+    }
+
+    fn assemble(&self, namespace: &str, listeners: impl Into<Layers>) -> Snapshot {
         Snapshot::new()
-            .with(ResourceType::Cluster, Arc::clone(&self.clusters))
-            .with(ResourceType::Endpoint, Arc::clone(&self.endpoints))
-            .with(ResourceType::Secret, Arc::clone(&self.no_secrets))
-            .with(ResourceType::Route, Arc::clone(&self.routes))
+            .with(ResourceType::Cluster, self.clusters.of(namespace))
+            .with(ResourceType::Endpoint, self.endpoints.of(namespace))
+            .with(ResourceType::Route, self.routes.of(namespace))
             .with(ResourceType::Peer, Arc::clone(&self.peers))
             .with(ResourceType::Listener, listeners)
     }
+}
+
+/// Who has which address.
+fn peers(mesh: &Mesh, before: Option<&Mesh>, previous: &Arc<Layer>) -> Arc<Layer> {
+    if before.is_some_and(|before| before.identities == mesh.identities) {
+        return Arc::clone(previous);
+    }
+    let mut peers = Collector::new(ResourceType::Peer, |name| previous.resources().get(name));
+    for (ip, who) in &mesh.identities {
+        let name = ip.to_string();
+        if before.is_some_and(|before| before.identities.get(ip) == Some(who)) {
+            peers.keep(&name);
+            continue;
+        }
+        let peer = Peer {
+            namespace: who.namespace.clone(),
+            pod: who.pod.clone(),
+            owner_kind: who.owner_kind.clone(),
+            owner: who.owner.clone(),
+        };
+        peers.add(&name, &peer);
+    }
+    Layer::renew(previous, peers.resources)
 }
 
 /// A family of addresses, as far as sockets differ by it.
@@ -393,14 +516,14 @@ enum Upstream {
 }
 
 /// Collects the resources of one type; equal ones are taken from the lowering before.
-struct Collector<'a> {
+struct Collector<F> {
     ty: ResourceType,
-    previous: &'a Arc<Resources>,
+    previous: F,
     resources: Resources,
 }
 
-impl<'a> Collector<'a> {
-    fn new(ty: ResourceType, previous: &'a Arc<Resources>) -> Self {
+impl<'a, F: Fn(&str) -> Option<&'a Arc<Resource>>> Collector<F> {
+    fn new(ty: ResourceType, previous: F) -> Self {
         Self {
             ty,
             previous,
@@ -416,15 +539,14 @@ impl<'a> Collector<'a> {
     fn add_with(&mut self, name: &str, message: &impl Message, part: &impl Message) {
         let mut body = message.encode_to_vec();
         body.extend(part.encode_to_vec());
-        let resource = Resource::renew(self.previous.get(name), self.ty, name, body);
+        let resource = Resource::renew((self.previous)(name), self.ty, name, body);
         self.resources.insert(name.to_owned(), resource);
     }
 
-    fn finish(self) -> Arc<Resources> {
-        if self.resources == **self.previous {
-            Arc::clone(self.previous)
-        } else {
-            Arc::new(self.resources)
+    /// Takes the one from before, if there was one.
+    fn keep(&mut self, name: &str) {
+        if let Some(resource) = (self.previous)(name) {
+            self.resources.insert(name.to_owned(), Arc::clone(resource));
         }
     }
 }
@@ -453,6 +575,7 @@ fn destinations(mesh: &Mesh) -> Vec<Destination<'_>> {
                 policy: &service.policy,
                 operation: format!("{}.{}:{number}/*", service.name, service.namespace),
                 single: false,
+                exports: &service.exports,
             });
         }
     }
@@ -470,6 +593,7 @@ fn destinations(mesh: &Mesh) -> Vec<Destination<'_>> {
                 policy: &address.policy,
                 operation: format!("{}.{}:{port}/*", named(address, ip), address.namespace),
                 single: true,
+                exports: &address.exports,
             });
         }
     }
@@ -519,6 +643,7 @@ fn bound<'a>(mesh: &'a Mesh, destinations: &'a [Destination<'a>]) -> Vec<Bound<'
                     cluster,
                     shares,
                     tracing: service.policy.tracing,
+                    exports: &service.exports,
                 });
             }
         }
@@ -535,6 +660,7 @@ fn bound<'a>(mesh: &'a Mesh, destinations: &'a [Destination<'a>]) -> Vec<Bound<'
             cluster,
             shares: &[],
             tracing: address.policy.tracing,
+            exports: &address.exports,
         });
     }
     found.into_values().collect()
@@ -582,5 +708,7 @@ fn any<T: prost::Name>(message: &T) -> Any {
     }
 }
 
+#[cfg(test)]
+mod incremental;
 #[cfg(test)]
 mod tests;

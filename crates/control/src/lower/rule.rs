@@ -25,12 +25,11 @@ use envoy_types::pb::envoy::config::route::v3::{
 use envoy_types::pb::envoy::r#type::matcher::v3::string_matcher::MatchPattern;
 use envoy_types::pb::envoy::r#type::matcher::v3::{RegexMatchAndSubstitute, RegexMatcher, StringMatcher};
 use envoy_types::pb::envoy::r#type::v3::{FractionalPercent, fractional_percent::DenominatorType};
-use envoy_types::pb::google::protobuf::Duration;
 use weir_mesh::routes::{
     Filters, HeaderEdits, Mirror, PathMatch, PathRewrite, Redirect, RequestMatch, Rule, RuleAction, Share, TextMatch,
 };
 
-use super::{BLOCKED, cluster_name, number, seconds};
+use super::{BLOCKED, cluster_name, duration, number};
 
 /// A rule's routes, one a match, all with this name. What the rule says of tries and time goes on top of `usual`.
 pub(super) fn routes<'a>(rule: &'a Rule, name: &'a str, usual: &'a RouteAction) -> impl Iterator<Item = Route> + 'a {
@@ -154,12 +153,12 @@ fn forward(rule: &Rule, matched: &RequestMatch, shares: &[Share], usual: &RouteA
         ..usual.clone()
     };
     if let Some(timeout) = rule.timeouts.request {
-        action.timeout = Some(duration(timeout));
+        action.timeout = duration(timeout);
     }
     if let Some(timeout) = rule.timeouts.backend_request {
         let retry = action.retry_policy.get_or_insert_with(RetryPolicy::default);
         // Zero is for ever, which Envoy says by saying nothing.
-        retry.per_try_timeout = (!timeout.is_zero()).then(|| duration(timeout));
+        retry.per_try_timeout = duration(timeout).filter(|_| !timeout.is_zero());
     }
     if let Some(rewrite) = &rule.filters.rewrite {
         let host = rewrite.hostname.clone().map(HostRewriteSpecifier::HostRewriteLiteral);
@@ -290,13 +289,6 @@ fn literally(text: &str) -> String {
         found.push(c);
     }
     found
-}
-
-fn duration(time: std::time::Duration) -> Duration {
-    Duration {
-        nanos: i32::try_from(time.subsec_nanos()).unwrap_or_default(),
-        ..seconds(i64::try_from(time.as_secs()).unwrap_or(i64::MAX)).unwrap_or_default()
-    }
 }
 
 #[cfg(test)]

@@ -128,3 +128,25 @@ fn a_certificate_is_swapped_live() {
         envoy.stop().await;
     });
 }
+
+/// Hosts, precedence, rewrites, redirects and edits of HTTPRoutes, as stock Envoy understands them.
+#[test]
+fn http_routes_are_served() {
+    in_own_namespace("gateway::http_routes_are_served", || async {
+        let (objects, mut lowered) = (harness::golden_mesh("gateway-api"), Lowered::default());
+        let envoy = started(&objects, &mut lowered, Protocol::Delta).await;
+        for (url, answer) in [
+            ("http://shop.example.com:8080/reviews/x", "reviews 200  h1.1"),
+            ("http://shop.example.com:8080/reviews", "reviews 200  h1.1"),
+            (
+                "http://shop.example.com:8080/old?a=b",
+                "301 http://new.example.com/new?a=b h1.1",
+            ),
+            ("http://shop.example.com:8080/v1/x?debug=1", "reviews 200  h1.1"),
+            ("https://shop.example.com:8444/reviews", "reviews 200  h2"),
+        ] {
+            assert_eq!(curl(url).await, answer, "{url}");
+        }
+        envoy.stop().await;
+    });
+}

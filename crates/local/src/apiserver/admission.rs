@@ -8,6 +8,7 @@ use serde_json::{Map, Value, json};
 
 use super::Api;
 use super::error::{ApiError, Cause, Result};
+use super::ingress;
 use super::object::{self, as_map, items, items_mut, map_at, str_at};
 use super::registry::Resource;
 use super::store::WriteError;
@@ -30,6 +31,14 @@ pub fn create(api: &Api, resource: &Resource, value: &mut Value) -> Result<()> {
             if str_at(value, "/spec/type") != "ExternalName" {
                 as_map(value).insert("status".into(), json!({"loadBalancer": {}}));
             }
+            Ok(())
+        }
+        ("networking.k8s.io", "ingresses") => {
+            let classes = api.store.list("ingressclasses.networking.k8s.io", None).1;
+            if let Some(class) = ingress::default_class(value, classes.iter().map(|class| class.value())) {
+                map_at(value, "spec").insert("ingressClassName".into(), class.into());
+            }
+            as_map(value).insert("status".into(), json!({"loadBalancer": {}}));
             Ok(())
         }
         _ => Ok(()),

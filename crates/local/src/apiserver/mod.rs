@@ -21,6 +21,7 @@ mod error;
 mod gc;
 mod handlers;
 mod http;
+mod ingress;
 mod labels;
 mod log;
 mod managed;

@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 
 use super::crd;
 use super::error::{ApiError, Cause, Result};
+use super::ingress;
 use super::labels;
 use super::object::{items, name, str_at};
 use super::registry::{Resource, RoundTrip, Source};
@@ -245,12 +246,20 @@ fn builtin(resource: &Resource, object: &Value, old: Option<&Value>, causes: &mu
         ("", "secrets") => {
             data_keys(object, causes);
             unchanged(old, object, "/type", "type", causes);
+            if str_at(object, "/type") == "kubernetes.io/tls" {
+                for key in ["tls.crt", "tls.key"] {
+                    if object["data"].get(key).is_none() {
+                        causes.push(Cause::required(format!("data[{key}]"), ""));
+                    }
+                }
+            }
         }
         ("apps", "deployments" | "replicasets" | "daemonsets" | "statefulsets") => {
             workload(resource, object, old, causes);
         }
         ("batch", "jobs") => pod_spec(&object["spec"]["template"]["spec"], "spec.template.spec", causes),
-        ("networking.k8s.io", "ingresses") => ingress(object, causes),
+        ("networking.k8s.io", "ingresses") => ingress::check(object, old, causes),
+        ("networking.k8s.io", "ingressclasses") => ingress::check_ingress_class(object, old, causes),
         ("rbac.authorization.k8s.io", "rolebindings" | "clusterrolebindings") => {
             for field in ["kind", "name"] {
                 if str_at(&object["roleRef"], &format!("/{field}")).is_empty() {
@@ -568,46 +577,6 @@ pub fn selects(selector: &Value, labels: &Value) -> bool {
                 _ => false,
             }
         })
-}
-
-fn ingress(object: &Value, causes: &mut Vec<Cause>) {
-    let spec = &object["spec"];
-    if spec["rules"].as_array().is_none_or(Vec::is_empty) && spec.get("defaultBackend").is_none() {
-        causes.push(Cause::invalid(
-            "spec",
-            spec,
-            "either `defaultBackend` or `rules` must be specified",
-        ));
-    }
-    for (r, rule) in items(spec, "/rules").iter().enumerate() {
-        for (p, path) in items(rule, "/http/paths").iter().enumerate() {
-            let at = format!("spec.rules[{r}].http.paths[{p}]");
-            let kind = str_at(path, "/pathType");
-            let kinds = ["Exact", "ImplementationSpecific", "Prefix"];
-            if kind.is_empty() {
-                causes.push(Cause::required(format!("{at}.pathType"), "pathType must be specified"));
-            } else if !kinds.contains(&kind) {
-                causes.push(Cause::unsupported(format!("{at}.pathType"), &kind.into(), &kinds));
-            }
-            let text = str_at(path, "/path");
-            if kind != "ImplementationSpecific" && !text.starts_with('/') {
-                causes.push(Cause::invalid(
-                    format!("{at}.path"),
-                    &text.into(),
-                    "must be an absolute path",
-                ));
-            }
-            if path.pointer("/backend/service").is_some() {
-                let port = &path["backend"]["service"]["port"];
-                if port.get("number").is_none() && port.get("name").is_none() {
-                    causes.push(Cause::required(
-                        format!("{at}.backend.service.port"),
-                        "port name or number is required",
-                    ));
-                }
-            }
-        }
-    }
 }
 
 fn subjects(binding: &Value, causes: &mut Vec<Cause>) {

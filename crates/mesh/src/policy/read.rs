@@ -233,6 +233,14 @@ impl Labels<'_, '_> {
     }
 }
 
+/// Tells of keys that do nothing where they stand.
+pub(crate) fn idle_keys(source: &Source<'_>, place: labels::Place, problems: &mut Problems) {
+    for (key, why) in labels::idle(source.meta, place) {
+        let object = object_ref(source.api_version, source.kind, source.meta);
+        problems.warn(object, field(source.meta, key), why);
+    }
+}
+
 /// Whether an object may have any of the keys; nearly none has, and then there is nothing to look up.
 fn speaks(meta: &ObjectMeta) -> bool {
     let any = |map: &Option<std::collections::BTreeMap<String, String>>| {

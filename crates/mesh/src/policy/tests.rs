@@ -283,7 +283,8 @@ fn a_pods_labels_stand_above_its_services_for_its_own_address() {
         json!({"traffic.request.timeout": "2s", "traffic.retries.5xx": "2"}),
         json!({"traffic.request.timeout": "3s", "traffic.fault.delay.time": "3s", "traffic.connection.max": "9"}),
     );
-    assert_eq!(seen.problems, [""; 0]);
+    assert_eq!(seen.problems.len(), 1, "{:?}", seen.problems);
+    assert!(seen.problems[0].contains("[traffic.connection.max]: has no effect on a Pod"));
     let told = |policy: &Policy| {
         (
             policy.timeouts.request,

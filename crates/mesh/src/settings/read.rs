@@ -5,7 +5,7 @@ use serde_json::Value;
 use weir_api::labels::{self, InvalidValue};
 use weir_api::telemetry::{MESH_CONFIG, MESH_CONFIG_KEY};
 
-use super::{Backend, Defaults, Settings};
+use super::{Backend, Defaults, Ingress, Settings};
 use crate::objects::{Key, Objects, object_ref};
 use crate::policy::read::{Written, boolean, number, parsed, read_duration, whole_percent};
 use crate::policy::{Outlier, RetryCounts, Timeouts};
@@ -35,7 +35,7 @@ pub(super) fn settings(
             return kept();
         }
     };
-    const TABLES: [&str; 8] = [
+    const TABLES: [&str; 9] = [
         "outboundDefault",
         "engine",
         "accessLog",
@@ -44,6 +44,7 @@ pub(super) fn settings(
         "outlier",
         "tracing",
         "metrics",
+        "ingress",
     ];
     let Some(file) = reading.table(&file, "", &TABLES) else {
         return kept();
@@ -62,6 +63,7 @@ pub(super) fn settings(
             ..reading.defaults(file, &previous.defaults)
         },
         tracing,
+        ingress: reading.ingress(file, &previous.ingress),
     };
     (settings, telemetry::of_mesh(file, measured, &mut reading))
 }
@@ -132,6 +134,15 @@ impl Reading<'_> {
                     &Some(old.ejected_percent_max),
                 )
                 .unwrap_or(usual.ejected_percent_max),
+        }
+    }
+
+    fn ingress(&mut self, file: &Value, previous: &Ingress) -> Ingress {
+        let table = self.sub(file, "ingress", &["trustedHops", "httpsPort"]);
+        let hops = self.leaf(table, "ingress.trustedHops", number, &Some(previous.trusted_hops));
+        Ingress {
+            trusted_hops: hops.unwrap_or_default(),
+            https_port: self.leaf(table, "ingress.httpsPort", port, &previous.https_port),
         }
     }
 
@@ -227,6 +238,12 @@ impl Reading<'_> {
 
 pub(crate) fn text_of(value: &Value) -> String {
     value.as_str().map_or_else(|| value.to_string(), str::to_owned)
+}
+
+fn port(text: &str) -> Result<Written<u16>, InvalidValue> {
+    let port = text.parse::<u16>().ok().filter(|port| *port > 0);
+    port.map(|port| (port, None))
+        .ok_or_else(|| InvalidValue(format!("{text:?} is not a port; write a number from 1 to 65535")))
 }
 
 /// `host:port`.

@@ -39,6 +39,16 @@ pub struct Node {
 }
 
 impl Node {
+    /// What traces call this proxy's service: its cluster, or, without one, its own name.
+    pub fn service(&self) -> String {
+        let name = if self.cluster.is_empty() {
+            &self.id
+        } else {
+            &self.cluster
+        };
+        name.clone()
+    }
+
     /// The address of the pod's node.
     pub fn host_ip(&self) -> Option<std::net::IpAddr> {
         self.metadata

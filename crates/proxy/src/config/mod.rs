@@ -15,29 +15,38 @@ pub mod bootstrap;
 pub mod cache;
 pub mod decode;
 pub mod duration;
+pub mod edge;
 pub mod fault;
 pub mod fuzz;
 mod node;
 mod proto_json;
+pub mod retry;
 pub mod route;
 pub mod statics;
 pub mod stats;
 pub mod store;
 pub mod telemetry;
 pub mod tls;
+pub mod trace;
+pub mod upstream;
 
 pub use active::Active;
 pub use node::node_message;
-pub use route::{Action, RetryOn, RetryPolicy, Route, RouteTable};
+pub use retry::{RetryOn, RetryPolicy};
+pub use route::{Action, Route, RouteTable};
 pub use stats::{ClusterStats, HttpStats, ListenerStats};
 pub use telemetry::{Granularity, Telemetry};
 pub use tls::{ClientTls, SecretSlot, ServerTls};
+pub use upstream::LbPolicy;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use weir_series::canonical::{Direction, Peer};
+
+use crate::balance::{Breaker, Members};
+use crate::random;
 
 /// A map keyed by names of the configuration.
 pub type Map<K, V> = rapidhash::RapidHashMap<K, V>;
@@ -106,9 +115,10 @@ pub enum Codec {
 }
 
 /// What an endpoint is spoken to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Protocol {
     /// HTTP/1.1.
+    #[default]
     Http1,
     /// HTTP/2, without TLS from the first byte.
     Http2,
@@ -150,6 +160,10 @@ pub struct Http {
     pub routes: RouteSource,
     /// What the fault filter does where no route says something else; `None`: there is no such filter.
     pub fault: Option<Arc<fault::Fault>>,
+    /// How requests are traced; `None`: not at all.
+    pub tracing: Option<Arc<trace::Tracing>>,
+    /// What is made of requests before their route is looked for.
+    pub edge: Option<Box<edge::Edge>>,
     /// Endpoints are told the path of requests whose path is rewritten.
     pub original_path: bool,
     /// Add `x-request-id` where it is absent.
@@ -178,10 +192,35 @@ pub enum RouteSource {
 pub struct Tcp {
     /// Name for statistics.
     pub stat_prefix: Arc<str>,
-    /// Name of the cluster.
+    /// Name of the cluster; of the first of several.
     pub cluster: Arc<str>,
+    /// Where there are several: all of them with their weights, of which one is above 0.
+    pub shares: Box<[(Arc<str>, u32)]>,
+    /// A connection on which nothing moves for this long is closed (up to a quarter more); `None`: never.
+    pub idle_timeout: Option<Duration>,
     /// Endpoints to try before a connection is given up, at least 1.
     pub connect_attempts: u32,
+}
+
+impl Tcp {
+    /// The cluster of the next connection.
+    pub fn draw(&self) -> &Arc<str> {
+        let total = self.shares.iter().map(|(_, weight)| u64::from(*weight)).sum();
+        let mut left = random::below(total);
+        for (cluster, weight) in &self.shares {
+            match left.checked_sub(u64::from(*weight)) {
+                None => return cluster,
+                Some(rest) => left = rest,
+            }
+        }
+        &self.cluster
+    }
+
+    /// All clusters that connections may go to.
+    pub fn clusters(&self) -> impl Iterator<Item = &Arc<str>> {
+        let alone = Some(&self.cluster).filter(|_| self.shares.is_empty());
+        alone.into_iter().chain(self.shares.iter().map(|(cluster, _)| cluster))
+    }
 }
 
 /// A cluster as configured, without its endpoints.
@@ -203,6 +242,18 @@ pub struct ClusterSpec {
     pub tls: Option<Arc<ClientTls>>,
     /// How much is measured about it.
     pub telemetry: Arc<Telemetry>,
+    /// How the next endpoint is found.
+    pub policy: LbPolicy,
+    /// What it may have at a time.
+    pub limits: upstream::Limits,
+    /// When an endpoint is left out; `None`: never.
+    pub outlier: Option<upstream::Outlier>,
+    /// When fewer endpoints than so many in a hundred are left, all are used.
+    pub panic_percent: f64,
+    /// A connection without a request is closed after this time; `None`: as the pool does it.
+    pub idle_timeout: Option<Duration>,
+    /// Requests after which a connection is closed; `None`: it is kept.
+    pub requests_per_connection: Option<u32>,
 }
 
 /// Where the endpoints of a cluster come from.
@@ -227,6 +278,23 @@ pub struct Cluster {
     pub endpoints: Arc<Vec<Endpoint>>,
     /// Counters that outlive one configuration.
     pub stats: Arc<ClusterStats>,
+    /// What balancing needs to know of the endpoints.
+    pub members: Arc<Members>,
+    /// What there is now of all that is limited.
+    pub breaker: Arc<Breaker>,
+}
+
+impl Cluster {
+    /// A cluster with its endpoints; what is known of the one before stays, as far as it still holds.
+    pub fn new(spec: Arc<ClusterSpec>, endpoints: Arc<Vec<Endpoint>>, before: Option<&Self>) -> Self {
+        Self {
+            members: Arc::new(Members::new(&spec, &endpoints, before)),
+            stats: before.map_or_else(Arc::default, |c| Arc::clone(&c.stats)),
+            breaker: before.map_or_else(Arc::default, |c| Arc::clone(&c.breaker)),
+            spec,
+            endpoints,
+        }
+    }
 }
 
 /// One server of a cluster.
@@ -331,6 +399,8 @@ mod tests {
             filter: Filter::Tcp(Arc::new(Tcp {
                 stat_prefix: "".into(),
                 cluster: cluster.into(),
+                shares: Box::default(),
+                idle_timeout: None,
                 connect_attempts: 1,
             })),
         }

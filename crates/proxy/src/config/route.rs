@@ -14,6 +14,7 @@ use bytes::Bytes;
 
 use super::Map;
 use super::fault::{Fault, Percent};
+pub use super::retry::RetryPolicy;
 use crate::random;
 use edit::{Edits, Redirect, Rewrite};
 use matching::{Head, RouteMatch, path_of};
@@ -31,6 +32,8 @@ pub struct RouteTable {
     /// `example.*`, longest first.
     prefixes: Vec<(Box<str>, usize, Arc<str>)>,
     any: Option<usize>,
+    /// The port in a request's host does not matter.
+    pub ignore_port: bool,
 }
 
 /// Hosts that share routes.
@@ -265,30 +268,6 @@ impl Forward {
     }
 }
 
-/// When to try again.
-#[derive(Debug, Default, Clone, PartialEq)]
-pub struct RetryPolicy {
-    /// Conditions.
-    pub on: RetryOn,
-    /// Tries after the first, at most.
-    pub limit: u32,
-}
-
-/// The conditions of a retry, named as in Envoy's `retry_on`.
-#[derive(Debug, Default, Clone, Copy, PartialEq)]
-pub struct RetryOn {
-    /// No connection to the endpoint.
-    pub connect_failure: bool,
-    /// The connection broke before any byte of the request was sent.
-    pub reset_before_request: bool,
-    /// The connection broke before any byte of the response came.
-    pub reset: bool,
-    /// Any response 500-599, or no response.
-    pub server_error: bool,
-    /// 502, 503, 504.
-    pub gateway_error: bool,
-}
-
 /// The outcome of a look-up.
 #[derive(Debug)]
 pub struct Match<'a> {
@@ -296,6 +275,14 @@ pub struct Match<'a> {
     pub authority: Option<&'a Arc<str>>,
     /// The route.
     pub route: &'a Route,
+}
+
+/// A host without its port. The colons within an address of IPv6 stand in brackets.
+fn without_port(host: &str) -> &str {
+    match host.rsplit_once(':') {
+        Some((name, port)) if !port.contains(']') => name,
+        _ => host,
+    }
 }
 
 impl RouteTable {
@@ -360,7 +347,11 @@ impl RouteTable {
         } else {
             Cow::Borrowed(host)
         };
-        if let Some((index, domain)) = self.exact.get(&*host) {
+        let host = match self.ignore_port {
+            true => without_port(&host),
+            false => &*host,
+        };
+        if let Some((index, domain)) = self.exact.get(host) {
             return Some((*index, Some(domain)));
         }
         let longer = |pattern: &str| host.len() > pattern.len();
@@ -397,13 +388,6 @@ impl RouteTable {
                 Action::Respond { .. } | Action::Redirect(_) => None,
             });
         forwards.flat_map(|f| f.clusters().chain(f.mirrors.iter().map(|m| &m.cluster)))
-    }
-}
-
-impl RetryOn {
-    /// Whether a response of this status is to be tried again.
-    pub fn status(&self, status: u16) -> bool {
-        (self.server_error && (500..600).contains(&status)) || (self.gateway_error && matches!(status, 502..=504))
     }
 }
 
@@ -465,6 +449,19 @@ mod tests {
         assert_eq!(find("reviews.default"), ("prefix".into(), Some("reviews.*".into())));
         assert_eq!(find("elsewhere"), ("any".into(), None));
         assert_eq!(find(""), ("any".into(), None));
+    }
+
+    #[test]
+    fn the_port_of_a_host_does_not_matter_where_the_table_says_so() {
+        let mut table = table(&[("exact", &["shop", "[::1]"]), ("suffix", &["*.com"])]).unwrap();
+        let hosts = ["shop:8080", "[::1]:80", "a.com:1"];
+        let find = |table: &RouteTable, host: &str| table.find(&Target(host, "/")).map(|m| m.route.name.to_string());
+        assert_eq!(hosts.map(|host| find(&table, host)), [None, None, None]);
+        table.ignore_port = true;
+        let names = ["exact", "exact", "suffix"].map(|name| Some(name.to_owned()));
+        assert_eq!(hosts.map(|host| find(&table, host)), names);
+        assert_eq!(find(&table, "[::1]").as_deref(), Some("exact"));
+        assert_eq!(find(&table, "other:80"), None);
     }
 
     #[test]

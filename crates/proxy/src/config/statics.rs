@@ -20,6 +20,8 @@ use super::{duration, node};
 mod http2;
 mod listener;
 mod tls;
+mod trace;
+mod upstream;
 
 pub use listener::listener;
 pub use tls::secret;
@@ -33,7 +35,6 @@ struct Cluster {
     #[serde(rename = "type")]
     ty: Option<String>,
     connect_timeout: Option<String>,
-    lb_policy: Option<String>,
     dns_lookup_family: Option<String>,
     dns_refresh_rate: Option<String>,
     load_assignment: Option<LoadAssignment>,
@@ -45,6 +46,9 @@ struct Cluster {
     metadata: Option<Metadata>,
     #[serde(rename = "upstream_connection_options")]
     _upstream_connection_options: Option<Value>,
+    /// How its endpoints are used.
+    #[serde(skip)]
+    upstream: cluster::Cluster,
 }
 
 #[derive(Deserialize, Default)]
@@ -107,9 +111,23 @@ struct SocketOption {
     state: Option<String>,
 }
 
+/// The fields of a cluster, of which some are read elsewhere.
+fn from_cluster(at: &str, mut value: Value) -> Read<Cluster> {
+    let mut fields = serde_json::Map::new();
+    if let Value::Object(all) = &mut value {
+        let (others, own) = std::mem::take(all)
+            .into_iter()
+            .partition(|(name, _)| !upstream::is_field(name));
+        (*all, fields) = (others, own);
+    }
+    let mut file: Cluster = from_value(at, value)?;
+    file.upstream = upstream::upstream(at, Value::Object(fields))?;
+    Ok(file)
+}
+
 /// A cluster of the file.
 pub fn cluster(at: &str, value: Value) -> Read<StaticResource> {
-    let file: Cluster = from_value(at, value)?;
+    let file: Cluster = from_cluster(at, value)?;
     let kind = match file.ty.as_deref().unwrap_or("STATIC") {
         "STATIC" => cluster::cluster::DiscoveryType::Static,
         "STRICT_DNS" => cluster::cluster::DiscoveryType::StrictDns,
@@ -117,16 +135,6 @@ pub fn cluster(at: &str, value: Value) -> Read<StaticResource> {
         "EDS" => cluster::cluster::DiscoveryType::Eds,
         "ORIGINAL_DST" => cluster::cluster::DiscoveryType::OriginalDst,
         other => return wrong(format!("{at}.type"), format!("{other:?} is unknown")),
-    };
-    let lb_policy = match file.lb_policy.as_deref().unwrap_or("ROUND_ROBIN") {
-        "ROUND_ROBIN" => cluster::cluster::LbPolicy::RoundRobin,
-        "CLUSTER_PROVIDED" => cluster::cluster::LbPolicy::ClusterProvided,
-        other => {
-            return wrong(
-                format!("{at}.lb_policy"),
-                format!("{other:?} must be ROUND_ROBIN or CLUSTER_PROVIDED"),
-            );
-        }
     };
     if !matches!(
         file.dns_lookup_family.as_deref(),
@@ -150,7 +158,6 @@ pub fn cluster(at: &str, value: Value) -> Read<StaticResource> {
     let message = cluster::Cluster {
         name: file.name.clone(),
         cluster_discovery_type: Some(cluster::cluster::ClusterDiscoveryType::Type(kind.into())),
-        lb_policy: lb_policy.into(),
         connect_timeout: timespan(&format!("{at}.connect_timeout"), file.connect_timeout)?,
         dns_refresh_rate: timespan(&format!("{at}.dns_refresh_rate"), file.dns_refresh_rate)?,
         load_assignment: match file.load_assignment {
@@ -172,7 +179,7 @@ pub fn cluster(at: &str, value: Value) -> Read<StaticResource> {
         typed_extension_protocol_options: protocol_options,
         http2_protocol_options,
         metadata: file.metadata.map(metadata),
-        ..Default::default()
+        ..file.upstream
     };
     resource(at, ResourceType::Cluster, file.name, &message)
 }
@@ -180,7 +187,7 @@ pub fn cluster(at: &str, value: Value) -> Read<StaticResource> {
 /// The cluster of the control plane: one address, and how it proves itself.
 pub fn ads_cluster(value: Value) -> Read<(String, Option<Tls>)> {
     let at = "the cluster of the control plane";
-    let file: Cluster = from_value(at, value)?;
+    let file: Cluster = from_cluster(at, value)?;
     let assignment = file.load_assignment.unwrap_or_default();
     let first = assignment.endpoints.iter().flat_map(|l| &l.lb_endpoints).next();
     let Some(first) = first else {
@@ -308,6 +315,15 @@ fn timespan(at: &str, text: Option<String>) -> Read<Option<protobuf::Duration>> 
         None => Ok(None),
         Some(text) => duration::parse(&text).map(Some).or_else(|e| wrong(at, e)),
     }
+}
+
+/// What an `Any` holds, by its own word.
+fn type_url(config: &Value) -> String {
+    config
+        .get("@type")
+        .and_then(Value::as_str)
+        .unwrap_or_default()
+        .to_owned()
 }
 
 fn boolean(value: Option<bool>) -> Option<protobuf::BoolValue> {

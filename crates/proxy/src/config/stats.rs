@@ -7,6 +7,8 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU16, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
+use crate::balance::{Cause, Refusal};
+
 /// Upper bounds of Envoy's own latency buckets, in microseconds.
 pub const BOUNDS_US: [u64; 19] = [
     500,
@@ -105,6 +107,12 @@ pub struct ClusterStats {
     pub rq_timeout: AtomicU64,
     /// Requests refused because of a limit.
     pub rq_pending_overflow: AtomicU64,
+    /// Tries that ran out of their own time.
+    pub rq_per_try_timeout: AtomicU64,
+    /// Requests not tried again because there were enough tries of others.
+    pub rq_retry_overflow: AtomicU64,
+    /// Requests not tried again because they had been tried often enough.
+    pub rq_retry_limit_exceeded: AtomicU64,
     /// Connections opened.
     pub cx_total: AtomicU64,
     /// Connections closed.
@@ -119,6 +127,8 @@ pub struct ClusterStats {
     pub cx_tx_bytes: AtomicU64,
     /// Times that the endpoints changed.
     pub membership_change: AtomicU64,
+    /// Exists once an endpoint was to be left out.
+    ejections: OnceLock<Box<Ejections>>,
     /// Exists once a response came: most of many clusters never see one.
     outcomes: OnceLock<Box<Outcomes>>,
 }
@@ -188,10 +198,40 @@ impl ClusterStats {
         self.cx_tx_bytes.fetch_add(written, Relaxed);
     }
 
+    /// Tries under way.
+    pub fn rq_active(&self) -> u64 {
+        let ended = self.rq_ended.load(Relaxed);
+        self.rq_total.load(Relaxed).saturating_sub(ended)
+    }
+
+    /// An endpoint was to be left out, and was not where there is a `refusal`.
+    pub fn ejection(&self, cause: Cause, refusal: Option<Refusal>) {
+        let ejections = self.ejections.get_or_init(Box::default);
+        match refusal {
+            None => Self::add(&ejections.by_cause[cause as usize]),
+            Some(Refusal::TooMany) => Self::add(&ejections.overflow),
+            Some(Refusal::Out) => {}
+        }
+    }
+
+    /// How often endpoints were left out, for each [`Cause`], and how often they were not because too many were.
+    pub fn ejections(&self) -> ([u64; 3], u64) {
+        self.ejections.get().map_or(([0; 3], 0), |e| {
+            (e.by_cause.each_ref().map(|n| n.load(Relaxed)), e.overflow.load(Relaxed))
+        })
+    }
+
     /// How responses ended; `None`: there was none yet.
     pub fn outcomes(&self) -> Option<&Outcomes> {
         self.outcomes.get().map(Box::as_ref)
     }
+}
+
+/// Endpoints that were left out.
+#[derive(Debug, Default)]
+struct Ejections {
+    by_cause: [AtomicU64; 3],
+    overflow: AtomicU64,
 }
 
 /// What is injected on purpose.

@@ -428,16 +428,12 @@ impl Store {
             };
             let endpoints = trimmed(&spec.telemetry, endpoints);
             let before = clusters.get(&name);
-            let stats = before.map_or_else(Arc::default, |c| Arc::clone(&c.stats));
-            if before.is_none_or(|c| c.endpoints != endpoints) {
-                identified |= identifies(&endpoints) || before.is_some_and(|c| identifies(&c.endpoints));
-                ClusterStats::add(&stats.membership_change);
+            let cluster = Cluster::new(Arc::clone(spec), endpoints, before.map(Arc::as_ref));
+            let endpoints = &cluster.endpoints;
+            if before.is_none_or(|c| c.endpoints != *endpoints) {
+                identified |= identifies(endpoints) || before.is_some_and(|c| identifies(&c.endpoints));
+                ClusterStats::add(&cluster.stats.membership_change);
             }
-            let cluster = Cluster {
-                spec: Arc::clone(spec),
-                endpoints,
-                stats,
-            };
             clusters.insert(name, Arc::new(cluster));
         }
         if identified {
@@ -512,7 +508,7 @@ fn inline_clusters(listener: &Listener) -> impl Iterator<Item = &Arc<str>> {
         .all_chains()
         .flat_map(|chain| -> Box<dyn Iterator<Item = &Arc<str>>> {
             match &chain.filter {
-                Filter::Tcp(tcp) => Box::new(std::iter::once(&tcp.cluster)),
+                Filter::Tcp(tcp) => Box::new(tcp.clusters()),
                 Filter::Http(http) => match &http.routes {
                     RouteSource::Inline(table) => Box::new(table.clusters()),
                     RouteSource::Named(_) => Box::new(std::iter::empty()),

@@ -10,11 +10,7 @@ fn shared(cluster: &str) -> (Arc<Shared>, Arc<Cluster>) {
     let shared = Shared::new(None, weir_series::canonical::Recorder::new(1));
     let mut spec = decode::cluster(&[]).unwrap();
     spec.name = cluster.into();
-    let cluster = Arc::new(Cluster {
-        spec: Arc::new(spec),
-        endpoints: Arc::default(),
-        stats: Arc::default(),
-    });
+    let cluster = Arc::new(Cluster::new(Arc::new(spec), Arc::default(), None));
     let active = Active {
         clusters: Arc::new(std::iter::once((Arc::clone(&cluster.spec.name), Arc::clone(&cluster))).collect()),
         http_stats: Arc::new(std::iter::once((Arc::from("web"), Arc::default())).collect()),
@@ -132,11 +128,7 @@ fn slices_make_the_same_page_and_no_family_stands_twice() {
         let name: Arc<str> = format!("c{n}.{}", if n % 2 == 0 { "b-c" } else { "b_c" }).into();
         let mut spec = decode::cluster(&[]).unwrap();
         spec.name = Arc::clone(&name);
-        let made = Cluster {
-            spec: Arc::new(spec),
-            endpoints: Arc::clone(&cluster.endpoints),
-            stats: Arc::default(),
-        };
+        let made = Cluster::new(Arc::new(spec), Arc::clone(&cluster.endpoints), None);
         Arc::make_mut(&mut active.clusters).insert(name, Arc::new(made));
     }
     shared.active.store(Arc::new(active));

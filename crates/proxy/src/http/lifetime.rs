@@ -17,6 +17,8 @@ pub struct Lifetime {
     timer: Timer,
     worker: Rc<Worker>,
     deadline: Option<Instant>,
+    /// The end of the present try.
+    try_end: Option<Instant>,
     stall: Option<Duration>,
     /// Looks in a row at which nothing had moved.
     still: u32,
@@ -31,6 +33,7 @@ impl Lifetime {
             timer: worker.timers.timer(),
             worker: Rc::clone(worker),
             deadline: None,
+            try_end: None,
             stall: None,
             still: 0,
             moved: false,
@@ -39,13 +42,14 @@ impl Lifetime {
 
     /// From now on: an end at `deadline`, and none for lack of progress.
     pub fn limit(&mut self, deadline: Option<Instant>) {
-        (self.deadline, self.stall) = (deadline, None);
+        (self.deadline, self.try_end, self.stall) = (deadline, None, None);
         self.timer.set(deadline);
     }
 
     /// From now on: an end at `deadline`, or when nothing moved for `stall` (up to a quarter more).
     pub fn limit_stall(&mut self, deadline: Option<Instant>, stall: Option<Duration>, now: Instant) {
         (self.deadline, self.stall, self.still, self.moved) = (deadline, stall, 0, false);
+        self.try_end = None;
         match stall {
             Some(stall) => self.set(now, stall),
             None => self.timer.set(deadline),
@@ -57,9 +61,32 @@ impl Lifetime {
         self.limit_stall(timeout.map(|limit| now + limit), stall, now);
     }
 
+    /// A try begins that may last so long; `None`: it has no end of its own, or is over.
+    pub fn limit_try(&mut self, limit: Option<Duration>) {
+        if limit.is_none() && self.try_end.is_none() {
+            return;
+        }
+        let now = Instant::now();
+        self.try_end = limit.map(|limit| now + limit);
+        match self.stall {
+            Some(stall) => self.set(now, stall),
+            None => self.timer.set(self.end()),
+        }
+    }
+
+    /// Whether it was the end of the try that passed, and nothing else.
+    pub fn is_try_over(&self) -> bool {
+        let now = Instant::now();
+        self.try_end.is_some_and(|end| end <= now) && self.deadline.is_none_or(|d| now < d)
+    }
+
+    fn end(&self) -> Option<Instant> {
+        [self.deadline, self.try_end].into_iter().flatten().min()
+    }
+
     fn set(&self, now: Instant, stall: Duration) {
         let look = now + stall / LOOKS;
-        self.timer.set(Some(self.deadline.map_or(look, |d| d.min(look))));
+        self.timer.set(Some(self.end().map_or(look, |end| end.min(look))));
     }
 
     /// Ready when time is up.
@@ -67,7 +94,7 @@ impl Lifetime {
         while self.timer.poll(cx).is_ready() {
             let now = Instant::now();
             match self.stall {
-                Some(stall) if self.deadline.is_none_or(|d| now < d) => {
+                Some(stall) if self.end().is_none_or(|end| now < end) => {
                     self.still = if std::mem::take(&mut self.moved) {
                         0
                     } else {

@@ -5,6 +5,7 @@
 
 use std::cell::RefCell;
 use std::io::{self, IoSlice, Write};
+use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes};
@@ -12,6 +13,7 @@ use h2::{RecvStream, SendStream};
 use http::HeaderMap;
 
 use super::filters::bandwidth::Bandwidth;
+use super::filters::mirror::{self, CopySink, CopySource};
 use super::h1::body::{Body, Broken};
 use super::translate;
 use crate::wire::Wire;
@@ -19,8 +21,11 @@ use crate::wire::Wire;
 /// A connection that a source and a sink share; borrowed within a poll only.
 pub type SharedWire<'w> = RefCell<&'w mut Wire>;
 
+/// So much of a body is kept while a retry policy may want it again.
+pub const REPLAY_BYTES_MAX: usize = 64 * 1024;
+
 /// A piece of a body.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub enum Frame {
     /// Content.
     Data(Bytes),
@@ -34,10 +39,16 @@ pub enum Source<'w> {
     Empty,
     /// Here already; can be sent again.
     Whole(Bytes),
+    /// What was taken of it is kept, so that it can be sent again; and how many pieces went on this time.
+    Kept(Rc<RefCell<Kept<'w>>>, usize),
     /// An HTTP/2 stream.
     H2(RecvStream),
     /// An HTTP/1 message, and whether its trailers were taken.
     H1(&'w SharedWire<'w>, Body, bool),
+    /// The same that somebody else gets.
+    Copied(CopySource),
+    /// One of which others get the same.
+    Shared(Box<Source<'w>>, Vec<CopySink>),
 }
 
 impl Source<'_> {
@@ -46,8 +57,14 @@ impl Source<'_> {
         match self {
             Self::Empty => true,
             Self::Whole(bytes) => bytes.is_empty(),
+            Self::Kept(kept, taken) => {
+                let kept = kept.borrow();
+                *taken >= kept.frames.len() && (kept.ended || kept.source.is_end())
+            }
             Self::H2(stream) => stream.is_end_stream(),
             Self::H1(_, body, _) => body.is_done() && body.trailers().len() <= 2,
+            Self::Copied(source) => source.is_end(),
+            Self::Shared(source, _) => source.is_end(),
         }
     }
 
@@ -59,6 +76,7 @@ impl Source<'_> {
                 let bytes = std::mem::take(bytes);
                 Poll::Ready(Ok((!bytes.is_empty()).then_some(Frame::Data(bytes))))
             }
+            Self::Kept(kept, taken) => kept.borrow_mut().poll_frame(taken, cx),
             Self::H2(stream) => {
                 match ready!(stream.poll_data(cx)) {
                     Some(Ok(data)) => return Poll::Ready(Ok(Some(Frame::Data(data)))),
@@ -81,15 +99,128 @@ impl Source<'_> {
                 let trailers = translate::trailers(body.trailers()).map_err(Broken::Malformed)?;
                 Poll::Ready(Ok(trailers.map(Frame::Trailers)))
             }
+            Self::Copied(source) => source.poll_frame(cx),
+            Self::Shared(source, copies) => {
+                let frame = ready!(source.poll_frame(cx))?;
+                if let Some(frame) = &frame {
+                    copies.iter().for_each(|copy| copy.push(frame));
+                }
+                // Whoever sends it on may not ask for more than that.
+                if frame.is_none() || source.is_end() {
+                    copies.iter().for_each(CopySink::end);
+                }
+                Poll::Ready(Ok(frame))
+            }
+        }
+    }
+
+    /// The same for others too: `send` is given what makes the body of each.
+    pub fn copied(self, send: impl FnOnce(&mut dyn FnMut() -> Source<'static>)) -> Self {
+        match self {
+            Self::Empty => {
+                send(&mut || Source::Empty);
+                self
+            }
+            Self::Whole(bytes) => {
+                send(&mut || Source::Whole(bytes.clone()));
+                Self::Whole(bytes)
+            }
+            source => {
+                let mut sinks = Vec::new();
+                send(&mut || {
+                    let (sink, copied) = mirror::copy();
+                    sinks.push(sink);
+                    Source::Copied(copied)
+                });
+                Self::Shared(Box::new(source), sinks)
+            }
         }
     }
 
     /// So much of the content went on: the sender may send as much again.
     fn release(&mut self, bytes: usize) {
-        if let Self::H2(stream) = self {
+        match self {
             // It fails only for more than was received.
-            let _ = stream.flow_control().release_capacity(bytes);
+            Self::H2(stream) => drop(stream.flow_control().release_capacity(bytes)),
+            Self::Kept(kept, _) => {
+                let mut kept = kept.borrow_mut();
+                // What is kept made room for more when it was taken.
+                if !kept.whole {
+                    kept.source.release(bytes);
+                }
+            }
+            Self::Shared(source, _) => source.release(bytes),
+            Self::Empty | Self::Whole(_) | Self::H1(..) | Self::Copied(_) => {}
         }
+    }
+}
+
+/// A body of which the beginning is kept, as long as that is not too much.
+pub struct Kept<'w> {
+    source: Source<'w>,
+    frames: Vec<Frame>,
+    bytes: usize,
+    /// All that was taken is here.
+    whole: bool,
+    ended: bool,
+}
+
+impl<'w> Source<'w> {
+    /// A body that may be wanted again.
+    pub fn keep(self) -> Self {
+        if let Self::Empty | Self::Whole(_) = self {
+            return self;
+        }
+        let kept = Kept {
+            source: self,
+            frames: Vec::new(),
+            bytes: 0,
+            whole: true,
+            ended: false,
+        };
+        Self::Kept(Rc::new(RefCell::new(kept)), 0)
+    }
+
+    /// The same body from its beginning; `None`: there is none that is kept.
+    pub fn again(&self) -> Option<Self> {
+        match self {
+            Self::Empty => Some(Self::Empty),
+            Self::Kept(kept, _) if kept.borrow().whole => Some(Self::Kept(Rc::clone(kept), 0)),
+            Self::Whole(bytes) => Some(Self::Whole(bytes.clone())),
+            Self::Kept(..) | Self::H2(_) | Self::H1(..) | Self::Copied(_) | Self::Shared(..) => None,
+        }
+    }
+}
+
+impl Kept<'_> {
+    fn poll_frame(&mut self, taken: &mut usize, cx: &mut Context<'_>) -> Poll<Result<Option<Frame>, Broken>> {
+        if let Some(frame) = self.frames.get(*taken) {
+            *taken += 1;
+            return Poll::Ready(Ok(Some(frame.clone())));
+        }
+        if self.ended {
+            return Poll::Ready(Ok(None));
+        }
+        let frame = ready!(self.source.poll_frame(cx))?;
+        let Some(frame) = frame else {
+            self.ended = true;
+            return Poll::Ready(Ok(None));
+        };
+        if self.whole {
+            let bytes = match &frame {
+                Frame::Data(data) => data.len(),
+                Frame::Trailers(_) => 0,
+            };
+            self.bytes += bytes;
+            if self.bytes > REPLAY_BYTES_MAX {
+                (self.whole, self.frames) = (false, Vec::new());
+            } else {
+                self.source.release(bytes);
+                self.frames.push(frame.clone());
+                *taken += 1;
+            }
+        }
+        Poll::Ready(Ok(Some(frame)))
     }
 }
 
@@ -108,6 +239,8 @@ pub enum Sink<'w> {
     H2(SendStream<Bytes>),
     /// An HTTP/1 message.
     H1(&'w SharedWire<'w>, Writing),
+    /// To nobody.
+    Nowhere,
 }
 
 /// A body on its way.
@@ -241,7 +374,7 @@ impl<'s, 't> Pump<'s, 't> {
 
     fn end(&mut self, trailers: Option<&HeaderMap>) -> Result<(), Broken> {
         match &mut self.sink {
-            Sink::H1(_, Writing::Plain) => {}
+            Sink::H1(_, Writing::Plain) | Sink::Nowhere => {}
             Sink::H1(_, Writing::Chunked) => {
                 self.before.extend_from_slice(b"0\r\n");
                 if let Some(trailers) = trailers {
@@ -292,6 +425,12 @@ impl<'s, 't> Pump<'s, 't> {
                 }
                 Poll::Ready(Ok(()))
             }
+            Sink::Nowhere => {
+                self.source.release(self.data.len());
+                (self.data, self.after) = (Bytes::new(), b"");
+                self.before.clear();
+                Poll::Ready(Ok(()))
+            }
             Sink::H1(wire, _) => {
                 let mut wire = wire.borrow_mut();
                 while !(self.before.is_empty() && self.data.is_empty() && self.after.is_empty()) {
@@ -313,7 +452,7 @@ impl<'s, 't> Pump<'s, 't> {
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &self.sink {
             Sink::H1(wire, _) => wire.borrow_mut().poll_flush(cx),
-            Sink::H2(_) => Poll::Ready(Ok(())),
+            Sink::H2(_) | Sink::Nowhere => Poll::Ready(Ok(())),
         }
     }
 

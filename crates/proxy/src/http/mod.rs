@@ -8,6 +8,7 @@
 //!
 //! Enters: a connection for which an HTTP chain was chosen. Leaves: exchanged messages and recorded series.
 
+mod affinity;
 pub mod attempts;
 mod chain;
 mod filters;
@@ -58,7 +59,8 @@ pub async fn serve(flow: Rc<Flow>, io: Io, first: &[u8], http: Arc<Http>, stats:
     };
     let chain = Chain::new(http, stats, version, secure);
     match two {
-        true => h2::serve(flow, wire, chain).await,
+        // Large, and not a part of HTTP/1 connections.
+        true => Box::pin(h2::serve(flow, wire, chain)).await,
         false => h1::serve(flow, wire, chain).await,
     }
 }
@@ -85,7 +87,10 @@ async fn begins_http2(wire: &mut Wire, flow: &Flow, http: &Http) -> Option<bool>
                 Poll::Ready(Ok(1..)) => {}
                 Poll::Ready(_) => return Poll::Ready(None),
                 Poll::Pending if time.closing() => return Poll::Ready(None),
-                Poll::Pending => return time.poll(cx).map(|()| None),
+                Poll::Pending => {
+                    wire.rest();
+                    return time.poll(cx).map(|()| None);
+                }
             }
         }
     });

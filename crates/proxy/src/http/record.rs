@@ -4,16 +4,19 @@
 //! know. The last endpoint tried stands for the request; dropping a record that was not ended means that the client went
 //! away.
 
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use weir_series::canonical::{Classification, Peer, Response, Slot, classify};
 
+use crate::balance::{Cause, Limit};
 use crate::config::stats::FaultKind;
 use crate::config::{Cluster, HttpStats, Telemetry};
 use crate::flow::Flow;
 use crate::http::reply::Reply;
+use crate::trace::{Outcome, Trace};
 
 /// The record of one request.
 pub struct Record {
@@ -29,7 +32,11 @@ pub struct Record {
     status: u16,
     grpc: bool,
     grpc_status: Option<u16>,
+    /// What traces are told of it; `None`: nothing.
+    trace: Option<Box<Trace>>,
     ended: bool,
+    /// It is of a copy, which is no request of the client.
+    shadow: bool,
 }
 
 impl Record {
@@ -50,13 +57,60 @@ impl Record {
             status: 0,
             grpc: false,
             grpc_status: None,
+            trace: None,
             ended: muted,
+            shadow: false,
+        }
+    }
+
+    /// The record of a copy: its tries are counted, and what its cluster counts.
+    pub fn shadow(&self) -> Self {
+        Self {
+            flow: Rc::clone(&self.flow),
+            stats: Arc::clone(&self.stats),
+            started: Instant::now(),
+            authority: self.authority.clone(),
+            cluster: None,
+            slot: None,
+            tries: 0,
+            requested: true,
+            status: 0,
+            grpc: false,
+            grpc_status: None,
+            // Traces tell of the request, not of its copies.
+            trace: None,
+            ended: false,
+            shadow: true,
         }
     }
 
     /// When the request's head was read.
     pub fn started(&self) -> Instant {
         self.started
+    }
+
+    /// Whether anything is counted any more.
+    pub fn is_open(&self) -> bool {
+        !self.ended
+    }
+
+    /// Traces are told of it.
+    pub fn trace(&mut self, trace: Option<Box<Trace>>) {
+        self.trace = trace;
+    }
+
+    /// Why there is no answer of an endpoint, for traces, in Envoy's letters.
+    pub fn flag(&mut self, flags: &'static str) {
+        if let Some(trace) = &mut self.trace {
+            trace.flags = flags;
+        }
+    }
+
+    /// Where a try goes, for traces.
+    pub fn tried(&mut self, address: SocketAddr, endpoint: &Arc<Peer>) {
+        if let Some(trace) = &mut self.trace {
+            trace.endpoint = Some((address, Arc::clone(endpoint)));
+        }
     }
 
     /// Which configured host the request is for; `None`: none of them.
@@ -116,6 +170,20 @@ impl Record {
         self.upstream_failed();
     }
 
+    /// A limit of the cluster was reached.
+    pub fn overflow(&mut self, limit: Limit) {
+        if !self.ended {
+            self.slot().overflow(limit.name());
+        }
+    }
+
+    /// The endpoint tried last is left out for so long.
+    pub fn ejected(&mut self, cause: Cause, lasts: Duration) {
+        if !self.ended {
+            self.slot().ejection(cause.name(), lasts);
+        }
+    }
+
     /// The proxy answers by itself.
     pub fn local(&mut self, status: u16) {
         self.slot = None;
@@ -138,7 +206,8 @@ impl Record {
     }
 
     /// No route matches.
-    pub fn no_route(&self) {
+    pub fn no_route(&mut self) {
+        self.flag("NR");
         if !self.ended {
             self.stats.no_route();
         }
@@ -153,6 +222,11 @@ impl Record {
 
     /// A fault is injected on purpose.
     pub fn fault(&mut self, kind: FaultKind) {
+        self.flag(match kind {
+            FaultKind::Delay => "DI",
+            FaultKind::Abort => "FI",
+            FaultKind::Limit => "-",
+        });
         if !self.ended {
             self.stats.fault(kind);
             self.slot().fault(kind.name());
@@ -209,7 +283,9 @@ impl Record {
             from_proxy,
             latency,
         };
-        self.slot().response(&response);
+        if !self.shadow {
+            self.slot().response(&response);
+        }
         let aborted = classification == Classification::Aborted;
         if let Some(cluster) = &self.cluster {
             cluster.stats.rq_end();
@@ -220,7 +296,26 @@ impl Record {
                 }
             }
         }
+        if let Some(mut trace) = self.trace.take() {
+            if aborted {
+                trace.flags = "DC";
+            }
+            let outcome = Outcome {
+                duration: latency,
+                status: self.status,
+                grpc_status: self.grpc_status,
+                failed: classification == Classification::Failure,
+                cluster: self.cluster.as_deref(),
+                source: self.flow.source,
+                client: &self.flow.client(),
+                tries: self.tries,
+            };
+            trace
+                .end(&outcome)
+                .for_each(|span| self.flow.worker.shared.traces.offer(span));
+        }
         match aborted {
+            _ if self.shadow => {}
             true => self.stats.rq_reset(),
             false => self.stats.rq_completed(self.status, latency),
         }

@@ -9,6 +9,9 @@ use super::attempts::Failure;
 use super::headers::{GRPC_STATUS_NAME, parse_grpc_status};
 use super::record::Record;
 
+/// Says that the reply is the proxy's, because a limit was reached.
+const OVERLOADED: HeaderName = HeaderName::from_static("x-envoy-overloaded");
+
 /// A response of the proxy's own.
 #[derive(Debug, Default)]
 pub struct Reply {
@@ -78,12 +81,28 @@ impl Unanswered {
             Self::Late => (504, "upstream request timeout"),
             Self::Slow => (408, "the body of the request did not come in time"),
         };
+        record.flag(match self {
+            Self::NoCluster(_) => "NC",
+            Self::NoEndpoint => "UH",
+            Self::Failed(Failure::Connect) => "UF",
+            Self::Failed(Failure::Malformed) => "UPE",
+            Self::Failed(_) => "UC",
+            Self::Late => "UT",
+            Self::Slow => "SI",
+        });
         match self {
             Self::NoCluster(_) => {
                 record.no_cluster();
                 record.local(status);
             }
             Self::NoEndpoint | Self::Slow => record.local(status),
+            Self::Failed(Failure::Overflow(limit)) => {
+                record.overflow(limit);
+                record.local(status);
+                let mut reply = Reply::new(status, text.as_bytes());
+                reply.fields.push((OVERLOADED, HeaderValue::from_static("true")));
+                return reply;
+            }
             Self::Failed(_) => {
                 record.head(status, false, None);
                 record.upstream_failed();

@@ -60,7 +60,7 @@ async fn a_bad_resource_is_refused_alone_and_by_field() {
 
     // The cluster turns bad, and at the same time another good one and a bad listener appear.
     let mut bad = cluster_message("svc");
-    bad.lb_policy = 5;
+    bad.lb_policy = 6;
     let mut resources = service(port, &[(server.address, "a")]);
     resources[0] = Resource::new(ResourceType::Cluster, "svc", bad.encode_to_vec());
     resources.push(cluster("late"));

@@ -92,6 +92,14 @@ async fn ask(engine: &Engine, method: &str, target: &str, headers: &[(&str, &str
     two
 }
 
+/// Method, target, headers, and the route that is taken.
+type Asked = (
+    &'static str,
+    &'static str,
+    &'static [(&'static str, &'static str)],
+    &'static str,
+);
+
 #[tokio::test]
 async fn the_first_route_that_matches_is_taken() {
     let ignoring_case = |value: &str| matcher::StringMatcher {
@@ -194,7 +202,7 @@ async fn the_first_route_that_matches_is_taken() {
         ),
         says("rest", prefix("/")),
     ];
-    let expected: &[(&str, &str, &[(&str, &str)], &str)] = &[
+    let expected: &[Asked] = &[
         ("GET", "/exact?x=1", &[], "exact"),
         ("GET", "/Exact", &[], "rest"),
         ("GET", "/CASE", &[], "case"),

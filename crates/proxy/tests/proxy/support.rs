@@ -436,3 +436,9 @@ pub fn write(path: &Path, text: &str) -> PathBuf {
     std::fs::write(path, text).unwrap();
     path.to_owned()
 }
+
+/// A bootstrap whose cluster has more fields.
+pub fn with_cluster(bootstrap: &str, fields: &str) -> String {
+    assert_eq!(bootstrap.matches("    type: STATIC\n").count(), 1);
+    bootstrap.replace("    type: STATIC\n", &format!("    type: STATIC\n    {fields}\n"))
+}

@@ -183,3 +183,41 @@ async fn a_connection_to_the_proxy_itself_does_not_go_round_in_circles() {
     assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
     assert_eq!(proxy.sum("tcp_open_total", &[]).await, 1.0);
 }
+
+#[tokio::test]
+async fn connections_are_shared_out_among_clusters_and_end_when_nothing_moves() {
+    let speak = |word: &'static str| {
+        Server::start(move |mut stream| async move {
+            stream.write_all(word.as_bytes()).await.unwrap();
+            std::future::pending().await
+        })
+    };
+    let (one, other) = (speak("1").await, speak("2").await);
+    let port = free_port();
+    let text = tcp_bootstrap(port, &[(one.address, 1)]);
+    let second = text.split("  clusters:\n").nth(1).unwrap();
+    let second = second
+        .replace("svc", "second")
+        .replace(&one.address.port().to_string(), &other.address.port().to_string());
+    let shares = "weighted_clusters: {clusters: [{name: svc, weight: 1}, {name: second, weight: 3}]}";
+    let text = text.replace(
+        "          cluster: svc\n",
+        &format!("          {shares}\n          idle_timeout: 0.2s\n"),
+    );
+    let _proxy = Proxy::start(&(text + &second)).await;
+    let mut counts = [0u32; 2];
+    let mut clients = Vec::new();
+    for _ in 0..200 {
+        let mut client = Client::connect(local(port)).await;
+        let word = client.stream.read_u8().await.unwrap();
+        counts[usize::from(word - b'1')] += 1;
+        clients.push(client);
+    }
+    assert!(
+        (20..90).contains(&counts[0]) && counts[0] + counts[1] == 200,
+        "{counts:?}"
+    );
+    for mut client in clients {
+        assert!(client.is_closed().await);
+    }
+}

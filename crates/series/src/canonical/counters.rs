@@ -104,6 +104,8 @@ pub(super) enum Family {
     Fault,
     /// Refused requests by reason.
     Overflow,
+    /// Ejections of the peer by reason.
+    Ejection,
 }
 
 /// An append-only list of counters. Targets see few kinds, the commonest first, so a walk is shorter than a hash.

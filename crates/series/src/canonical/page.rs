@@ -52,7 +52,7 @@ const fn counter(
     }
 }
 
-const SECTIONS: [Section; 12] = [
+const SECTIONS: [Section; 14] = [
     counter(
         names::REQUEST_TOTAL,
         "Requests, once per client request.",
@@ -96,6 +96,19 @@ const SECTIONS: [Section; 12] = [
         |out, t| named(out, t, names::OVERFLOW_TOTAL, names::REASON, Family::Overflow),
         |t| t.named(Family::Overflow).next().is_some(),
     ),
+    counter(
+        names::EJECTION_TOTAL,
+        "Times that an endpoint was left out because of its errors.",
+        |out, t| named(out, t, names::EJECTION_TOTAL, names::REASON, Family::Ejection),
+        |t| t.named(Family::Ejection).next().is_some(),
+    ),
+    Section {
+        name: names::EJECTED_ENDPOINTS,
+        kind: "gauge",
+        help: "Endpoints that are left out now.",
+        write: |out, t| line(out, names::EJECTED_ENDPOINTS, &t.labels, t.is_ejected().into()),
+        shows: |t| t.named(Family::Ejection).next().is_some(),
+    },
     counter(
         names::TCP_OPEN_TOTAL,
         "Connections opened.",

@@ -2,7 +2,8 @@
 
 use super::counters::{Block, Family, List, MAX_NAMES, MAX_RESPONSE_KINDS, ResponseKind};
 use super::{Classification, Direction, Peer, Response, page};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
 
 /// Cells of the TCP half.
 pub(super) mod tcp {
@@ -39,6 +40,8 @@ pub struct Target {
     /// Exists when HTTP has been configured or seen.
     http: OnceLock<Box<Http>>,
     named: List<(Family, Box<str>)>,
+    /// Until when the peer is left out; never anything before the first time.
+    ejected_until: Mutex<Option<Instant>>,
 }
 
 /// The HTTP half of a target.
@@ -67,6 +70,7 @@ impl Target {
             tcp: Block::new(workers, tcp::CELLS),
             http: OnceLock::new(),
             named: List::default(),
+            ejected_until: Mutex::default(),
         };
         if !target.authority.is_empty() {
             target.http_or_new();
@@ -147,6 +151,18 @@ impl Target {
                 .add(at, limit, is, |(f, _)| *f == family, || (family, name.into()))
         };
         let _ = add(name, MAX_NAMES - 1) || add("other", usize::MAX);
+    }
+
+    fn add_ejection(&self, worker: usize, reason: &str, lasts: Duration) {
+        self.add_named(worker, Family::Ejection, reason);
+        let until = Instant::now().checked_add(lasts);
+        *self.ejected_until.lock().unwrap_or_else(PoisonError::into_inner) = until;
+    }
+
+    /// Whether the peer is left out now.
+    pub(super) fn is_ejected(&self) -> bool {
+        let until = *self.ejected_until.lock().unwrap_or_else(PoisonError::into_inner);
+        until.is_some_and(|until| Instant::now() < until)
     }
 
     /// [`Slot::request`] of the first worker.
@@ -264,6 +280,13 @@ impl Slot {
     pub fn fault(&self, kind: &str) {
         if let Some(target) = &self.target {
             target.add_named(self.worker, Family::Fault, kind);
+        }
+    }
+
+    /// The peer is left out for so long because of its errors.
+    pub fn ejection(&self, reason: &str, lasts: Duration) {
+        if let Some(target) = &self.target {
+            target.add_ejection(self.worker, reason, lasts);
         }
     }
 

@@ -12,25 +12,33 @@ const MANIFESTS: &[(&str, &str)] = &[
         include_str!("../../../../deploy/00-namespace.yaml"),
     ),
     ("10-crds.yaml", include_str!("../../../../deploy/10-crds.yaml")),
+    (
+        "12-gateway-api.yaml",
+        include_str!("../../../../deploy/12-gateway-api.yaml"),
+    ),
     ("20-rbac.yaml", include_str!("../../../../deploy/20-rbac.yaml")),
     ("30-control.yaml", include_str!("../../../../deploy/30-control.yaml")),
     ("40-metrics.yaml", include_str!("../../../../deploy/40-metrics.yaml")),
     ("50-agent.yaml", include_str!("../../../../deploy/50-agent.yaml")),
     ("60-ingress.yaml", include_str!("../../../../deploy/60-ingress.yaml")),
+    ("70-zipkin.yaml", include_str!("../../../../deploy/70-zipkin.yaml")),
 ];
+
+/// Those of them that a cluster gets only when they are asked for: it may have its own.
+const ON_REQUEST: &[&str] = &["70-zipkin.yaml"];
 
 /// `weir install`: everything on standard output.
 pub fn print(arguments: &args::Install) -> Result<()> {
-    for manifest in manifests(arguments.proxy, &arguments.image)? {
+    for manifest in manifests(arguments.proxy, &arguments.image, arguments.zipkin)? {
         println!("# {}\n---\n{}", manifest.name, manifest.text.trim_end());
     }
     Ok(())
 }
 
-/// Weir's own manifests. The mesh-wide engine is a label of the system namespace; the gateway is told its own.
-pub fn manifests(engine: Engine, image: &str) -> Result<Vec<Manifest>> {
+/// Weir's own manifests, with those on request if `all`. The mesh-wide engine is a label of the system namespace; the gateway is told its own.
+pub fn manifests(engine: Engine, image: &str, all: bool) -> Result<Vec<Manifest>> {
     let mut texts = Vec::new();
-    for (name, text) in MANIFESTS {
+    for (name, text) in MANIFESTS.iter().filter(|(name, _)| all || !ON_REQUEST.contains(name)) {
         let mut text = text.replace("image: weir\n", &format!("image: {image}\n"));
         if *name == "00-namespace.yaml" && engine == Engine::Envoy {
             let label = format!("    {}: envoy\n", weir_api::labels::ENGINE);
@@ -60,10 +68,11 @@ mod tests {
 
     #[test]
     fn the_engine_is_a_label_of_the_system_namespace() {
-        let plain = manifests(Engine::Weir, "weir").unwrap();
+        let plain = manifests(Engine::Weir, "weir", false).unwrap();
         let label = format!("{}:", weir_api::labels::ENGINE);
         assert!(!plain[0].text.contains(&label));
-        let envoy = manifests(Engine::Envoy, "registry.example/weir:1").unwrap();
+        assert!(!plain.iter().any(|manifest| manifest.name.contains("zipkin")));
+        let envoy = manifests(Engine::Envoy, "registry.example/weir:1", true).unwrap();
         assert!(envoy[0].text.contains("traffic.proxy.engine: envoy"));
         let gateway = |texts: &[Manifest]| texts.iter().any(|m| m.text.contains("[gateway, --engine=envoy,"));
         assert!(gateway(&envoy) && !gateway(&plain));

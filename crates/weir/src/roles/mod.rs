@@ -7,6 +7,7 @@ pub mod install;
 pub mod local;
 pub mod metrics;
 pub mod proxy;
+pub mod zipkin;
 
 use std::future::Future;
 use std::time::Duration;

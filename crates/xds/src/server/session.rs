@@ -60,6 +60,29 @@ pub struct TypeStatus {
     pub nacks: u64,
     /// The resources that the client rejects now, if any.
     pub last_nack: Option<Nack>,
+    /// Where the client is not up to date, by name.
+    #[serde(skip)]
+    pub pending: BTreeMap<String, Pending>,
+}
+
+/// A resource of which the client has not taken what there is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pending {
+    /// Why not.
+    pub state: PendingState,
+    /// What it took last; `None` where it never took any.
+    pub taken: Option<Arc<Resource>>,
+}
+
+/// How far a resource has come on its way to a client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PendingState {
+    /// It was sent, and the client has not answered.
+    Sent,
+    /// It is to be sent, or to be taken away.
+    Waiting,
+    /// The client rejected it.
+    Rejected,
 }
 
 /// A response: its head, and its resources as all streams share them.
@@ -174,6 +197,7 @@ impl Session {
                     *ty,
                     TypeStatus {
                         resources: state.count(),
+                        pending: state.pending(),
                         ..state.status.clone()
                     },
                 )

@@ -12,6 +12,7 @@ use envoy_types::pb::envoy::extensions::upstreams::http::v3 as upstreams;
 use super::endpoint::{dns_endpoints, endpoints};
 use super::{
     Decoded, Within, http2, message_name, nothing_left, optional_duration, parse, reject, telemetry, tls, unpack,
+    upstream,
 };
 use crate::config::{ClusterSpec, EndpointSource, Http2Options, Protocol};
 
@@ -21,12 +22,10 @@ const DNS_REFRESH: Duration = Duration::from_secs(5);
 const DNS_REFRESH_MIN: Duration = Duration::from_millis(1);
 const SOL_SOCKET: i64 = 1;
 const SO_MARK: i64 = 36;
-/// A circuit breaker's threshold from here on is meant as "no limit".
-const NO_LIMIT: u32 = 1_000_000;
 
 /// Decodes a cluster.
 pub fn cluster(body: &[u8]) -> Decoded<ClusterSpec> {
-    use pb::cluster::{ClusterDiscoveryType, DiscoveryType, LbPolicy};
+    use pb::cluster::{ClusterDiscoveryType, DiscoveryType};
     let mut rest: pb::Cluster = parse("cluster", body)?;
     let name: Arc<str> = take(&mut rest.name).into();
     let kind = match rest.cluster_discovery_type.take() {
@@ -70,17 +69,8 @@ pub fn cluster(body: &[u8]) -> Decoded<ClusterSpec> {
             EndpointSource::OriginalDst
         }
     };
-    let policy = LbPolicy::try_from(take(&mut rest.lb_policy));
-    let fits = match kind {
-        DiscoveryType::OriginalDst => matches!(policy, Ok(LbPolicy::ClusterProvided)),
-        _ => matches!(policy, Ok(LbPolicy::RoundRobin)),
-    };
-    if !fits {
-        return reject(
-            "lb_policy",
-            "must be ROUND_ROBIN, or CLUSTER_PROVIDED where the type is ORIGINAL_DST",
-        );
-    }
+    let metadata = rest.metadata.take();
+    let policy = upstream::policy(&mut rest, kind, metadata.as_ref())?;
     let connect_timeout = optional_duration("connect_timeout", &rest.connect_timeout.take())?;
     let mark = rest
         .upstream_bind_config
@@ -88,13 +78,25 @@ pub fn cluster(body: &[u8]) -> Decoded<ClusterSpec> {
         .map(mark)
         .transpose()
         .within("upstream_bind_config")?;
-    let (protocol, http2) = http_options(&mut rest)?;
+    let Options {
+        protocol,
+        http2,
+        idle_timeout,
+        requests_per_connection,
+    } = http_options(&mut rest)?;
     let tls = match rest.transport_socket.take() {
         None => None,
         Some(socket) => tls::upstream(socket, protocol == Protocol::Http2).within("transport_socket")?,
     };
-    let telemetry = telemetry::telemetry(rest.metadata.take()).within("metadata")?;
-    circuit_breakers(&mut rest).within("circuit_breakers")?;
+    let telemetry = telemetry::telemetry(metadata).within("metadata")?;
+    let limits = upstream::limits(rest.circuit_breakers.take()).within("circuit_breakers")?;
+    let outlier = rest
+        .outlier_detection
+        .take()
+        .map(upstream::outlier)
+        .transpose()
+        .within("outlier_detection")?;
+    let panic_percent = upstream::panic_percent(&mut rest).within("common_lb_config")?;
     tuning(&mut rest);
     nothing_left(&rest)?;
     Ok(ClusterSpec {
@@ -106,6 +108,12 @@ pub fn cluster(body: &[u8]) -> Decoded<ClusterSpec> {
         http2,
         tls,
         telemetry,
+        policy,
+        limits,
+        outlier,
+        panic_percent,
+        idle_timeout,
+        requests_per_connection,
     })
 }
 
@@ -116,12 +124,6 @@ fn tuning(rest: &mut pb::Cluster) {
     rest.wait_for_warm_on_init = None;
     rest.ignore_health_on_host_removal = false;
     rest.close_connections_on_host_health_failure = false;
-    rest.common_lb_config = rest.common_lb_config.take().filter(|c| {
-        // Panic thresholds are about health checks, which there are none of; the rest is not supported.
-        let mut c = c.clone();
-        c.healthy_panic_threshold = None;
-        c != pb::cluster::CommonLbConfig::default()
-    });
 }
 
 fn mark(mut rest: BindConfig) -> Decoded<Option<u32>> {
@@ -158,17 +160,27 @@ fn socket_mark(option: &SocketOption) -> Decoded<u32> {
     }
 }
 
+/// What the endpoints speak, and for how long one connection is used.
+#[derive(Default)]
+struct Options {
+    protocol: Protocol,
+    http2: Http2Options,
+    idle_timeout: Option<Duration>,
+    requests_per_connection: Option<u32>,
+}
+
 /// What the endpoints speak: said by an extension, or by a field that is older than that.
-fn http_options(rest: &mut pb::Cluster) -> Decoded<(Protocol, Http2Options)> {
+fn http_options(rest: &mut pb::Cluster) -> Decoded<Options> {
     const HTTP: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
     #[allow(deprecated)]
     let older = rest.http2_protocol_options.take();
     let mut found = match older {
-        None => (Protocol::Http1, Http2Options::default()),
-        Some(options) => (
-            Protocol::Http2,
-            http2::options(Some(options)).within("http2_protocol_options")?,
-        ),
+        None => Options::default(),
+        Some(options) => Options {
+            protocol: Protocol::Http2,
+            http2: http2::options(Some(options)).within("http2_protocol_options")?,
+            ..Options::default()
+        },
     };
     for (key, any) in take(&mut rest.typed_extension_protocol_options) {
         let field = format!("typed_extension_protocol_options[{key:?}]");
@@ -180,10 +192,10 @@ fn http_options(rest: &mut pb::Cluster) -> Decoded<(Protocol, Http2Options)> {
     Ok(found)
 }
 
-fn protocol(mut rest: upstreams::HttpProtocolOptions) -> Decoded<(Protocol, Http2Options)> {
+fn protocol(mut rest: upstreams::HttpProtocolOptions) -> Decoded<Options> {
     use upstreams::http_protocol_options::UpstreamProtocolOptions;
     use upstreams::http_protocol_options::explicit_http_config::ProtocolConfig;
-    let found = match rest.upstream_protocol_options.take() {
+    let (protocol, http2) = match rest.upstream_protocol_options.take() {
         None => (Protocol::Http1, Http2Options::default()),
         Some(UpstreamProtocolOptions::UseDownstreamProtocolConfig(config)) => {
             if config.http3_protocol_options.is_some() {
@@ -218,34 +230,20 @@ fn protocol(mut rest: upstreams::HttpProtocolOptions) -> Decoded<(Protocol, Http
             );
         }
     };
+    let mut options = Options {
+        protocol,
+        http2,
+        ..Options::default()
+    };
     if let Some(mut common) = rest.common_http_protocol_options.take() {
-        common.idle_timeout = None;
-        nothing_left(&common).within("common_http_protocol_options")?;
+        let place = "common_http_protocol_options";
+        let idle = optional_duration("idle_timeout", &common.idle_timeout.take()).within(place)?;
+        // Zero switches it off.
+        options.idle_timeout = idle.map(|idle| if idle.is_zero() { Duration::MAX } else { idle });
+        let requests = common.max_requests_per_connection.take().map(|n| n.value);
+        options.requests_per_connection = requests.filter(|n| *n > 0);
+        nothing_left(&common).within(place)?;
     }
     nothing_left(&rest)?;
-    Ok(found)
-}
-
-/// There are no limits here, so only thresholds that mean "no limit" are accepted.
-fn circuit_breakers(rest: &mut pb::Cluster) -> Decoded<()> {
-    let Some(mut breakers) = rest.circuit_breakers.take() else {
-        return Ok(());
-    };
-    for (i, mut threshold) in take(&mut breakers.thresholds).into_iter().enumerate() {
-        let field = format!("thresholds[{i}]");
-        for value in [
-            &mut threshold.max_connections,
-            &mut threshold.max_pending_requests,
-            &mut threshold.max_requests,
-            &mut threshold.max_retries,
-        ] {
-            if value.as_ref().is_some_and(|v| v.value >= NO_LIMIT) {
-                *value = None;
-            }
-        }
-        threshold.track_remaining = false;
-        threshold.priority = 0;
-        nothing_left(&threshold).within(field)?;
-    }
-    nothing_left(&breakers)
+    Ok(options)
 }

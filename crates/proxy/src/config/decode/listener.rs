@@ -15,8 +15,9 @@ use weir_series::canonical::Direction;
 
 use super::{
     Decoded, Within, fault, flag, http2, message_name, nothing_left, optional_duration, parse, port, reject, route,
-    socket_address, tls, unpack,
+    socket_address, tls, trace, unpack,
 };
+use crate::config::edge::{Edge, EscapedSlashes, Strangers, StripPort};
 use crate::config::fault::Fault;
 use crate::config::{Codec, Filter, FilterChain, Http, Listener, RouteSource, Tcp};
 
@@ -303,23 +304,39 @@ fn filter(filter: pb::Filter) -> Decoded<Filter> {
 
 fn tcp(mut rest: tcp_proxy::TcpProxy) -> Decoded<Tcp> {
     let stat_prefix = take(&mut rest.stat_prefix).into();
-    let cluster = match rest.cluster_specifier.take() {
-        Some(tcp_proxy::tcp_proxy::ClusterSpecifier::Cluster(name)) => name.into(),
-        Some(_) => return reject("weighted_clusters", "is not supported by this proxy; name one cluster"),
+    let (cluster, shares) = match rest.cluster_specifier.take() {
+        Some(tcp_proxy::tcp_proxy::ClusterSpecifier::Cluster(name)) => (name.into(), Box::default()),
+        Some(tcp_proxy::tcp_proxy::ClusterSpecifier::WeightedClusters(weighted)) => {
+            shares(weighted).within("weighted_clusters")?
+        }
         None => return reject("cluster", "is missing"),
     };
-    // Zero switches the idle timeout off, and there is none here.
-    let idle = optional_duration("idle_timeout", &rest.idle_timeout)?;
-    if idle.is_some_and(|d| d.is_zero()) {
-        rest.idle_timeout = None;
-    }
+    // Zero switches it off.
+    let idle_timeout = optional_duration("idle_timeout", &rest.idle_timeout.take())?.filter(|d| !d.is_zero());
     let connect_attempts = rest.max_connect_attempts.take().map_or(1, |n| n.value.max(1));
     nothing_left(&rest)?;
     Ok(Tcp {
         stat_prefix,
         cluster,
+        shares,
+        idle_timeout,
         connect_attempts,
     })
+}
+
+type Shares = (Arc<str>, Box<[(Arc<str>, u32)]>);
+
+fn shares(mut rest: tcp_proxy::tcp_proxy::WeightedCluster) -> Decoded<Shares> {
+    let mut shares: Vec<(Arc<str>, u32)> = Vec::new();
+    for (i, mut one) in take(&mut rest.clusters).into_iter().enumerate() {
+        shares.push((take(&mut one.name).into(), take(&mut one.weight)));
+        nothing_left(&one).within(format_args!("clusters[{i}]"))?;
+    }
+    nothing_left(&rest)?;
+    match shares.first() {
+        Some((first, _)) if shares.iter().any(|(_, weight)| *weight > 0) => Ok((Arc::clone(first), shares.into())),
+        _ => reject("clusters", "must have one with a weight of at least 1"),
+    }
 }
 
 fn http(mut rest: hcm::HttpConnectionManager) -> Decoded<Http> {
@@ -355,6 +372,7 @@ fn http(mut rest: hcm::HttpConnectionManager) -> Decoded<Http> {
         None => IDLE_TIMEOUT,
         Some(options) => idle_timeout(options).within("common_http_protocol_options")?,
     };
+    let tracing = rest.tracing.take().map(trace::tracing).transpose().within("tracing")?;
     http1_options(&mut rest).within("http_protocol_options")?;
     // Zero switches each of them off.
     let limit = |field, value: Option<protobuf::Duration>| -> Decoded<Option<Duration>> {
@@ -373,17 +391,10 @@ fn http(mut rest: hcm::HttpConnectionManager) -> Decoded<Http> {
     if limit("request_timeout", rest.request_timeout)?.is_none() {
         rest.request_timeout = None;
     }
-    if !flag(&rest.use_remote_address, false) {
-        rest.use_remote_address = None;
-    }
-    if !flag(&rest.normalize_path, false) {
-        rest.normalize_path = None;
-    }
+    let edge = edge(&mut rest)?;
     // Headers about servers pass through unchanged, requests keep their identifiers.
     rest.server_name.clear();
     rest.server_header_transformation = 0;
-    rest.preserve_external_request_id = false;
-    rest.skip_xff_append = false;
     rest.drain_timeout = None;
     rest.delayed_close_timeout = None;
     nothing_left(&rest)?;
@@ -393,6 +404,8 @@ fn http(mut rest: hcm::HttpConnectionManager) -> Decoded<Http> {
         http2,
         routes,
         fault: filters.fault,
+        tracing,
+        edge,
         original_path: filters.original_path,
         generate_request_id,
         websocket,
@@ -400,6 +413,39 @@ fn http(mut rest: hcm::HttpConnectionManager) -> Decoded<Http> {
         head_timeout,
         stall_timeout,
     })
+}
+
+/// What is made of requests of strangers.
+fn edge(rest: &mut hcm::HttpConnectionManager) -> Decoded<Option<Box<Edge>>> {
+    use hcm::http_connection_manager::{PathWithEscapedSlashesAction as Action, StripPortMode};
+    let (hops, append) = (take(&mut rest.xff_num_trusted_hops), !take(&mut rest.skip_xff_append));
+    let keep_id = take(&mut rest.preserve_external_request_id);
+    // Else all of it is what the mesh itself says.
+    let strangers = flag(&rest.use_remote_address.take(), false).then_some(Strangers { hops, append, keep_id });
+    let escaped_slashes = match Action::try_from(take(&mut rest.path_with_escaped_slashes_action)) {
+        Ok(Action::ImplementationSpecificDefault | Action::KeepUnchanged) => EscapedSlashes::Keep,
+        Ok(Action::RejectRequest) => EscapedSlashes::Reject,
+        Ok(Action::UnescapeAndRedirect) => EscapedSlashes::Redirect,
+        Ok(Action::UnescapeAndForward) => EscapedSlashes::Unescape,
+        Err(_) => return reject("path_with_escaped_slashes_action", "is unknown"),
+    };
+    let strip_port = match (rest.strip_port_mode.take(), take(&mut rest.strip_matching_host_port)) {
+        (Some(StripPortMode::StripAnyHostPort(true)), true) => {
+            return reject("strip_matching_host_port", "must not stand beside strip_any_host_port");
+        }
+        (Some(StripPortMode::StripAnyHostPort(true)), false) => StripPort::Any,
+        (_, true) => StripPort::Matching,
+        (_, false) => StripPort::No,
+    };
+    let edge = Edge {
+        strangers,
+        normalize: flag(&rest.normalize_path.take(), false),
+        merge_slashes: take(&mut rest.merge_slashes),
+        escaped_slashes,
+        strip_port,
+        strip_dot: take(&mut rest.strip_trailing_host_dot),
+    };
+    Ok(edge.some())
 }
 
 /// What the HTTP filters say; they stand in one order.

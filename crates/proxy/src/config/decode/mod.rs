@@ -9,9 +9,12 @@ mod endpoint;
 mod fault;
 mod http2;
 mod listener;
+mod retry;
 mod route;
 mod telemetry;
 mod tls;
+mod trace;
+mod upstream;
 
 pub use cluster::cluster;
 pub use endpoint::assignment;

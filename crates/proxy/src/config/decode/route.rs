@@ -10,9 +10,10 @@ use std::sync::Arc;
 use envoy_types::pb::envoy::config::route::v3 as pb;
 
 use super::fault::{self, PerFilter};
+use super::retry::retry_policy;
 use super::{Decoded, Within, nothing_left, reject};
 use crate::config::route::edit::{Edits, Level};
-use crate::config::route::{Action, RetryOn, RetryPolicy, Route, RouteTable, Sampling, VirtualHost};
+use crate::config::route::{Action, RetryPolicy, Route, RouteTable, Sampling, VirtualHost};
 
 /// What routes take over from where they stand.
 #[derive(Default, Clone)]
@@ -60,8 +61,11 @@ pub(super) fn table(mut rest: pb::RouteConfiguration) -> Decoded<RouteTable> {
     rest.validate_clusters = None;
     rest.max_direct_response_body_size_bytes = None;
     rest.metadata = None;
+    let ignore_port = take(&mut rest.ignore_port_in_host_matching);
     nothing_left(&rest)?;
-    RouteTable::new(name, hosts).or_else(|e| reject("virtual_hosts", e))
+    let mut table = RouteTable::new(name, hosts).or_else(|e| reject("virtual_hosts", e))?;
+    table.ignore_port = ignore_port;
+    Ok(table)
 }
 
 fn virtual_host(mut rest: pb::VirtualHost, outer: &Inherited) -> Decoded<VirtualHost> {
@@ -173,37 +177,5 @@ fn sampling(mut rest: pb::Tracing) -> Decoded<Sampling> {
     Ok(sampling)
 }
 
-fn retry_policy(mut rest: pb::RetryPolicy) -> Decoded<RetryPolicy> {
-    let mut on = RetryOn::default();
-    let conditions = take(&mut rest.retry_on);
-    for condition in conditions.split(',').map(str::trim).filter(|c| !c.is_empty()) {
-        match condition {
-            "connect-failure" => on.connect_failure = true,
-            "reset-before-request" => on.reset_before_request = true,
-            "reset" => {
-                on.reset = true;
-                on.connect_failure = true;
-                on.reset_before_request = true;
-            }
-            "5xx" => {
-                on.server_error = true;
-                on.reset = true;
-                on.connect_failure = true;
-                on.reset_before_request = true;
-            }
-            "gateway-error" => on.gateway_error = true,
-            // Of HTTP/2 alone.
-            "refused-stream" => {}
-            other => {
-                let known = "connect-failure, refused-stream, reset-before-request, reset, 5xx, gateway-error";
-                return reject("retry_on", format!("{other:?} is unknown; known are {known}"));
-            }
-        }
-    }
-    // Another endpoint than the last one is taken anyway.
-    rest.retry_host_predicate.clear();
-    rest.host_selection_retry_max_attempts = 0;
-    let limit = rest.num_retries.take().map_or(1, |n| n.value);
-    nothing_left(&rest)?;
-    Ok(RetryPolicy { on, limit })
-}
+#[cfg(test)]
+mod tests;

@@ -37,9 +37,17 @@ fn what_a_cluster_may_not_say_is_named() {
         EndpointSource::Static(_)
     ));
     let spoils: [Spoil; 8] = [
-        (|c| c.lb_policy = 3, "lb_policy"),
+        (|c| c.lb_policy = 6, "lb_policy"),
         (|c| c.health_checks.push(Default::default()), "health_checks"),
-        (|c| c.outlier_detection = Some(Default::default()), "outlier_detection"),
+        (
+            |c| {
+                c.outlier_detection = Some(cluster_pb::OutlierDetection {
+                    enforcing_success_rate: Some(protobuf::UInt32Value { value: 5 }),
+                    ..Default::default()
+                });
+            },
+            "outlier_detection.enforcing_success_rate",
+        ),
         (
             |c| c.transport_socket = Some(Default::default()),
             "transport_socket.typed_config",
@@ -53,7 +61,7 @@ fn what_a_cluster_may_not_say_is_named() {
             |c| {
                 let limit = Some(protobuf::UInt32Value { value: 5 });
                 let threshold = cluster_pb::circuit_breakers::Thresholds {
-                    max_requests: limit,
+                    max_connection_pools: limit,
                     ..Default::default()
                 };
                 c.circuit_breakers = Some(cluster_pb::CircuitBreakers {
@@ -61,7 +69,7 @@ fn what_a_cluster_may_not_say_is_named() {
                     ..Default::default()
                 });
             },
-            "circuit_breakers.thresholds[0].max_requests",
+            "circuit_breakers.thresholds[0].max_connection_pools",
         ),
         (
             |c| {
@@ -580,4 +588,61 @@ proptest! {
             let _ = listener(&body);
         }
     }
+}
+
+#[test]
+fn how_endpoints_are_used_is_what_a_cluster_says() {
+    use crate::config::upstream::{LbPolicy, RetryLimit};
+    let number = |value| Some(protobuf::UInt32Value { value });
+    let plain = cluster(&bytes(cluster_pb::Cluster::default())).unwrap();
+    assert_eq!((plain.policy, plain.panic_percent), (LbPolicy::RoundRobin, 50.0));
+    assert!(plain.outlier.is_none() && !plain.limits.of_requests() && plain.limits.retries.is_none());
+    let budget = cluster_pb::circuit_breakers::thresholds::RetryBudget {
+        min_retry_concurrency: number(7),
+        ..Default::default()
+    };
+    let threshold = cluster_pb::circuit_breakers::Thresholds {
+        max_connections: number(u32::MAX),
+        max_requests: number(12),
+        max_retries: number(1),
+        retry_budget: Some(budget),
+        ..Default::default()
+    };
+    let high = cluster_pb::circuit_breakers::Thresholds {
+        priority: 1,
+        max_connections: number(1),
+        ..Default::default()
+    };
+    let fields = [("lb_policy", "PEAK_EWMA")].map(|(name, text)| {
+        let kind = Some(protobuf::value::Kind::StringValue(text.into()));
+        (name.to_owned(), protobuf::Value { kind })
+    });
+    let weir = protobuf::Struct {
+        fields: fields.into_iter().collect(),
+    };
+    let spec = cluster(&bytes(cluster_pb::Cluster {
+        lb_policy: cluster_pb::cluster::LbPolicy::LeastRequest.into(),
+        metadata: Some(core::Metadata {
+            filter_metadata: std::iter::once(("weir".to_owned(), weir)).collect(),
+            ..Default::default()
+        }),
+        circuit_breakers: Some(cluster_pb::CircuitBreakers {
+            thresholds: vec![threshold, high],
+            ..Default::default()
+        }),
+        outlier_detection: Some(Default::default()),
+        ..Default::default()
+    }))
+    .unwrap();
+    assert_eq!(spec.policy, LbPolicy::PeakEwma);
+    assert_eq!((spec.limits.connections, spec.limits.requests), (None, Some(12)));
+    let budget = RetryLimit::Budget { percent: 20.0, min: 7 };
+    assert_eq!(spec.limits.retries, Some(budget));
+    let outlier = spec.outlier.unwrap();
+    assert_eq!(outlier.server_errors, (5, 100));
+    assert_eq!((outlier.gateway_errors, outlier.local_errors), ((5, 0), (5, 100)));
+    assert_eq!(
+        (outlier.max_percent, outlier.split, outlier.always_one),
+        (10, false, false)
+    );
 }

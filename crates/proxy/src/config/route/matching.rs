@@ -23,7 +23,7 @@ pub trait Head {
 
 /// The path of a target; `*`, which stands for the whole server, is its root.
 pub fn path_of(target: &str) -> &str {
-    let end = target.bytes().position(|b| matches!(b, b'?' | b'#'));
+    let end = memchr::memchr2(b'?', b'#', target.as_bytes());
     let path = end.and_then(|end| target.get(..end)).unwrap_or(target);
     if matches!(path, "" | "*") { "/" } else { path }
 }

@@ -33,6 +33,7 @@ struct HttpProtocolOptions {
 #[serde(deny_unknown_fields, default)]
 struct Common {
     idle_timeout: Option<String>,
+    max_requests_per_connection: Option<u32>,
 }
 
 #[derive(Deserialize, Default)]
@@ -109,6 +110,7 @@ pub fn upstream(at: &str, value: Value) -> Read<Any> {
                 &format!("{at}.common_http_protocol_options.idle_timeout"),
                 common.idle_timeout,
             )?,
+            max_requests_per_connection: number(common.max_requests_per_connection),
             ..Default::default()
         }),
     };

@@ -12,7 +12,9 @@ use serde_json::Value;
 use weir_xds::ResourceType;
 
 use super::tls::{self, TransportSocket};
-use super::{Read, address, boolean, http2, number, resource, timespan};
+use super::trace::{self, Tracing};
+use super::upstream::{HashPolicy, RetryPolicy, hash_policy, retry_policy};
+use super::{Read, address, boolean, http2, number, resource, timespan, type_url};
 use crate::config::bootstrap::{StaticResource, from_value, wrong};
 
 const TYPE_PREFIX: &str = "type.googleapis.com/";
@@ -71,8 +73,22 @@ struct Filter {
 struct TcpProxy {
     stat_prefix: String,
     cluster: String,
+    weighted_clusters: Option<WeightedClusters>,
     idle_timeout: Option<String>,
     max_connect_attempts: Option<u32>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+struct WeightedClusters {
+    clusters: Vec<Weighted>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+struct Weighted {
+    name: String,
+    weight: u32,
 }
 
 #[derive(Deserialize, Default)]
@@ -90,6 +106,7 @@ struct HttpConnectionManager {
     request_headers_timeout: Option<String>,
     use_remote_address: Option<bool>,
     upgrade_configs: Vec<UpgradeConfig>,
+    tracing: Option<Tracing>,
 }
 
 #[derive(Deserialize, Default)]
@@ -149,13 +166,7 @@ struct RouteAction {
     cluster: String,
     timeout: Option<String>,
     retry_policy: Option<RetryPolicy>,
-}
-
-#[derive(Deserialize, Default)]
-#[serde(deny_unknown_fields, default)]
-struct RetryPolicy {
-    retry_on: String,
-    num_retries: Option<u32>,
+    hash_policy: Vec<HashPolicy>,
 }
 
 #[derive(Deserialize, Default)]
@@ -221,14 +232,6 @@ pub fn listener(at: &str, value: Value) -> Read<StaticResource> {
     resource(at, ResourceType::Listener, file.name, &message)
 }
 
-fn type_url(config: &Value) -> String {
-    config
-        .get("@type")
-        .and_then(Value::as_str)
-        .unwrap_or_default()
-        .to_owned()
-}
-
 fn filter_chain(at: &str, file: FilterChain) -> Read<pb::FilterChain> {
     let mut filters = Vec::new();
     for (i, one) in file.filters.into_iter().enumerate() {
@@ -277,9 +280,22 @@ fn filter(at: &str, file: Filter) -> Read<pb::Filter> {
 }
 
 fn tcp(at: &str, file: TcpProxy) -> Read<tcp_proxy::TcpProxy> {
+    use tcp_proxy::tcp_proxy::{ClusterSpecifier, WeightedCluster, weighted_cluster::ClusterWeight};
+    let weighted = |one: Weighted| ClusterWeight {
+        name: one.name,
+        weight: one.weight,
+        ..Default::default()
+    };
+    let cluster_specifier = match file.weighted_clusters {
+        None => ClusterSpecifier::Cluster(file.cluster),
+        Some(weights) if file.cluster.is_empty() => ClusterSpecifier::WeightedClusters(WeightedCluster {
+            clusters: weights.clusters.into_iter().map(weighted).collect(),
+        }),
+        Some(_) => return wrong(at, "must have either cluster or weighted_clusters"),
+    };
     Ok(tcp_proxy::TcpProxy {
         stat_prefix: file.stat_prefix,
-        cluster_specifier: Some(tcp_proxy::tcp_proxy::ClusterSpecifier::Cluster(file.cluster)),
+        cluster_specifier: Some(cluster_specifier),
         idle_timeout: timespan(&format!("{at}.idle_timeout"), file.idle_timeout)?,
         max_connect_attempts: number(file.max_connect_attempts),
         ..Default::default()
@@ -326,6 +342,10 @@ fn http(at: &str, file: HttpConnectionManager) -> Read<hcm::HttpConnectionManage
             ..Default::default()
         })
         .collect();
+    let tracing = file
+        .tracing
+        .map(|tracing| trace::message(&format!("{at}.tracing"), tracing))
+        .transpose()?;
     let upgrade = |u: UpgradeConfig| hcm::http_connection_manager::UpgradeConfig {
         upgrade_type: u.upgrade_type,
         enabled: boolean(u.enabled),
@@ -343,6 +363,7 @@ fn http(at: &str, file: HttpConnectionManager) -> Read<hcm::HttpConnectionManage
         request_headers_timeout: timespan(&format!("{at}.request_headers_timeout"), file.request_headers_timeout)?,
         use_remote_address: boolean(file.use_remote_address),
         upgrade_configs: file.upgrade_configs.into_iter().map(upgrade).collect(),
+        tracing,
         ..Default::default()
     })
 }
@@ -359,7 +380,10 @@ fn routes(at: &str, file: RouteConfiguration) -> Read<route::RouteConfiguration>
             name: host.name,
             domains: host.domains,
             routes,
-            retry_policy: host.retry_policy.map(retry_policy),
+            retry_policy: host
+                .retry_policy
+                .map(|policy| retry_policy(&format!("{at}.retry_policy"), policy))
+                .transpose()?,
             ..Default::default()
         });
     }
@@ -387,7 +411,15 @@ fn one_route(at: &str, file: Route) -> Read<route::Route> {
         (Some(action), None) => route::route::Action::Route(route::RouteAction {
             cluster_specifier: Some(route::route_action::ClusterSpecifier::Cluster(action.cluster)),
             timeout: timespan(&format!("{at}.route.timeout"), action.timeout)?,
-            retry_policy: action.retry_policy.map(retry_policy),
+            retry_policy: action
+                .retry_policy
+                .map(|policy| retry_policy(&format!("{at}.route.retry_policy"), policy))
+                .transpose()?,
+            hash_policy: action
+                .hash_policy
+                .into_iter()
+                .map(|policy| hash_policy(&format!("{at}.route.hash_policy"), policy))
+                .collect::<Read<_>>()?,
             ..Default::default()
         }),
         (None, Some(response)) => route::route::Action::DirectResponse(route::DirectResponseAction {
@@ -409,12 +441,4 @@ fn one_route(at: &str, file: Route) -> Read<route::Route> {
         action: Some(action),
         ..Default::default()
     })
-}
-
-fn retry_policy(file: RetryPolicy) -> route::RetryPolicy {
-    route::RetryPolicy {
-        retry_on: file.retry_on,
-        num_retries: number(file.num_retries),
-        ..Default::default()
-    }
 }

@@ -268,7 +268,7 @@ fn a_refused_resource_leaves_the_one_before_and_the_bootstraps_stay() {
     store.set(assignment("c"), now).unwrap();
     let bad = cluster::Cluster {
         name: "c".into(),
-        lb_policy: 5,
+        lb_policy: 6,
         ..Default::default()
     };
     assert_eq!(

@@ -1,15 +1,18 @@
 //! What a request goes through between its head and its endpoint: the route, faults, changes of its head.
 //!
 //! ```text
-//!  head ─▶ route ─▶ faults ─▶ changes ─▶ endpoint
-//!                     │          └──────── response ─▶ changes ─▶ bandwidth ─▶ client
-//!                     └─▶ error, or the route's own reply
+//!  head ─▶ edge ─▶ route ─▶ trace ─▶ faults ─▶ changes ─▶ endpoint
+//!                             │          │          └──────── response ─▶ changes ─▶ bandwidth ─▶ client
+//!                             │          └─▶ error, or the route's own reply
+//!                             └─▶ what traces are told
 //! ```
 //!
 //! Enters: the head of a request of either version. Leaves: a [`Decision`], and the head as the endpoint gets it. A route
 //! that asks for none of it costs a few comparisons with nothing.
 
 pub mod bandwidth;
+mod edge;
+pub mod mirror;
 
 use std::time::Duration;
 
@@ -25,6 +28,7 @@ use crate::config::route::{Forward, Route};
 use crate::config::stats::FaultKind;
 use crate::config::{Action, Active, Http};
 use crate::flow::Flow;
+use crate::trace::{self, Context};
 
 /// What is to be done with a request.
 pub struct Decision<'a> {
@@ -75,11 +79,22 @@ pub fn decide<'a>(
     active: &'a Active,
     http: &'a Http,
     flow: &Flow,
+    secure: bool,
     record: &mut Record,
 ) -> Decision<'a> {
+    if let Some(edge) = &http.edge
+        && let Some(reply) = edge::admit(head, edge, http, flow, secure)
+    {
+        return Decision {
+            delay: None,
+            verdict: Verdict::Reply(reply),
+            shaping: Shaping::default(),
+        };
+    }
     let found = active.table_of(http).and_then(|table| table.find(head));
     let route = found.as_ref().map(|found| found.route);
     record.authority(found.and_then(|found| found.authority.cloned()));
+    let context = trace(head, http, route, flow, record);
     let drawn = match route.map(|route| &route.action) {
         Some(Action::Forward(forward)) => Some((forward, forward.draw())),
         _ => None,
@@ -126,6 +141,9 @@ pub fn decide<'a>(
                     share,
                 };
                 change(head, http, route, forward, target);
+                if let Some(context) = &context {
+                    context.write(head);
+                }
                 Verdict::Forward(target)
             }
         },
@@ -139,6 +157,20 @@ pub fn decide<'a>(
         }
     };
     decision
+}
+
+/// Decides whether traces are told of a request; leaves what goes on with it. Without tracing nothing is done.
+fn trace(
+    head: &mut impl Editable,
+    http: &Http,
+    route: Option<&Route>,
+    flow: &Flow,
+    record: &mut Record,
+) -> Option<Context> {
+    let tracing = http.tracing.as_deref().filter(|_| record.is_open())?;
+    let (context, trace) = trace::begin(tracing, flow.direction, route, head, http.generate_request_id);
+    record.trace(trace);
+    Some(context)
 }
 
 /// Changes the head of a request as its route says, in Envoy's order.

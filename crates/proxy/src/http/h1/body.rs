@@ -65,6 +65,15 @@ impl Body {
         }
     }
 
+    /// Whether its end lies `here` behind the beginning of what is unread, as [`Body::ready`] found it last.
+    pub fn ends_at(&self, here: usize) -> bool {
+        match self {
+            Self::Length(left) => *left == here as u64,
+            Self::Chunked { parser, checked } => *checked == here && parser.is_done(),
+            Self::UntilClose { .. } => false,
+        }
+    }
+
     /// How many of the unread bytes belong to this body.
     pub fn ready(&mut self, unread: &[u8]) -> Result<usize, Malformed> {
         match self {

@@ -16,9 +16,12 @@ use super::pool::Origin;
 use super::render::{self, After};
 use super::send::{Answer, Sent, Upload};
 use super::serve::{Connection, Next};
-use crate::config::{Active, EndpointSource, Http, Protocol};
+use crate::config::route::edit::Editable;
+use crate::config::{Active, Cluster, ClusterStats, Http, Protocol};
+use crate::http::affinity;
 use crate::http::attempts::{Attempts, Failure, Target};
 use crate::http::filters::bandwidth::Bandwidth;
+use crate::http::filters::mirror::Copies;
 use crate::http::filters::{self, Shaping, Verdict};
 use crate::http::h2::upstream::{Client, End, Exchange};
 use crate::http::headers;
@@ -28,9 +31,6 @@ use crate::http::record::Record;
 use crate::http::reply::{Reply, Unanswered};
 use crate::http::translate as other;
 use crate::wire::Wire;
-
-/// Bodies up to this size are read whole before they are sent where a retry policy may want them again.
-const REPLAY_BYTES_MAX: u64 = 64 * 1024;
 
 /// What remains of a request's head once it is rendered.
 #[derive(Debug, Clone, Copy)]
@@ -49,6 +49,8 @@ pub struct Facts<'a> {
     pub websocket: bool,
     /// The client waits for a word before it sends the body.
     pub expects: bool,
+    /// By which the endpoint is chosen, where the cluster does so.
+    pub hash: Option<u64>,
     /// What is done to the response.
     pub shaping: Shaping<'a>,
 }
@@ -59,6 +61,16 @@ struct Plan<'a> {
     /// It waits first.
     delay: Option<Duration>,
     step: Step<'a>,
+    /// Others get the same.
+    copies: Option<Box<Copied<'a>>>,
+}
+
+/// What copies of a request are made from.
+struct Copied<'a> {
+    copies: Copies<'a>,
+    /// Where the request itself is not translated.
+    parts: Option<http::request::Parts>,
+    authority: String,
 }
 
 /// What is done with a request.
@@ -79,7 +91,12 @@ impl Connection {
             Err(why) => return self.refuse_malformed(why).await,
         };
         self.wire.consume(length);
-        let Plan { facts, delay, step } = plan;
+        let Plan {
+            facts,
+            delay,
+            step,
+            copies,
+        } = plan;
         let mut begun = record.started();
         if let Some(delay) = delay {
             if self.delay(delay).await.is_err() {
@@ -90,11 +107,12 @@ impl Connection {
         match step {
             Step::Verdict(Verdict::Forward(target)) => {
                 self.limit(target, &http, begun);
-                self.forward(&active, target, facts, record).await
+                self.forward(&active, target, facts, record, copies).await
             }
             Step::Translate(target, parts) => {
                 self.limit(target, &http, begun);
-                self.translate(&active, target, *parts, facts, record).await
+                // Large, and not a part of connections whose endpoints speak HTTP/1.
+                Box::pin(self.translate(&active, target, *parts, facts, record, copies)).await
             }
             Step::Verdict(Verdict::Unanswered(why)) => self.unanswered(record, why, facts).await,
             Step::Verdict(Verdict::Reply(reply)) => {
@@ -131,10 +149,28 @@ impl Connection {
             framing: request.framing,
             websocket,
             expects: request.expects,
+            hash: None,
             shaping: Shaping::default(),
         };
-        let decision = filters::decide(&mut request, active, http, &self.flow, &mut record);
+        let decision = filters::decide(&mut request, active, http, &self.flow, self.chain.secure, &mut record);
         facts.shaping = decision.shaping;
+        let mut copied = None;
+        if let Verdict::Forward(target) = &decision.verdict
+            && !websocket
+            && let Some(copies) = Copies::draw(active, http, target.forward)
+        {
+            request.settle(http.generate_request_id);
+            let fallback = self.flow.destination.to_string();
+            copied = other::request(&request, &fallback).ok().map(|parts| {
+                let authority = parts.uri.authority().map(ToString::to_string).unwrap_or_default();
+                let parts = (target.cluster.spec.protocol != Protocol::Http2).then_some(parts);
+                Box::new(Copied {
+                    copies,
+                    parts,
+                    authority,
+                })
+            });
+        }
         let step = match decision.verdict {
             Verdict::Forward(target) if target.cluster.spec.protocol == Protocol::Http2 => {
                 let translated = other::request(&request, &self.flow.destination.to_string());
@@ -149,6 +185,12 @@ impl Connection {
                 Step::Translate(target, Box::new(parts))
             }
             Verdict::Forward(target) => {
+                if !target.forward.hash.is_empty() {
+                    let headers = || request.headers.iter().map(|h| (h.name, h.value));
+                    let affinity = affinity::of(target, &self.flow, headers);
+                    facts.hash = affinity.hash;
+                    self.cookie = affinity.cookie.map(Into::into);
+                }
                 self.request.clear();
                 let (out, destination) = (&mut self.request, self.flow.destination);
                 render::request(out, &request, destination, websocket, http.generate_request_id);
@@ -157,7 +199,16 @@ impl Connection {
             other => Step::Verdict(other),
         };
         let delay = decision.delay;
-        Ok((record, Plan { facts, delay, step }))
+        let copies = copied;
+        Ok((
+            record,
+            Plan {
+                facts,
+                delay,
+                step,
+                copies,
+            },
+        ))
     }
 
     /// Holds a request back on purpose. `Err`: the client left.
@@ -205,47 +256,86 @@ impl Connection {
         }
     }
 
-    async fn forward(&mut self, active: &Active, target: Target<'_>, facts: Facts<'_>, mut record: Record) -> Next {
+    async fn forward(
+        &mut self,
+        active: &Arc<Active>,
+        target: Target<'_>,
+        facts: Facts<'_>,
+        mut record: Record,
+        copied: Option<Box<Copied<'_>>>,
+    ) -> Next {
         let cluster = target.cluster;
-        let mut upload = Upload::new(facts, target.forward.retry.limit > 0, REPLAY_BYTES_MAX);
-        match self.gather(&mut upload).await {
-            Sent::Done => {}
-            Sent::Late if self.time.is_past_deadline() => {
-                return self.unanswered(record, Unanswered::Late, facts).await;
-            }
-            Sent::Late => return self.unanswered(record, Unanswered::Slow, facts).await,
-            _ => return self.client_failed(record, None).await,
-        }
+        let retry = &target.forward.retry;
+        let replay = retry.resends() || (retry.limit > 0 && facts.idempotent) || copied.is_some();
+        let mut upload = Upload::new(facts, replay && !facts.expects);
         let flow = Rc::clone(&self.flow);
-        let mut attempts = Attempts::new(&flow, active, target);
+        if let Some(copied) = copied {
+            match self.gather(&mut upload).await {
+                Ok(()) => {}
+                Err(Sent::Late) if self.time.is_past_deadline() => {
+                    return self.unanswered(record, Unanswered::Late, facts).await;
+                }
+                Err(Sent::Late) => return self.unanswered(record, Unanswered::Slow, facts).await,
+                Err(Sent::Refused(why)) => return self.client_failed(record, Some(why)).await,
+                Err(_) => return self.client_failed(record, None).await,
+            }
+            // A body that is not here as a whole passes in place, once.
+            if let Some(body) = upload.whole(&self.wire)
+                && let Some(parts) = &copied.parts
+            {
+                let body = bytes::Bytes::copy_from_slice(body);
+                let head = (parts, &*copied.authority);
+                copied
+                    .copies
+                    .send(&flow, active, &record, head, || Source::Whole(body.clone()));
+            }
+        }
+        let mut attempts = Attempts::new(&flow, active, target, facts.hash);
         loop {
             let Some(endpoint) = attempts.next(&mut record) else {
                 return self.unanswered(record, Unanswered::NoEndpoint, facts).await;
             };
-            let origin = Origin {
-                address: endpoint.address,
-                mark: cluster.spec.mark,
-                original: matches!(cluster.spec.source, EndpointSource::OriginalDst),
-                tls: cluster.spec.tls.as_ref().map_or(0, |tls| Arc::as_ptr(tls) as usize),
-            };
-            let wait = match self.attempt(cluster, &endpoint, origin, &mut upload, facts).await {
-                Ok((upstream, answer)) => match attempts.after_status(&endpoint, answer.status, upload.is_whole()) {
-                    None => {
-                        return self.respond(upstream, origin, answer, upload, facts, record).await;
+            let origin = Origin::new(cluster, endpoint.address);
+            self.time.limit_try(attempts.time());
+            let attempt = self.attempt(&endpoint, origin, &mut upload, facts, &mut attempts, &mut record);
+            let wait = match attempt.await {
+                Ok((upstream, answer)) => {
+                    self.time.limit_try(None);
+                    let status = (answer.status, answer.grpc_status);
+                    match attempts.after_answer(&endpoint, status, upload.is_whole(), &mut record) {
+                        None => {
+                            return self
+                                .respond(cluster, upstream, origin, answer, upload, facts, record)
+                                .await;
+                        }
+                        wait => wait,
                     }
-                    wait => wait,
-                },
-                Err(Sent::Failed(failure)) => match attempts.after_failure(&endpoint, failure, upload.is_whole()) {
-                    None => return self.unanswered(record, Unanswered::Failed(failure), facts).await,
-                    wait => wait,
-                },
+                }
+                Err(Sent::Late) if self.time.is_try_over() => {
+                    ClusterStats::add(&cluster.stats.rq_per_try_timeout);
+                    let failure = Failure::Timeout;
+                    match attempts.after_failure(&endpoint, failure, upload.is_whole(), &mut record) {
+                        None => return self.unanswered(record, Unanswered::Failed(failure), facts).await,
+                        wait => wait,
+                    }
+                }
+                Err(Sent::Failed(failure)) => {
+                    match attempts.after_failure(&endpoint, failure, upload.is_whole(), &mut record) {
+                        None => return self.unanswered(record, Unanswered::Failed(failure), facts).await,
+                        wait => wait,
+                    }
+                }
                 Err(Sent::Late) if !upload.is_sent() && !self.time.is_past_deadline() => {
                     return self.unanswered(record, Unanswered::Slow, facts).await;
                 }
-                Err(Sent::Late) => return self.unanswered(record, Unanswered::Late, facts).await,
+                Err(Sent::Late) => {
+                    attempts.timed_out(&mut record);
+                    return self.unanswered(record, Unanswered::Late, facts).await;
+                }
                 Err(Sent::Refused(why)) => return self.client_failed(record, Some(why)).await,
-                Err(Sent::Gone | Sent::Done) => return self.client_failed(record, None).await,
+                Err(Sent::Gone) => return self.client_failed(record, None).await,
             };
+            self.time.limit_try(None);
             if let Some(wait) = wait.filter(|wait| !wait.is_zero())
                 && self.pause(wait).await.is_err()
             {
@@ -257,11 +347,12 @@ impl Connection {
     /// Forwards a request to endpoints that speak HTTP/2.
     async fn translate(
         &mut self,
-        active: &Active,
+        active: &Arc<Active>,
         target: Target<'_>,
         parts: http::request::Parts,
         facts: Facts<'_>,
         mut record: Record,
+        copied: Option<Box<Copied<'_>>>,
     ) -> Next {
         let flow = Rc::clone(&self.flow);
         let after = self.after(facts);
@@ -270,6 +361,18 @@ impl Connection {
         let body = match facts.framing {
             Framing::Empty => Source::Empty,
             framing => Source::H1(&shared, Body::new(framing), false),
+        };
+        let body = match copied {
+            None => body,
+            Some(copied) => {
+                let Copied { copies, authority, .. } = *copied;
+                body.copied(|make| copies.send(&flow, active, &record, (&parts, &authority), make))
+            }
+        };
+        let body = if target.forward.retry.limit > 0 {
+            body.keep()
+        } else {
+            body
         };
         let exchange = Exchange {
             flow: &flow,
@@ -284,12 +387,13 @@ impl Connection {
             },
             time: &mut self.time,
             record: &mut record,
+            cookie: None,
             shaping: facts.shaping,
         };
         let (end, client) = exchange.run(active, target).await;
         let after = match client {
             Client::H1 { after, .. } => after,
-            Client::H2(_) => After::Close,
+            Client::H2(_) | Client::Nobody { .. } => After::Close,
         };
         match end {
             End::Complete { request_read: true } if after != After::Close => Next::Request,
@@ -329,8 +433,10 @@ impl Connection {
     }
 
     /// Passes a response on, whose head is rendered in `out`, and gives the upstream connection back.
+    #[allow(clippy::too_many_arguments)] // the parts of one response, each with its own owner
     async fn respond(
         &mut self,
+        cluster: &Cluster,
         mut upstream: Wire,
         origin: Origin,
         answer: Answer,
@@ -361,7 +467,7 @@ impl Connection {
                 record.complete();
                 let reusable = answer.keep_alive && upload.is_sent() && framing != Framing::UntilClose;
                 if reusable && upstream.unread().is_empty() {
-                    self.flow.worker.pool.put(origin, upstream, Instant::now());
+                    self.flow.worker.pool.put(cluster, origin, upstream, Instant::now());
                 }
                 match answer.after {
                     After::Close => Next::End {
@@ -470,7 +576,7 @@ impl Connection {
     /// Joins two connections that left HTTP, each half for itself. The head of the answer is in `out`.
     async fn tunnel(&mut self, mut upstream: Wire, mut record: Record) -> Next {
         self.time.limit(None);
-        let end = crate::tcp::join(&mut self.wire, &mut upstream, &self.out).await;
+        let end = crate::tcp::join(&mut self.wire, &mut upstream, &self.out, None).await;
         tracing::debug!(?end, "upgraded connection ended");
         record.complete();
         Next::Gone

@@ -41,7 +41,7 @@ pub fn request(bytes: &[u8]) {
     };
     let mut room = head::room();
     let again = head::request(whole, &mut room).expect("what is sent on is no request");
-    let host = request.host.to_owned();
+    let host = request.host.clone();
     let host = if request.hostless {
         DESTINATION.to_string()
     } else {

@@ -87,6 +87,13 @@ pub fn reply(out: &mut Vec<u8>, reply: &Reply, head_only: bool, after: After, da
     }
 }
 
+/// Adds a line to a whole head.
+pub fn add(out: &mut Vec<u8>, name: &str, value: &[u8]) {
+    out.truncate(out.len().saturating_sub(2));
+    field(out, name, value);
+    out.extend_from_slice(b"\r\n");
+}
+
 /// Appends a line.
 pub fn field(out: &mut Vec<u8>, name: &str, value: &[u8]) {
     out.extend_from_slice(name.as_bytes());

@@ -5,7 +5,8 @@
 
 use std::future::poll_fn;
 use std::io::IoSlice;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
+use std::time::Instant;
 
 use super::body::{Body, Broken, poll_transfer};
 use super::exchange::Facts;
@@ -13,22 +14,25 @@ use super::head::{self, End, Framing, Malformed};
 use super::pool::Origin;
 use super::render::{self, After};
 use super::serve::Connection;
+use crate::buffers::BUFFER_BYTES;
 use crate::config::route::edit::Fields;
 use crate::config::{Cluster, Endpoint};
-use crate::http::attempts::Failure;
+use crate::http::attempts::{Attempts, Failure};
 use crate::http::headers;
+use crate::http::message::REPLAY_BYTES_MAX;
+use crate::http::record::Record;
 use crate::wire::Wire;
 
 /// Kept connections that may turn out closed in a row before a new one is made.
 const STALE_MAX: u32 = 2;
+// What is kept stays in the buffer that it was read into.
+const _: () = assert!(REPLAY_BYTES_MAX < BUFFER_BYTES);
 /// Interim responses that one answer may have.
 const INTERIM_MAX: u32 = 16;
 
-/// How sending ended.
+/// Why there is no answer.
 #[derive(Debug)]
 pub enum Sent {
-    /// As it should.
-    Done,
     /// The endpoint is at fault.
     Failed(Failure),
     /// Time is up.
@@ -56,13 +60,13 @@ pub struct Answer {
     pub grpc_status: Option<u16>,
 }
 
-/// The body of a request on its way.
+/// The body of a request on its way. As long as it may be wanted again, what was sent of it stays unread.
 pub struct Upload {
-    /// What is to come from the client. Of a whole body: all of it, always.
+    /// What is to come from the client; of one that is kept: all of it, always.
     body: Body,
-    /// So many bytes are here, stay unread until there is an answer, and can be sent again.
-    whole: Option<usize>,
-    /// So many of those are written.
+    /// It can be sent again from the beginning.
+    kept: bool,
+    /// So many bytes of one that is kept are written.
     written: usize,
     sent: bool,
     /// Some of what cannot be sent again may be gone.
@@ -71,15 +75,16 @@ pub struct Upload {
 
 impl Upload {
     /// Nothing sent. With `replay`, or without a body, it can be sent again.
-    pub fn new(facts: Facts<'_>, replay: bool, limit: u64) -> Self {
-        let whole = match facts.framing {
-            Framing::Empty => Some(0),
-            Framing::Length(length) if replay && !facts.expects && length <= limit => usize::try_from(length).ok(),
-            _ => None,
+    pub fn new(facts: Facts<'_>, replay: bool) -> Self {
+        let fits = match facts.framing {
+            Framing::Empty => true,
+            Framing::Length(length) => replay && length <= REPLAY_BYTES_MAX as u64,
+            Framing::Chunked => replay,
+            Framing::UntilClose => false,
         };
         Self {
             body: Body::new(facts.framing),
-            whole,
+            kept: fits,
             written: 0,
             sent: false,
             touched: false,
@@ -88,7 +93,15 @@ impl Upload {
 
     /// It can be sent, or sent again.
     pub fn is_whole(&self) -> bool {
-        self.whole.is_some() || !self.touched
+        self.kept || !self.touched
+    }
+
+    /// All of it, where it is here, stays so, and is content alone.
+    pub fn whole<'c>(&self, client: &'c Wire) -> Option<&'c [u8]> {
+        match self.body {
+            Body::Length(length) if self.kept => client.unread().get(..usize::try_from(length).ok()?),
+            _ => None,
+        }
     }
 
     /// All of it is written.
@@ -98,14 +111,14 @@ impl Upload {
 
     /// It will not be sent again.
     pub fn forget(&mut self, client: &mut Wire) {
-        if let Some(length) = self.whole.take() {
-            client.consume(length);
-            self.body = Body::Length(0);
+        if std::mem::take(&mut self.kept) {
+            self.body.passed(self.written);
+            client.consume(std::mem::take(&mut self.written));
         }
     }
 
     fn restart(&mut self) {
-        if self.whole.is_some() {
+        if self.kept {
             (self.written, self.sent) = (0, false);
         }
     }
@@ -120,36 +133,46 @@ impl Upload {
         moved: &mut bool,
         cx: &mut Context<'_>,
     ) -> Poll<Result<(), Broken>> {
-        let Some(length) = self.whole else {
-            let end = poll_transfer(head, head_sent, &mut self.body, client, upstream, moved, cx);
-            self.touched |= *head_sent == head.len();
-            self.sent = matches!(end, Poll::Ready(Ok(())));
-            return end;
-        };
-        loop {
+        while self.kept {
+            let here = self.body.ready(client.unread()).map_err(Broken::Malformed)?;
             let head_left = &head[*head_sent..];
-            let body_left = &client.unread()[self.written..length];
-            let slices = [IoSlice::new(head_left), IoSlice::new(body_left)];
-            let slices = match (head_left.is_empty(), body_left.is_empty()) {
-                (true, true) => {
+            let body_left = &client.unread()[self.written..here];
+            if head_left.is_empty() && body_left.is_empty() {
+                if self.body.ends_at(here) {
                     let flushed = upstream.poll_flush(cx).map_err(|_| Broken::Sink);
                     self.sent = matches!(flushed, Poll::Ready(Ok(())));
                     return flushed;
                 }
-                (false, false) => &slices[..],
-                (false, true) => &slices[..1],
-                (true, false) => &slices[1..],
-            };
-            match upstream.poll_write(cx, slices) {
-                Poll::Ready(Ok(n)) => {
-                    let of_head = n.min(head_left.len());
-                    *head_sent += of_head;
-                    self.written += n - of_head;
+                if here >= REPLAY_BYTES_MAX {
+                    // Too much to be kept.
+                    self.forget(client);
+                    break;
                 }
-                Poll::Ready(Err(_)) => return Poll::Ready(Err(Broken::Sink)),
-                Poll::Pending => return Poll::Pending,
+                match client.poll_more(cx) {
+                    Poll::Ready(Ok(1..)) => *moved = true,
+                    Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(Err(Broken::Source)),
+                    Poll::Pending => {
+                        ready!(upstream.poll_flush(cx)).map_err(|_| Broken::Sink)?;
+                        return Poll::Pending;
+                    }
+                }
+                continue;
             }
+            let slices = [IoSlice::new(head_left), IoSlice::new(body_left)];
+            let slices = match (head_left.is_empty(), body_left.is_empty()) {
+                (true, _) => &slices[1..],
+                (false, true) => &slices[..1],
+                (false, false) => &slices[..],
+            };
+            let n = ready!(upstream.poll_write(cx, slices)).map_err(|_| Broken::Sink)?;
+            let of_head = n.min(head_left.len());
+            *head_sent += of_head;
+            self.written += n - of_head;
         }
+        let end = poll_transfer(head, head_sent, &mut self.body, client, upstream, moved, cx);
+        self.touched |= *head_sent == head.len();
+        self.sent = matches!(end, Poll::Ready(Ok(())));
+        end
     }
 
     /// Goes on with a body while the response is already on its way.
@@ -170,7 +193,7 @@ impl Upload {
 
     /// Whether the client, of whom nothing is awaited, ended the connection. Bytes that come belong to the next request.
     pub fn client_is_gone(&self, client: &mut Wire, cx: &mut Context<'_>) -> bool {
-        while client.unread().len() <= self.whole.unwrap_or(0) && !client.is_full() {
+        while client.unread().len() <= self.written && !client.is_full() {
             match client.poll_more(cx) {
                 Poll::Ready(Ok(0) | Err(_)) => return true,
                 Poll::Ready(Ok(_)) => {}
@@ -182,18 +205,18 @@ impl Upload {
 }
 
 impl Connection {
-    /// Reads a body that is to be sent whole.
-    pub async fn gather(&mut self, upload: &mut Upload) -> Sent {
-        let Some(length) = upload.whole else { return Sent::Done };
+    /// Waits until a body of known length that can be kept is here.
+    pub async fn gather(&mut self, upload: &mut Upload) -> Result<(), Sent> {
+        let Body::Length(_) = upload.body else { return Ok(()) };
         poll_fn(|cx| {
-            while self.wire.unread().len() < length {
+            while upload.kept && upload.whole(&self.wire).is_none() {
                 match self.wire.poll_more(cx) {
-                    Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(Sent::Gone),
+                    Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(Err(Sent::Gone)),
                     Poll::Ready(Ok(_)) => self.time.moved = true,
-                    Poll::Pending => return self.time.poll(cx).map(|()| Sent::Late),
+                    Poll::Pending => return self.time.poll(cx).map(|()| Err(Sent::Late)),
                 }
             }
-            Poll::Ready(Sent::Done)
+            Poll::Ready(Ok(()))
         })
         .await
     }
@@ -201,31 +224,36 @@ impl Connection {
     /// One try, over a kept connection or a new one.
     pub async fn attempt(
         &mut self,
-        cluster: &Cluster,
         endpoint: &Endpoint,
         origin: Origin,
         upload: &mut Upload,
         facts: Facts<'_>,
+        attempts: &mut Attempts<'_>,
+        record: &mut Record,
     ) -> Result<(Wire, Answer), Sent> {
+        let cluster = attempts.cluster();
         let mut stale = 0;
         loop {
             upload.restart();
             let kept = match stale < STALE_MAX {
-                true => poll_fn(|cx| Poll::Ready(self.flow.worker.pool.take(cx, &origin))).await,
+                true => poll_fn(|cx| Poll::Ready(self.flow.worker.pool.take(cx, cluster, &origin))).await,
                 false => None,
             };
-            let reused = kept.is_some();
-            let mut upstream = match kept {
-                Some(wire) => wire,
-                None => self.connect(cluster, endpoint, upload).await?,
+            let (mut upstream, reused) = match kept {
+                Some(wire) => (wire, true),
+                None => self.connect(cluster, endpoint, &origin, upload).await?,
             };
+            if let Err(overflow) = attempts.admit(endpoint, record) {
+                self.flow.worker.pool.put(cluster, origin, upstream, Instant::now());
+                return Err(Sent::Failed(overflow));
+            }
             match self.converse(&mut upstream, upload, facts).await {
                 Ok(answer) => return Ok((upstream, answer)),
                 Err(end) => {
                     upstream.fail();
                     let again = match end {
                         Sent::Failed(Failure::Unsent) => reused,
-                        Sent::Failed(Failure::Reset) => reused && upload.whole.is_some() && facts.idempotent,
+                        Sent::Failed(Failure::Reset) => reused && upload.kept && facts.idempotent,
                         _ => false,
                     };
                     if !again {
@@ -237,15 +265,22 @@ impl Connection {
         }
     }
 
-    async fn connect(&mut self, cluster: &Cluster, endpoint: &Endpoint, upload: &Upload) -> Result<Wire, Sent> {
-        let worker = std::rc::Rc::clone(&self.flow.worker);
-        let slot = self.flow.upstream_slot(&endpoint.peer, &cluster.spec.telemetry);
-        let mut connecting = std::pin::pin!(worker.connect(cluster, endpoint.address, slot));
+    async fn connect(
+        &mut self,
+        cluster: &Cluster,
+        endpoint: &Endpoint,
+        origin: &Origin,
+        upload: &Upload,
+    ) -> Result<(Wire, bool), Sent> {
+        let flow = std::rc::Rc::clone(&self.flow);
+        let slot = || flow.upstream_slot(&endpoint.peer, &cluster.spec.telemetry);
+        // Rare and large, and so not a part of every connection.
+        let mut connecting = Box::pin(flow.worker.pool.obtain(&flow.worker, cluster, origin, slot));
         poll_fn(|cx| {
             if let Poll::Ready(outcome) = connecting.as_mut().poll(cx) {
-                return Poll::Ready(outcome.map_err(|_| Sent::Failed(Failure::Connect)));
+                return Poll::Ready(outcome.map_err(Sent::Failed));
             }
-            if upload.whole.is_some() && upload.client_is_gone(&mut self.wire, cx) {
+            if upload.body.ends_at(0) && upload.client_is_gone(&mut self.wire, cx) {
                 return Poll::Ready(Err(Sent::Gone));
             }
             self.time.poll(cx).map(|()| Err(Sent::Late))
@@ -365,6 +400,9 @@ impl Connection {
         self.flow
             .worker
             .with_date(|date| render::response(out, &response, after, date));
+        if let Some(cookie) = self.cookie.as_ref().filter(|_| answer.status >= 200) {
+            render::add(out, "set-cookie", cookie.as_bytes());
+        }
         Ok(answer)
     }
 }

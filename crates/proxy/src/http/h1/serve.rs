@@ -41,6 +41,8 @@ pub struct Connection {
     pub out: Vec<u8>,
     /// What serves it.
     pub chain: Chain,
+    /// A cookie that the next response sets.
+    pub cookie: Option<Box<str>>,
 }
 
 /// What follows a request.
@@ -67,6 +69,7 @@ pub async fn serve(flow: Rc<Flow>, wire: Wire, chain: Chain) {
         request: Vec::new(),
         out: Vec::new(),
         chain,
+        cookie: None,
     };
     loop {
         let next = match connection.head().await {
@@ -137,6 +140,7 @@ impl Connection {
                     Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(Err(Ending::Quiet)),
                     Poll::Ready(Ok(_)) => {}
                     Poll::Pending => {
+                        self.wire.rest();
                         let late = self.time.poll(cx).is_ready();
                         return match (late, begun) {
                             (true, true) => Poll::Ready(Err(Ending::Slow)),

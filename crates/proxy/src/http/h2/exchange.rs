@@ -17,16 +17,13 @@ use super::server::Session;
 use super::upstream::{Client, End, Exchange};
 use crate::config::route::edit::{Editable, Fields};
 use crate::config::route::matching;
+use crate::http::filters::mirror::Copies;
 use crate::http::filters::{self, Verdict};
 use crate::http::headers;
 use crate::http::lifetime::Lifetime;
 use crate::http::message::Source;
 use crate::http::record::Record;
-use crate::http::reply::{Reply, Unanswered};
-use crate::http::translate;
-
-/// Bodies up to this size are read whole before they are sent where a retry policy may want them again.
-const REPLAY_BYTES_MAX: u64 = 64 * 1024;
+use crate::http::reply::Reply;
 
 /// Serves one request.
 pub async fn serve(session: &Session, request: Request<RecvStream>, mut respond: SendResponse<Bytes>) {
@@ -52,7 +49,7 @@ pub async fn serve(session: &Session, request: Request<RecvStream>, mut respond:
         target: None,
         secure,
     };
-    let decision = filters::decide(&mut head, &active, &http, flow, &mut record);
+    let decision = filters::decide(&mut head, &active, &http, flow, secure, &mut record);
     let (authority, target) = (head.authority, head.target);
     let mut time = Lifetime::new(&flow.worker);
     let mut begun = record.started();
@@ -83,17 +80,15 @@ pub async fn serve(session: &Session, request: Request<RecvStream>, mut respond:
     }
     let (route, shaping) = (forward.forward, decision.shaping);
     time.limit_request(route.timeout, route.stall(&http), begun);
-    let source = match source(body, &parts.headers, route.retry.limit > 0, &mut time).await {
-        Ok(source) => source,
-        Err(NoBody::Gone) => return,
-        Err(NoBody::Late) => {
-            let why = match time.is_past_deadline() {
-                true => Unanswered::Late,
-                false => Unanswered::Slow,
-            };
-            return answer(&mut respond, &why.reply(&mut record));
-        }
+    let source = match body.is_end_stream() {
+        true => Source::Empty,
+        false => Source::H2(body),
     };
+    let source = match Copies::draw(&active, &http, route) {
+        None => source,
+        Some(copies) => source.copied(|make| copies.send(flow, &active, &record, (&parts, &authority), make)),
+    };
+    let source = if route.retry.limit > 0 { source.keep() } else { source };
     let exchange = Exchange {
         flow,
         parts,
@@ -102,6 +97,7 @@ pub async fn serve(session: &Session, request: Request<RecvStream>, mut respond:
         client: Client::H2(respond),
         time: &mut time,
         record: &mut record,
+        cookie: None,
         shaping,
     };
     let (end, client) = exchange.run(&active, forward).await;
@@ -187,47 +183,6 @@ fn whole_uri(uri: &Uri, authority: &str, target: Option<PathAndQuery>) -> Result
         parts.path_and_query = Some(PathAndQuery::from_static("/"));
     }
     Uri::from_parts(parts).map_err(|_| "a bad :path")
-}
-
-/// Why a body is not there.
-enum NoBody {
-    /// The client broke off.
-    Gone,
-    /// Time is up.
-    Late,
-}
-
-/// The body of a request; small ones that may be wanted again are read whole.
-async fn source(
-    mut body: RecvStream,
-    headers: &HeaderMap,
-    replay: bool,
-    time: &mut Lifetime,
-) -> Result<Source<'static>, NoBody> {
-    if body.is_end_stream() {
-        return Ok(Source::Empty);
-    }
-    if !replay || translate::content_length(headers).is_none_or(|length| length > REPLAY_BYTES_MAX) {
-        return Ok(Source::H2(body));
-    }
-    let mut whole = Vec::new();
-    poll_fn(|cx| {
-        loop {
-            match body.poll_data(cx) {
-                Poll::Ready(Some(Ok(data))) => {
-                    time.moved = true;
-                    // It fails only for more than was received.
-                    let _ = body.flow_control().release_capacity(data.len());
-                    whole.extend_from_slice(&data);
-                }
-                Poll::Ready(Some(Err(_))) => return Poll::Ready(Err(NoBody::Gone)),
-                Poll::Ready(None) => return Poll::Ready(Ok(())),
-                Poll::Pending => return time.poll(cx).map(|()| Err(NoBody::Late)),
-            }
-        }
-    })
-    .await?;
-    Ok(Source::Whole(whole.into()))
 }
 
 /// The host that a request is for (RFC 9113, 8.3.1).

@@ -13,15 +13,18 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use h2::server::SendResponse;
+use http::header::{HeaderValue, SET_COOKIE};
 use http::{HeaderMap, Method, Request, Response, request};
 
-use super::pool::{Handle, origin};
-use crate::config::{Active, Cluster, Endpoint, EndpointSource, Protocol};
+use super::pool::Handle;
+use crate::config::{Active, Cluster, ClusterStats, Endpoint, Protocol};
 use crate::flow::Flow;
+use crate::http::affinity::{self, Affinity};
 use crate::http::attempts::{Attempts, Failure, Target};
 use crate::http::filters::Shaping;
 use crate::http::h1::body::{Body, Broken};
 use crate::http::h1::head::{self, Framing};
+use crate::http::h1::pool::Origin;
 use crate::http::h1::render::{self, After};
 use crate::http::h1::send::find_head;
 use crate::http::headers;
@@ -48,6 +51,11 @@ pub enum Client<'w> {
         after: After,
         /// The date of now.
         date: Vec<u8>,
+    },
+    /// Nobody: this is a copy of a request.
+    Nobody {
+        /// Of one that came over HTTP/2.
+        two: bool,
     },
 }
 
@@ -81,6 +89,8 @@ pub struct Exchange<'a, 'w> {
     pub time: &'a mut Lifetime,
     /// What is counted.
     pub record: &'a mut Record,
+    /// A cookie that the response sets.
+    pub cookie: Option<HeaderValue>,
     /// What is done to the response.
     pub shaping: Shaping<'a>,
 }
@@ -105,7 +115,15 @@ impl<'w> Exchange<'_, 'w> {
     async fn tries(&mut self, active: &Active, target: Target<'_>) -> End {
         let cluster = target.cluster;
         let flow = Rc::clone(self.flow);
-        let mut attempts = Attempts::new(&flow, active, target);
+        let affinity = match target.forward.hash.is_empty() {
+            true => Affinity::default(),
+            false => {
+                let headers = || self.parts.headers.iter().map(|(n, v)| (n.as_str(), v.as_bytes()));
+                affinity::of(target, &flow, headers)
+            }
+        };
+        self.cookie = affinity.cookie.and_then(|cookie| cookie.try_into().ok());
+        let mut attempts = Attempts::new(&flow, active, target, affinity.hash);
         loop {
             let Some(endpoint) = attempts.next(self.record) else {
                 return End::Unanswered(Unanswered::NoEndpoint);
@@ -113,19 +131,35 @@ impl<'w> Exchange<'_, 'w> {
             let two = match cluster.spec.protocol {
                 Protocol::Http1 => false,
                 Protocol::Http2 => true,
-                Protocol::Downstream => matches!(self.client, Client::H2(_)),
+                Protocol::Downstream => matches!(self.client, Client::H2(_) | Client::Nobody { two: true }),
             };
+            self.time.limit_try(attempts.time());
             let outcome = match two {
                 true => self.over_h2(cluster, &endpoint, &mut attempts).await,
                 false => self.over_h1(cluster, &endpoint, &mut attempts).await,
             };
+            let outcome = match outcome {
+                Try::End(End::Unanswered(Unanswered::Late)) if self.time.is_try_over() => {
+                    ClusterStats::add(&cluster.stats.rq_per_try_timeout);
+                    Try::Failed(Failure::Timeout)
+                }
+                Try::End(late @ End::Unanswered(Unanswered::Late)) => {
+                    attempts.timed_out(self.record);
+                    return late;
+                }
+                outcome => outcome,
+            };
+            self.time.limit_try(None);
             let wait = match outcome {
                 Try::End(end) => return end,
                 Try::Again(wait) => wait,
-                Try::Failed(failure) => match attempts.after_failure(&endpoint, failure, self.body.is_some()) {
-                    None => return End::Unanswered(Unanswered::Failed(failure)),
-                    Some(wait) => wait,
-                },
+                Try::Failed(failure) => {
+                    let body = self.has_body();
+                    match attempts.after_failure(&endpoint, failure, body, self.record) {
+                        None => return End::Unanswered(Unanswered::Failed(failure)),
+                        Some(wait) => wait,
+                    }
+                }
             };
             if !wait.is_zero() {
                 tokio::select! {
@@ -138,27 +172,31 @@ impl<'w> Exchange<'_, 'w> {
 
     /// The body for one try. One that is whole stays for the next.
     fn take_body(&mut self) -> Source<'w> {
+        match self.body.as_ref().map(Source::again) {
+            None => Source::Empty,
+            Some(Some(again)) => again,
+            Some(None) => self.body.take().unwrap_or(Source::Empty),
+        }
+    }
+
+    /// The body was not begun, or can be sent again.
+    fn has_body(&self) -> bool {
         match &self.body {
-            None | Some(Source::Empty) => Source::Empty,
-            Some(Source::Whole(bytes)) => Source::Whole(bytes.clone()),
-            Some(_) => self.body.take().unwrap_or(Source::Empty),
+            None => false,
+            Some(kept @ Source::Kept(..)) => kept.again().is_some(),
+            Some(_) => true,
         }
     }
 
     async fn over_h2(&mut self, cluster: &Arc<Cluster>, endpoint: &Endpoint, attempts: &mut Attempts<'_>) -> Try {
-        let original = matches!(cluster.spec.source, EndpointSource::OriginalDst);
-        let origin = origin(cluster, endpoint.address, original);
+        let origin = Origin::new(cluster, endpoint.address);
         let mut stale = 0;
         loop {
             let flow = Rc::clone(self.flow);
             let slot = || flow.upstream_slot(&endpoint.peer, &cluster.spec.telemetry);
-            let taking = flow
-                .worker
-                .streams
-                .take(&flow.worker, cluster, origin, endpoint.address, slot);
-            let mut taking = std::pin::pin!(taking);
+            let mut taking = std::pin::pin!(flow.worker.streams.take(&flow.worker, cluster, origin, slot));
             let handle = poll_fn(|cx| match taking.as_mut().poll(cx) {
-                Poll::Ready(outcome) => Poll::Ready(outcome.map_err(|_| Try::Failed(Failure::Connect))),
+                Poll::Ready(outcome) => Poll::Ready(outcome.map_err(Try::Failed)),
                 Poll::Pending if self.client_is_gone(cx) => Poll::Ready(Err(Try::End(End::Broken))),
                 Poll::Pending => self
                     .time
@@ -169,9 +207,12 @@ impl<'w> Exchange<'_, 'w> {
                 Ok(handle) => handle,
                 Err(end) => return end,
             };
+            if let Err(overflow) = attempts.admit(endpoint, self.record) {
+                return Try::Failed(overflow);
+            }
             match self.stream(handle, endpoint, attempts).await {
                 // The endpoint closed the connection without having seen this stream (RFC 9113, 8.7).
-                Try::Failed(Failure::Unsent) if stale < STALE_MAX && self.body.is_some() => stale += 1,
+                Try::Failed(Failure::Unsent | Failure::Refused) if stale < STALE_MAX && self.has_body() => stale += 1,
                 outcome => return outcome,
             }
         }
@@ -210,7 +251,7 @@ impl<'w> Exchange<'_, 'w> {
             Ok(response) => response,
             Err(end) => {
                 up.reset(h2::Reason::CANCEL);
-                if matches!(end, Try::Failed(Failure::Unsent)) && self.body.is_none() {
+                if matches!(end, Try::Failed(Failure::Unsent | Failure::Refused)) && !self.has_body() {
                     // Nothing of it was taken where the endpoint did not even see the stream.
                     return Try::Failed(Failure::Reset);
                 }
@@ -218,7 +259,9 @@ impl<'w> Exchange<'_, 'w> {
             }
         };
         let (head, body) = response.into_parts();
-        if let Some(wait) = attempts.after_status(endpoint, head.status.as_u16(), self.body.is_some()) {
+        self.time.limit_try(None);
+        let status = (head.status.as_u16(), headers::grpc_status(&head.headers));
+        if let Some(wait) = attempts.after_answer(endpoint, status, self.has_body(), self.record) {
             return Try::Again(wait);
         }
         let source = if body.is_end_stream() {
@@ -234,23 +277,22 @@ impl<'w> Exchange<'_, 'w> {
     }
 
     async fn over_h1(&mut self, cluster: &Arc<Cluster>, endpoint: &Endpoint, attempts: &mut Attempts<'_>) -> Try {
-        let original = matches!(cluster.spec.source, EndpointSource::OriginalDst);
-        let origin = origin(cluster, endpoint.address, original);
+        let origin = Origin::new(cluster, endpoint.address);
         let worker = Rc::clone(&self.flow.worker);
         let mut stale = 0;
         loop {
             let kept = match stale < STALE_MAX {
-                true => poll_fn(|cx| Poll::Ready(worker.pool.take(cx, &origin))).await,
+                true => poll_fn(|cx| Poll::Ready(worker.pool.take(cx, cluster, &origin))).await,
                 false => None,
             };
-            let reused = kept.is_some();
-            let mut upstream = match kept {
-                Some(wire) => wire,
+            let (mut upstream, reused) = match kept {
+                Some(wire) => (wire, true),
                 None => {
-                    let slot = self.flow.upstream_slot(&endpoint.peer, &cluster.spec.telemetry);
-                    let mut connecting = std::pin::pin!(worker.connect(cluster, endpoint.address, slot));
+                    let flow = Rc::clone(self.flow);
+                    let slot = || flow.upstream_slot(&endpoint.peer, &cluster.spec.telemetry);
+                    let mut connecting = Box::pin(worker.pool.obtain(&worker, cluster, &origin, slot));
                     let connected = poll_fn(|cx| match connecting.as_mut().poll(cx) {
-                        Poll::Ready(outcome) => Poll::Ready(outcome.map_err(|_| Try::Failed(Failure::Connect))),
+                        Poll::Ready(outcome) => Poll::Ready(outcome.map_err(Try::Failed)),
                         Poll::Pending if self.client_is_gone(cx) => Poll::Ready(Err(Try::End(End::Broken))),
                         Poll::Pending => self
                             .time
@@ -263,14 +305,18 @@ impl<'w> Exchange<'_, 'w> {
                     }
                 }
             };
+            if let Err(overflow) = attempts.admit(endpoint, self.record) {
+                worker.pool.put(cluster, origin, upstream, std::time::Instant::now());
+                return Try::Failed(overflow);
+            }
             let shared = RefCell::new(&mut upstream);
             let (outcome, keep) = message(self, &shared, endpoint, attempts).await;
             let idempotent = self.parts.method.is_idempotent();
             match outcome {
-                Try::Failed(Failure::Reset) if reused && idempotent && self.body.is_some() => stale += 1,
+                Try::Failed(Failure::Reset) if reused && idempotent && self.has_body() => stale += 1,
                 outcome => {
                     if keep && upstream.unread().is_empty() {
-                        worker.pool.put(origin, upstream, std::time::Instant::now());
+                        worker.pool.put(cluster, origin, upstream, std::time::Instant::now());
                     } else if !keep {
                         upstream.fail();
                     }
@@ -295,6 +341,7 @@ impl<'w> Exchange<'_, 'w> {
     /// Whether the client went away before there is anything to tell it.
     fn client_is_gone(&mut self, cx: &mut Context<'_>) -> bool {
         match &mut self.client {
+            Client::Nobody { .. } => false,
             Client::H2(respond) => respond.poll_reset(cx).is_ready(),
             Client::H1 { wire, .. } => {
                 let mut wire = wire.borrow_mut();
@@ -382,7 +429,11 @@ impl<'w> Exchange<'_, 'w> {
         framing: Framing,
         bodiless: bool,
     ) -> Option<(Sink<'w>, Vec<u8>)> {
+        if let Some(cookie) = self.cookie.take() {
+            headers.append(SET_COOKIE, cookie);
+        }
         match &mut self.client {
+            Client::Nobody { .. } => Some((Sink::Nowhere, Vec::new())),
             Client::H2(respond) => {
                 let mut response = Response::new(());
                 *response.status_mut() = http::StatusCode::from_u16(status).ok()?;
@@ -486,7 +537,9 @@ async fn message<'s>(
         Ok(read) => read,
         Err(end) => return (end, false),
     };
-    if let Some(wait) = attempts.after_status(endpoint, status, exchange.body.is_some()) {
+    exchange.time.limit_try(None);
+    let outcome = (status, headers::grpc_status(&headers));
+    if let Some(wait) = attempts.after_answer(endpoint, outcome, exchange.has_body(), exchange.record) {
         return (Try::Again(wait), false);
     }
     let framing = render::body_of(framing, exchange.parts.method == Method::HEAD);
@@ -513,8 +566,9 @@ fn read_head(bytes: &[u8]) -> Result<Read, head::Malformed> {
 
 /// What an error of an HTTP/2 stream means for another try.
 fn failure(error: &h2::Error) -> Failure {
-    let refused = error.reason() == Some(h2::Reason::REFUSED_STREAM);
-    if refused || (error.is_go_away() && error.is_remote()) {
+    if error.is_remote() && error.reason() == Some(h2::Reason::REFUSED_STREAM) && error.is_reset() {
+        Failure::Refused
+    } else if error.reason() == Some(h2::Reason::REFUSED_STREAM) || (error.is_go_away() && error.is_remote()) {
         Failure::Unsent
     } else if error.is_io() || error.is_remote() {
         Failure::Reset

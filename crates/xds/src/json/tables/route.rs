@@ -2,7 +2,7 @@
 
 use super::super::Kind::{Any, Bool, Duration, Empty, Enum, Int, MapOf, Msg, Str};
 use super::super::{Field, many, one};
-use super::{BOOL, DATA, METADATA, U32};
+use super::{BOOL, DATA, FRACTION, METADATA, U32};
 
 pub(super) const ROUTES: &[Field] = &[
     one(1, "name", Str),
@@ -150,10 +150,6 @@ const ROUTE_ACTION: &[Field] = &[
         ]),
     ),
     one(32, "regex_rewrite", Msg(SUBSTITUTE)),
-];
-const FRACTION: &[Field] = &[
-    one(1, "numerator", Int),
-    one(2, "denominator", Enum(&["HUNDRED", "TEN_THOUSAND", "MILLION"])),
 ];
 const CLUSTER_WEIGHT: &[Field] = &[
     one(1, "name", Str),

@@ -8,7 +8,7 @@ use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::{Event, Nack, TypeStatus, names_resource};
+use super::{Event, Nack, Pending, PendingState, TypeStatus, names_resource};
 use crate::layers::Layers;
 use crate::types::{Resource, ResourceType};
 
@@ -281,6 +281,29 @@ impl TypeState {
         } else {
             self.changed.insert(ByName(Arc::clone(resource)));
         }
+    }
+
+    /// Where the client has not taken what there is.
+    pub(super) fn pending(&self) -> BTreeMap<String, Pending> {
+        let mut pending = BTreeMap::new();
+        let waiting = self.changed.iter().map(|c| &c.0.name).chain(&self.removed);
+        let of_known = waiting.map(|name| (name, PendingState::Waiting));
+        let rejected = self.rejected.keys().map(|name| (name, PendingState::Rejected));
+        for (name, state) in of_known.chain(rejected) {
+            let taken = self.known(name).cloned();
+            pending.insert(name.clone(), Pending { state, taken });
+        }
+        if let Some(response) = &self.in_flight {
+            for resource in &response.resources {
+                let state = PendingState::Sent;
+                let taken = response
+                    .before
+                    .get(resource.name.as_str())
+                    .map(|old| Arc::clone(&old.0));
+                pending.insert(resource.name.clone(), Pending { state, taken });
+            }
+        }
+        pending
     }
 
     /// What is to be sent now, and names that are asked for and not there.

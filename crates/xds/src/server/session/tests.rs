@@ -209,8 +209,18 @@ fn one_response_a_type_is_unanswered_and_changes_meanwhile_coalesce() {
 fn a_rejected_resource_is_not_sent_again_until_it_changes() {
     let mut session = settled(&snapshot(&[(L, "good", "1"), (L, "bad", "1")]));
     let broken = snapshot(&[(L, "good", "2"), (L, "bad", "2")]);
+    let first = snapshot(&[(L, "good", "1"), (L, "bad", "1")]);
+    let pending = |session: &DeltaSession| -> Vec<(String, PendingState, bool)> {
+        let status = session.status();
+        let of_old = |(name, p): (&String, &Pending)| (name.clone(), p.state, p.taken.as_ref() == first.get(L, name));
+        status[&L].pending.iter().map(of_old).collect()
+    };
+    assert_eq!(pending(&session), []);
     let response = session.next(&broken).unwrap();
+    let sent = ["bad", "good"].map(|name| (name.to_owned(), PendingState::Sent, true));
+    assert_eq!(pending(&session), sent);
     let events = session.on_request(nack(&response, "Error adding/updating listener(s) bad: no such filter"));
+    assert_eq!(pending(&session), [("bad".to_owned(), PendingState::Rejected, true)]);
     let Event::Nack(L, rejection) = &events[0] else {
         panic!("{events:?}")
     };
@@ -513,6 +523,8 @@ struct Model {
     held: BTreeMap<ResourceType, BTreeMap<String, String>>,
     asked: BTreeMap<ResourceType, std::collections::BTreeSet<String>>,
     unanswered: Vec<DeltaDiscoveryResponse>,
+    /// Names and versions that it would not take.
+    rejected: std::collections::BTreeSet<(ResourceType, String, String)>,
 }
 
 impl Model {
@@ -524,6 +536,11 @@ impl Model {
         let ty = ResourceType::from_type_url(&response.type_url).unwrap();
         let removal = response.resources.is_empty();
         if reject && !removal {
+            let rejected = response
+                .resources
+                .iter()
+                .map(|r| (ty, r.name.clone(), r.version.clone()));
+            self.rejected.extend(rejected);
             self.session.on_request(nack(&response, "no"));
             return;
         }
@@ -625,24 +642,20 @@ fn whatever_happens_the_client_ends_with_what_there_is() {
             rounds += 1;
             assert!(rounds < 100, "seed {seed}: it never ends");
         }
-        let rejected: Vec<String> = client
-            .session
-            .status()
-            .values()
-            .filter_map(|s| s.last_nack.clone())
-            .flat_map(|n| n.resources)
-            .collect();
         for ty in [C, E, L, R] {
             let asked =
                 |name: &str| matches!(ty, C | L) || client.asked.get(&ty).is_some_and(|names| names.contains(name));
-            let wanted: BTreeMap<String, String> = current
-                .resources(ty)
-                .iter()
-                .filter(|(name, _)| asked(name) && !rejected.contains(name))
-                .map(|(name, r)| (name.clone(), r.version.clone()))
-                .collect();
-            let mut held = client.held.get(&ty).cloned().unwrap_or_default();
-            held.retain(|name, _| !rejected.contains(name));
+            let resources = current.resources(ty).iter().filter(|(name, _)| asked(name));
+            let mut wanted: BTreeMap<String, String> =
+                resources.map(|(name, r)| (name.clone(), r.version.clone())).collect();
+            let mut held = client.held.remove(&ty).unwrap_or_default();
+            wanted.retain(|name, version| {
+                let refused =
+                    client.rejected.contains(&(ty, name.clone(), version.clone())) && held.get(name) != Some(version);
+                // It keeps what it had instead, if it had something.
+                held.retain(|n, _| !refused || n != name);
+                !refused
+            });
             assert_eq!(held, wanted, "seed {seed}, {ty}");
         }
         let equal = ResourceType::ALL

@@ -39,7 +39,11 @@ impl Head for Request<'_, '_> {
     }
 
     fn scheme(&self) -> &str {
-        headers::scheme(self.secure)
+        let mut said = None;
+        if self.forwarded {
+            self.values(FORWARDED_PROTO.as_str(), &mut |value| said = Some(value == b"https"));
+        }
+        headers::scheme(said.unwrap_or(self.secure))
     }
 
     fn values(&self, name: &str, see: &mut dyn FnMut(&[u8])) {
@@ -48,7 +52,7 @@ impl Head for Request<'_, '_> {
         let added = self.headers.added.iter().filter(|(n, _)| n == name);
         added.for_each(|(_, value)| see(value.as_bytes()));
         if !self.forwarded && name == FORWARDED_PROTO {
-            see(self.scheme().as_bytes());
+            see(headers::scheme(self.secure).as_bytes());
         }
     }
 }

@@ -1,0 +1,139 @@
+//! What is lowered step by step is what is lowered at once, whatever changes in between; and what is for some namespaces
+//! reaches these alone.
+
+use proptest::prelude::*;
+use serde_json::json;
+use weir_api::labels::{self, EXPORT_TO};
+use weir_mesh::Objects;
+
+use super::tests::any_objects;
+use super::*;
+
+/// Objects as they follow each other, with Services for some namespaces and a client in another one.
+fn any_history() -> impl Strategy<Value = Vec<Objects>> {
+    let exports = prop_oneof![
+        3 => Just(None),
+        1 => Just(Some(".")),
+        1 => Just(Some("other")),
+        1 => Just(Some("default, other")),
+        1 => Just(Some("none-such"))
+    ];
+    let step = (any_objects(), prop::collection::vec(exports, 6)).prop_map(|(mut objects, exports)| {
+        for (n, exports) in exports.into_iter().enumerate() {
+            let service = objects.services.get_mut(&Key::new("default", format!("s{n}")));
+            if let (Some(service), Some(exports)) = (service, exports) {
+                let annotations = &mut Arc::make_mut(service).metadata.annotations;
+                annotations.get_or_insert_default().insert(EXPORT_TO.to_owned(), exports.to_owned());
+            }
+        }
+        for namespace in ["default", "other"] {
+            objects.insert(json!({"kind": "Namespace", "metadata": {"name": namespace}})).unwrap();
+        }
+        objects
+            .insert(json!({"kind": "Pod", "metadata": {"namespace": "other", "name": "client", "labels": {(labels::ENABLED): "true"}},
+                "spec": {"containers": []}, "status": {"phase": "Running", "podIP": "10.244.9.9"}}))
+            .unwrap();
+        objects
+    });
+    prop::collection::vec(step, 1..5)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(150))]
+
+    #[test]
+    fn step_by_step_is_the_same_as_at_once(history in any_history()) {
+        let (mut before, mut lowered) = (Mesh::default(), Lowered::default());
+        let mut snapshots: BTreeMap<(Key, Engine), Snapshot> = BTreeMap::new();
+        for objects in &history {
+            // A step where nothing changes comes in between.
+            for _ in 0..2 {
+                let (mesh, _) = weir_mesh::build(objects);
+                let fresh = Lowered::new(&mesh, &Lowered::default());
+                let next = Lowered::renew(&mesh, &lowered, &before);
+                prop_assert_eq!(fresh.check(), Ok(()));
+                prop_assert_eq!(next.check_since(&lowered), Ok(()));
+                for key in mesh.pods.keys() {
+                    for engine in [Engine::Weir, Engine::Envoy] {
+                        let last = snapshots.get(&(key.clone(), engine));
+                        let refreshed = last.and_then(|last| next.refresh((&mesh, &before), key, engine, last));
+                        let snapshot = refreshed.or_else(|| next.snapshot(&mesh, key, engine, last)).unwrap();
+                        let whole = fresh.snapshot(&mesh, key, engine, None).unwrap();
+                        prop_assert_eq!(&snapshot, &whole);
+                        for ty in ResourceType::ALL {
+                            prop_assert_eq!(snapshot.version(ty), whole.version(ty));
+                        }
+                        prop_assert_eq!(whole.check(), Ok(()));
+                        if mesh == before {
+                            prop_assert!(last.is_some_and(|last| last.same(&snapshot)), "nothing changed");
+                        }
+                        snapshots.insert((key.clone(), engine), snapshot);
+                    }
+                }
+                (before, lowered) = (mesh, next);
+            }
+        }
+    }
+
+    /// Every resource of a Service is where the Service is for, and nowhere else.
+    #[test]
+    fn a_service_reaches_the_namespaces_it_is_for(history in any_history()) {
+        let (mesh, _) = weir_mesh::build(&history[0]);
+        let lowered = Lowered::new(&mesh, &Lowered::default());
+        for (namespace, pod) in [("default", None), ("other", Some("client"))] {
+            let key = mesh.pods.keys().find(|k| k.namespace == namespace && pod.is_none_or(|p| p == k.name)).unwrap();
+            let snapshot = lowered.snapshot(&mesh, key, Engine::Weir, None).unwrap();
+            for destination in destinations(&mesh) {
+                let reaches = destination.exports.reaches(namespace);
+                for ty in [ResourceType::Cluster, ResourceType::Endpoint] {
+                    prop_assert_eq!(snapshot.get(ty, &destination.name).is_some(), reaches, "{} {}", ty, destination.name);
+                }
+                let routed = snapshot.get(ResourceType::Route, &destination.name).is_some();
+                prop_assert_eq!(routed, reaches && destination.protocol.has_requests());
+            }
+            let destinations = destinations(&mesh);
+            for bound in bound(&mesh, &destinations) {
+                let name = listener_name(bound.ip, bound.port);
+                prop_assert_eq!(snapshot.get(ResourceType::Listener, &name).is_some(), bound.exports.reaches(namespace));
+            }
+        }
+    }
+}
+
+/// Where a route leads to a cluster that is for fewer, whoever has the route gets the cluster too.
+#[test]
+fn whoever_gets_a_route_gets_its_clusters() {
+    use envoy_types::pb::envoy::config::route::v3::route::Action;
+    use envoy_types::pb::envoy::config::route::v3::route_action::ClusterSpecifier;
+    use envoy_types::pb::envoy::config::route::v3::{Route, RouteAction, RouteConfiguration, VirtualHost};
+    let to = |name: &str| Exports::To([name.to_owned()].into());
+    let mut narrow = spread::narrow([
+        ("backend".to_owned(), to("a")),
+        ("apex".to_owned(), to("b")),
+        ("other".to_owned(), to("a")),
+    ]);
+    let routes = RouteConfiguration {
+        name: "apex".into(),
+        virtual_hosts: vec![VirtualHost {
+            routes: vec![Route {
+                action: Some(Action::Route(RouteAction {
+                    cluster_specifier: Some(ClusterSpecifier::Cluster("backend".into())),
+                    ..Default::default()
+                })),
+                ..Default::default()
+            }],
+            ..Default::default()
+        }],
+        ..Default::default()
+    };
+    let apex = Resource::new(ResourceType::Route, "apex", routes.encode_to_vec());
+    spread::widen(&mut narrow, [&apex].into_iter());
+    assert!(narrow["backend"].reaches("a") && narrow["backend"].reaches("b"));
+    assert_eq!((&narrow["apex"], &narrow["other"]), (&to("b"), &to("a")));
+    // For everybody: so is what it leads to.
+    narrow.remove("apex");
+    spread::widen(&mut narrow, [&apex].into_iter());
+    assert_eq!(narrow.get("backend"), None);
+    let known: Vec<&str> = narrow.keys().map(String::as_str).collect();
+    assert_eq!(known, ["other"]);
+}
