@@ -348,15 +348,15 @@ def figure(stage: Stage, step: dict):
     where = step.get("where", {})
 
     def once():
-        value = 0.0
+        value, others = 0.0, []
         for pod in stage.pods(step.get("of", "client")):
             text = stage.mesh.raw(f"/api/v1/namespaces/{stage.namespace}/pods/{pod}:8900/proxy/{page}")
-            value += sum(
-                number for (name, labels), number in parse_exposition(text).items()
-                if name == step["figure"] and set(where.items()) <= labels
-            )
+            for (name, labels), number in parse_exposition(text).items():
+                if name == step["figure"]:
+                    value += number if set(where.items()) <= labels else 0
+                    others.append(f"{number:g} {dict(labels)}")
         least, most = (step["is"], step["is"]) if "is" in step else (step.get("least", 0), step.get("most", float("inf")))
-        assert least <= value <= most, f"{value:g}, not from {least} to {most}"
+        assert least <= value <= most, f"{value:g}, not from {least} to {most}; there are {others}"
         return [value]
 
     labels = ", ".join(f"{key}={value}" for key, value in where.items())

@@ -86,9 +86,16 @@ impl<'a> Shared<'a> {
     }
 
     fn traced(&self, mut manager: HttpConnectionManager, tracing: Tracing) -> HttpConnectionManager {
-        let asked = self.tracer.as_ref().zip(tracing.sampling);
-        manager.tracing = asked.map(|(tracer, sampling)| tracer.listener(sampling, false));
+        self.trace(&mut manager, tracing, false);
         manager
+    }
+
+    fn trace(&self, manager: &mut HttpConnectionManager, tracing: Tracing, both_sides: bool) {
+        if let Some((tracer, sampling)) = self.tracer.as_ref().zip(tracing.sampling) {
+            manager.tracing = Some(tracer.listener(sampling, both_sides));
+            // Envoy decides by it who is traced; without one nobody is.
+            manager.generate_request_id = yes();
+        }
     }
 
     /// For a proxy that is a server to its clients and a client to its servers.
@@ -97,8 +104,7 @@ impl<'a> Shared<'a> {
         mut manager: HttpConnectionManager,
         tracing: Tracing,
     ) -> HttpConnectionManager {
-        let asked = self.tracer.as_ref().zip(tracing.sampling);
-        manager.tracing = asked.map(|(tracer, sampling)| tracer.listener(sampling, true));
+        self.trace(&mut manager, tracing, true);
         manager
     }
 }
