@@ -40,7 +40,7 @@ pub async fn run(size: Size) -> Result<(), Failure> {
 
     eprintln!("every Service for every client: {size:?}");
     let mut plane = Plane::start(size, false, &folder, "127.0.0.1:0").await?;
-    let mut fleet = Fleet::start(size, &plane.address, &certificate);
+    let mut fleet = Fleet::start(size, &plane.address, &certificate)?;
     let (seconds, bytes) = settle(&mut fleet, &mut plane, size, false).await?;
     figure("control.start", seconds, "s", "< 30");
     #[allow(clippy::cast_precision_loss)]
@@ -80,7 +80,7 @@ pub async fn run(size: Size) -> Result<(), Failure> {
 
     eprintln!("every Service for its own namespace");
     let mut plane = Plane::start(size, true, &folder, "127.0.0.1:0").await?;
-    let mut fleet = Fleet::start(size, &plane.address, &certificate);
+    let mut fleet = Fleet::start(size, &plane.address, &certificate)?;
     let (seconds, bytes) = settle(&mut fleet, &mut plane, size, true).await?;
     figure("control.narrow_start", seconds, "s", "< 30");
     #[allow(clippy::cast_precision_loss)]
