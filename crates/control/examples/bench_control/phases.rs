@@ -341,5 +341,7 @@ async fn changes(fleet: &mut Fleet, plane: &mut Plane, size: Size, narrow: bool,
         "ms",
         "",
     );
-    Ok(unready.len())
+    // One resource a Service, however many of its endpoints differ.
+    let differing: HashSet<usize> = unready.into_iter().map(|(service, _)| service).collect();
+    Ok(differing.len())
 }
