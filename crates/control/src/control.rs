@@ -98,9 +98,7 @@ impl Control {
         let watched = Watched::default();
         let mut watches = watched.start(&config.client);
         let address = config.xds_listen;
-        let listener = TcpListener::bind(address)
-            .await
-            .map_err(|source| Error::Listen { address, source })?;
+        let listener = weir_xds::server::listen(address).map_err(|source| Error::Listen { address, source })?;
         let Some(tls) = serving_certificate(&config, &shutdown).await? else {
             return Ok(());
         };

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use envoy_types::pb::envoy::config::core::v3::Node;
 use envoy_types::pb::google::protobuf::value::Kind;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::body::Body;
@@ -43,6 +43,8 @@ const DELTA: &str = "/envoy.service.discovery.v3.AggregatedDiscoveryService/Delt
 const STATE_OF_THE_WORLD: &str = "/envoy.service.discovery.v3.AggregatedDiscoveryService/StreamAggregatedResources";
 /// Responses that may wait for a slow client before its task waits too. Of each type one is on its way at most.
 const RESPONSES_QUEUED: usize = 8;
+/// Connections that may wait to be accepted; the system may allow fewer.
+const CONNECTIONS_WAITING: u32 = 16_384;
 /// A client must say who it is within this time.
 const FIRST_REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 /// The check of an identity (a call to the Kubernetes API) may take this long.
@@ -105,6 +107,18 @@ pub struct ServerTls {
     pub cert_pem: String,
     /// Private key.
     pub key_pem: String,
+}
+
+/// Binds the address that clients come to. A whole fleet may come at once, when a control plane comes back: none of them is to
+/// be dropped and to wait for its next try.
+pub fn listen(address: std::net::SocketAddr) -> std::io::Result<TcpListener> {
+    let socket = match address {
+        std::net::SocketAddr::V4(_) => TcpSocket::new_v4(),
+        std::net::SocketAddr::V6(_) => TcpSocket::new_v6(),
+    }?;
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(CONNECTIONS_WAITING)
 }
 
 /// Serves ADS on a bound socket until the shutdown future is done. `tls: None` serves clear text.

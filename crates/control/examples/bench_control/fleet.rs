@@ -47,7 +47,11 @@ pub struct Fleet {
 
 impl Fleet {
     /// Starts all clients at once; the control plane may not be there yet.
-    pub fn start(size: Size, address: &str, certificate: &str) -> Self {
+    pub fn start(size: Size, address: &str, certificate: &str) -> Result<Self, tonic::transport::Error> {
+        let tls = ClientTlsConfig::new()
+            .ca_certificate(Certificate::from_pem(certificate))
+            .domain_name("localhost");
+        let endpoint = Endpoint::from_shared(format!("https://{address}"))?.tls_config(tls)?;
         let (report, taken) = mpsc::unbounded_channel();
         let connector = Connector::default();
         let read = Arc::clone(&connector.read);
@@ -59,16 +63,16 @@ impl Fleet {
                 known: BTreeMap::new(),
                 report: report.clone(),
             };
-            let (address, certificate, connector) = (address.to_owned(), certificate.to_owned(), connector.clone());
+            let (endpoint, connector) = (endpoint.clone(), connector.clone());
             clients.spawn(async move {
                 loop {
                     // How a stream ended does not matter: figures that are missing tell.
-                    let _ended = client.stream(&address, &certificate, connector.clone()).await;
+                    let _ended = client.stream(&endpoint, connector.clone()).await;
                     tokio::time::sleep(AGAIN).await;
                 }
             });
         }
-        Self { taken, read, clients }
+        Ok(Self { taken, read, clients })
     }
 
     /// What came on all sockets until now.
@@ -93,14 +97,9 @@ struct Client {
 impl Client {
     async fn stream(
         &mut self,
-        address: &str,
-        certificate: &str,
+        endpoint: &Endpoint,
         connector: Connector,
     ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-        let tls = ClientTlsConfig::new()
-            .ca_certificate(Certificate::from_pem(certificate))
-            .domain_name("localhost");
-        let endpoint = Endpoint::from_shared(format!("https://{address}"))?.tls_config(tls)?;
         let channel = endpoint.connect_with_connector(connector).await?;
         let (requests, queue) = mpsc::unbounded_channel();
         for (ty, by_name) in [

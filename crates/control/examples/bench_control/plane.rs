@@ -5,7 +5,6 @@ use std::path::Path;
 use std::time::Instant;
 
 use tokio::io::{AsyncBufReadExt, BufReader};
-use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use weir_control::lower::Lowered;
 use weir_control::{ControlHandle, watch::Watched};
@@ -22,7 +21,7 @@ pub async fn run(size: Size, narrow: bool, folder: &str, listen: &str) -> Result
         key_pem: read("key.pem")?,
     };
     let objects = cluster::objects(size, narrow)?;
-    let listener = TcpListener::bind(listen).await?;
+    let listener = weir_xds::server::listen(listen.parse()?)?;
     println!("{}", listener.local_addr()?);
     let mut lines = BufReader::new(tokio::io::stdin()).lines();
     // Nothing is built before the fleet says that it starts.
