@@ -49,6 +49,10 @@ fn apply(snapshot: &Snapshot, what: &str) -> Active {
         }
         store.answered(ty);
     }
+    // Nobody is asked for names here.
+    for spec in store.to_resolve() {
+        store.resolve(&spec.name, Vec::new());
+    }
     let (active, waits) = store.settle(now);
     assert_eq!(waits, None, "{what}: something waits for a resource that is not there");
     active
@@ -63,6 +67,11 @@ fn the_proxy_takes_all_that_the_control_plane_writes() {
         let lowered = Lowered::new(&mesh, &Lowered::default());
         let enabled: Vec<_> = mesh.pods.iter().filter(|(_, pod)| pod.enabled).collect();
         assert!(!enabled.is_empty(), "{}: no pod is enabled", file.display());
+        let gateway = lowered.gateway_snapshot(Engine::Weir).unwrap();
+        let what = format!("{}, the gateway", file.display());
+        let active = apply(&gateway, &what);
+        let listeners = gateway.resources(ResourceType::Listener).len();
+        assert!(active.complete && active.listeners.len() == listeners, "{what}");
         for (key, _) in enabled {
             let what = format!("{}, {}", file.display(), key.node_id());
             let snapshot = lowered.snapshot(&mesh, key, Engine::Weir, None).unwrap();

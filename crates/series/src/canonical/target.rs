@@ -2,8 +2,12 @@
 
 use super::counters::{Block, Family, List, MAX_NAMES, MAX_RESPONSE_KINDS, ResponseKind};
 use super::{Classification, Direction, Peer, Response, page};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, LazyLock, OnceLock};
 use std::time::{Duration, Instant};
+
+/// What times of targets count from: a target is small, and there are many.
+static START: LazyLock<Instant> = LazyLock::new(Instant::now);
 
 /// Cells of the TCP half.
 pub(super) mod tcp {
@@ -40,8 +44,8 @@ pub struct Target {
     /// Exists when HTTP has been configured or seen.
     http: OnceLock<Box<Http>>,
     named: List<(Family, Box<str>)>,
-    /// Until when the peer is left out; never anything before the first time.
-    ejected_until: Mutex<Option<Instant>>,
+    /// Until when the peer is left out, milliseconds since [`START`]; 0: it never was.
+    ejected_until: AtomicU64,
 }
 
 /// The HTTP half of a target.
@@ -70,7 +74,7 @@ impl Target {
             tcp: Block::new(workers, tcp::CELLS),
             http: OnceLock::new(),
             named: List::default(),
-            ejected_until: Mutex::default(),
+            ejected_until: AtomicU64::new(0),
         };
         if !target.authority.is_empty() {
             target.http_or_new();
@@ -155,14 +159,15 @@ impl Target {
 
     fn add_ejection(&self, worker: usize, reason: &str, lasts: Duration) {
         self.add_named(worker, Family::Ejection, reason);
-        let until = Instant::now().checked_add(lasts);
-        *self.ejected_until.lock().unwrap_or_else(PoisonError::into_inner) = until;
+        let until = START.elapsed().saturating_add(lasts).as_millis();
+        let until = u64::try_from(until).unwrap_or(u64::MAX);
+        self.ejected_until.store(until, Ordering::Relaxed);
     }
 
     /// Whether the peer is left out now.
     pub(super) fn is_ejected(&self) -> bool {
-        let until = *self.ejected_until.lock().unwrap_or_else(PoisonError::into_inner);
-        until.is_some_and(|until| Instant::now() < until)
+        let until = self.ejected_until.load(Ordering::Relaxed);
+        until > 0 && START.elapsed().as_millis() < u128::from(until)
     }
 
     /// [`Slot::request`] of the first worker.
