@@ -123,6 +123,7 @@ class Mesh:
 
         wait_until("the API server", api, timeout)
         wait_until("the system pods", lambda: self.pods_ready("weir-system", 3), timeout)
+        wait_until("the gateway", lambda: self.pods_ready("default", 1, "app=traffic-ingress"), timeout)
         return self
 
     def stop(self, how=signal.SIGINT, timeout: float = 40) -> int:
