@@ -113,14 +113,9 @@ impl Control {
             shutdown.clone().cancelled_owned(),
         );
         let publish = Publisher {
-            watched,
-            handle,
             events: Some(events),
             statuses: Some(statuses),
-            shared: Shared::default(),
-            builder: weir_mesh::Builder::default(),
-            nodes: BTreeMap::new(),
-            nodes_of: Arc::default(),
+            ..Publisher::new(watched, handle)
         };
         tokio::select! {
             served = serve => served.map_err(Error::Serve),
@@ -148,16 +143,7 @@ pub async fn serve_objects<A: Authorize>(
         authorize,
         shutdown.cancelled_owned(),
     );
-    let publish = Publisher {
-        watched,
-        handle,
-        events: None,
-        statuses: None,
-        shared: Shared::default(),
-        builder: weir_mesh::Builder::default(),
-        nodes: BTreeMap::new(),
-        nodes_of: Arc::default(),
-    };
+    let publish = Publisher::new(watched, handle);
     tokio::select! {
         served = serve => served.map_err(Error::Serve),
         () = publish.run() => Err(Error::Task("publishing")),
@@ -231,6 +217,20 @@ struct Publisher {
 }
 
 impl Publisher {
+    /// Nothing built yet, and nobody but the handle is told of problems.
+    fn new(watched: Watched, handle: ControlHandle) -> Self {
+        Self {
+            watched,
+            handle,
+            events: None,
+            statuses: None,
+            shared: Shared::default(),
+            builder: weir_mesh::Builder::default(),
+            nodes: BTreeMap::new(),
+            nodes_of: Arc::default(),
+        }
+    }
+
     async fn run(mut self) {
         let mut objects_changed = self.watched.changes();
         let mut clients_changed = self.handle.cache.changes();

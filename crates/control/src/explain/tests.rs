@@ -1,3 +1,5 @@
+//! A small mesh, requests of its pods, and what is said of their way; routes beyond what labels make.
+
 use serde_json::{Value, json};
 use weir_mesh::Objects;
 

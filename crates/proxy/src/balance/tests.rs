@@ -1,3 +1,5 @@
+//! Each policy by itself: shares follow weights, equal hashes lead to equal endpoints, few move when one goes.
+
 use super::*;
 use proptest::prelude::*;
 
