@@ -163,6 +163,7 @@ impl Engine {
                     vec![SeriesData {
                         labels: Labels::default(),
                         samples,
+                        ..SeriesData::default()
                     }]
                 }
                 Output::String(_) => {

@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     sync::{Mutex, MutexGuard},
 };
-use weir_series::{Append, AppendError, Labels, Sample, SeriesRef, is_stale};
+use weir_series::{Append, AppendError, Histogram, Labels, Metadata, Sample, SeriesRef, is_stale};
 
 #[derive(Debug, Default)]
 pub(crate) struct Memory {
@@ -87,6 +87,10 @@ impl Append for Memory {
             }
         }
     }
+
+    fn append_histograms(&self, _: &[(SeriesRef, i64, Histogram)], _: &mut Vec<(usize, AppendError)>) {}
+
+    fn describe(&self, _: &str, _: &Metadata) {}
 
     fn oldest_ms(&self, now_ms: i64) -> i64 {
         now_ms - 3_600_000

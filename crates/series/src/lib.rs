@@ -6,13 +6,18 @@
 
 pub mod canonical;
 pub mod exposition;
+mod histogram;
 mod labels;
 mod matcher;
+pub mod memory;
 pub mod names;
 mod sample;
 mod seam;
 
+pub use histogram::{Buckets, CUSTOM_BUCKETS_SCHEMA, Histogram, HistogramSample, ResetHint, Span};
 pub use labels::{Label, Labels, LabelsBuilder};
 pub use matcher::{MatchOp, Matcher, MatcherError};
 pub use sample::{STALE_NAN_BITS, Sample, is_stale, stale_nan};
-pub use seam::{Append, AppendError, Select, SelectError, SeriesData, SeriesRef};
+pub use seam::{
+    Append, AppendError, Identity, Metadata, Select, SelectError, SeriesData, SeriesRef, SeriesView, Visitor,
+};

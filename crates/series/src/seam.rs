@@ -1,6 +1,7 @@
 //! The two seams between scraping, storing and querying. Implementations lock inside; callers share them by `Arc`.
 
-use crate::{Labels, Matcher, Sample};
+use crate::{Histogram, HistogramSample, Labels, Matcher, Sample};
+use std::ops::ControlFlow;
 
 /// A store's handle of one series; it may go stale when the store drops the series.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -24,6 +25,9 @@ pub enum AppendError {
     /// Another value at the time of the newest sample.
     #[error("the series has another value at this time already")]
     Duplicate,
+    /// A kind of sample that this store does not keep.
+    #[error("the store does not keep samples of this kind")]
+    Unsupported,
     /// Older than what the store keeps.
     #[error("the sample is older than the retention")]
     TooOld,
@@ -37,18 +41,70 @@ pub trait Append: Send + Sync {
     /// Appends a batch. Refused samples are reported as (index in the batch, reason); the others are stored.
     fn append(&self, batch: &[(SeriesRef, Sample)], refused: &mut Vec<(usize, AppendError)>);
 
+    /// As [`Append::append`], of native histograms.
+    fn append_histograms(&self, batch: &[(SeriesRef, i64, Histogram)], refused: &mut Vec<(usize, AppendError)>);
+
+    /// What a metric family is, for those who ask (`/api/v1/metadata`); kept by the family's name, the last one counts.
+    fn describe(&self, family: &str, metadata: &Metadata);
+
     /// The oldest time that is still worth appending, in milliseconds since 1970, seen from `now_ms`.
     fn oldest_ms(&self, now_ms: i64) -> i64;
 }
 
+/// What is told about a metric family beside its samples.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Metadata {
+    /// `counter`, `gauge`, `histogram`, `gaugehistogram`, `summary`, `info`, `stateset` or `unknown`.
+    pub kind: String,
+    /// Free text.
+    pub help: String,
+    /// Base unit, or empty.
+    pub unit: String,
+}
+
 /// Samples of one series in the order of time.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct SeriesData {
     /// Identity of the series.
     pub labels: Labels,
     /// Ascending in time, staleness markers included.
     pub samples: Vec<Sample>,
+    /// Native histograms, ascending in time; a series usually has either these or `samples`.
+    pub histograms: Vec<HistogramSample>,
 }
+
+/// The identity of a series as a store holds it: labels are looked up one by one, or copied when really needed.
+pub trait Identity {
+    /// The value of a label, "" when it is absent.
+    fn get(&self, name: &str) -> &str;
+
+    /// All labels, as a value of their own. Costs an allocation: not for each of many series if a few names do.
+    fn labels(&self) -> Labels;
+}
+
+impl Identity for Labels {
+    fn get(&self, name: &str) -> &str {
+        Labels::get(self, name)
+    }
+
+    fn labels(&self) -> Labels {
+        self.clone()
+    }
+}
+
+/// One series during [`Select::visit`]; the slices live until the visitor returns.
+#[derive(Clone, Copy)]
+pub struct SeriesView<'a> {
+    /// Who it is.
+    pub identity: &'a dyn Identity,
+    /// As in [`SeriesData`].
+    pub samples: &'a [Sample],
+    /// As in [`SeriesData`].
+    pub histograms: &'a [HistogramSample],
+}
+
+/// What a visitor is; it ends the visit with [`ControlFlow::Break`].
+pub type Visitor<'a> = dyn FnMut(SeriesView<'_>) -> ControlFlow<()> + 'a;
 
 /// Why nothing could be selected.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -66,14 +122,49 @@ pub enum SelectError {
 
 /// Where samples come from. All times are milliseconds since 1970, both ends included.
 pub trait Select: Send + Sync {
-    /// The series that satisfy all matchers and have samples in the time, at most `max_samples` altogether.
+    /// Shows every series that satisfies all matchers and has samples in the time, one after another, in no particular
+    /// order. Nothing is collected, so that an aggregation over many series needs the memory of one.
+    fn visit(
+        &self,
+        matchers: &[Matcher],
+        start_ms: i64,
+        end_ms: i64,
+        visitor: &mut Visitor<'_>,
+    ) -> Result<(), SelectError>;
+
+    /// The series that satisfy all matchers and have samples in the time, sorted by labels, at most `max_samples`
+    /// altogether (a histogram counts one for each of its buckets).
     fn select(
         &self,
         matchers: &[Matcher],
         start_ms: i64,
         end_ms: i64,
         max_samples: usize,
-    ) -> Result<Vec<SeriesData>, SelectError>;
+    ) -> Result<Vec<SeriesData>, SelectError> {
+        let mut total = 0;
+        let mut out = Vec::new();
+        self.visit(matchers, start_ms, end_ms, &mut |series| {
+            total += series.samples.len();
+            total += series.histograms.iter().map(|h| h.value.weight()).sum::<usize>();
+            if total > max_samples {
+                return ControlFlow::Break(());
+            }
+            out.push(SeriesData {
+                labels: series.identity.labels(),
+                samples: series.samples.to_vec(),
+                histograms: series.histograms.to_vec(),
+            });
+            ControlFlow::Continue(())
+        })?;
+        if total > max_samples {
+            return Err(SelectError::TooManySamples { limit: max_samples });
+        }
+        out.sort_unstable_by(|a, b| a.labels.cmp(&b.labels));
+        Ok(out)
+    }
+
+    /// What is known of metric families (of one, if named), sorted by name.
+    fn metadata(&self, family: Option<&str>) -> Vec<(String, Metadata)>;
 
     /// The identities of what [`Select::select`] would give.
     fn series(&self, matchers: &[Matcher], start_ms: i64, end_ms: i64) -> Result<Vec<Labels>, SelectError>;

@@ -18,7 +18,10 @@ use std::{
 };
 use weir_series::exposition::encode::{push_label, write_header, write_sample};
 use weir_series::names;
-use weir_series::{Append, AppendError, Labels, Matcher, Sample, Select, SelectError, SeriesData, SeriesRef};
+use weir_series::{
+    Append, AppendError, Histogram, Labels, Matcher, Metadata, Sample, Select, SelectError, SeriesRef, SeriesView,
+    Visitor,
+};
 
 /// What the store keeps.
 #[derive(Clone, Debug)]
@@ -282,37 +285,48 @@ impl Append for Tsdb {
             .fetch_add((batch.len() - (refused.len() - before)) as u64, Relaxed);
     }
 
+    fn append_histograms(&self, batch: &[(SeriesRef, i64, Histogram)], refused: &mut Vec<(usize, AppendError)>) {
+        refused.extend((0..batch.len()).map(|at| (at, AppendError::Unsupported)));
+    }
+
+    fn describe(&self, _: &str, _: &Metadata) {}
+
     fn oldest_ms(&self, now_ms: i64) -> i64 {
         now_ms.saturating_sub(i64::try_from(self.options.retention.as_millis()).unwrap_or(i64::MAX))
     }
 }
 
 impl Select for Tsdb {
-    fn select(
+    fn visit(
         &self,
         matchers: &[Matcher],
         start_ms: i64,
         end_ms: i64,
-        max_samples: usize,
-    ) -> Result<Vec<SeriesData>, SelectError> {
-        let mut total = 0;
-        let mut out = Vec::new();
+        visitor: &mut Visitor<'_>,
+    ) -> Result<(), SelectError> {
+        let mut samples = Vec::new();
         for (id, labels) in self.overlapping(matchers, start_ms, end_ms) {
-            let mut samples = Vec::new();
+            samples.clear();
             if let Some(series) = lock(self.shard(id)).get(&id) {
                 series.read(start_ms, end_ms, &mut samples);
             }
-            total += samples.len();
-            if total > max_samples {
-                return Err(SelectError::TooManySamples { limit: max_samples });
+            if samples.is_empty() {
+                continue;
             }
-            if !samples.is_empty() {
-                samples.shrink_to_fit();
-                out.push(SeriesData { labels, samples });
+            let view = SeriesView {
+                identity: &labels,
+                samples: &samples,
+                histograms: &[],
+            };
+            if visitor(view).is_break() {
+                break;
             }
         }
-        out.sort_unstable_by(|a, b| a.labels.cmp(&b.labels));
-        Ok(out)
+        Ok(())
+    }
+
+    fn metadata(&self, _: Option<&str>) -> Vec<(String, Metadata)> {
+        Vec::new()
     }
 
     fn series(&self, matchers: &[Matcher], start_ms: i64, end_ms: i64) -> Result<Vec<Labels>, SelectError> {

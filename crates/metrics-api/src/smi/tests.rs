@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use weir_promql::{Engine, Options};
-use weir_series::{Labels, Matcher, Sample, Select, SelectError, SeriesData, names};
+use weir_series::memory::Memory;
+use weir_series::{Labels, Sample, SeriesData, names};
 
 use super::*;
 use crate::aggregated::{FieldSelector, LabelSelector};
@@ -11,10 +12,14 @@ use crate::aggregated::{FieldSelector, LabelSelector};
 /// End of the window: 2026-01-01T00:00:00Z.
 const NOW_S: i64 = 1_767_225_600;
 
-#[derive(Default)]
-struct Memory(Vec<SeriesData>);
+/// What a test asks, and how it fills it.
+trait Fill {
+    fn add(&mut self, name: &str, labels: &[(&str, &str)], samples: &[(i64, f64)]);
+    fn responses(&mut self, labels: &[(&str, &str)], classification: &str, n: f64);
+    fn latencies(&mut self, labels: &[(&str, &str)], n: f64);
+}
 
-impl Memory {
+impl Fill for Memory {
     /// A series with samples at seconds relative to the end of the window.
     fn add(&mut self, name: &str, labels: &[(&str, &str)], samples: &[(i64, f64)]) {
         let labels = Labels::new(labels.iter().copied().chain([(names::METRIC_NAME, name)]));
@@ -25,6 +30,7 @@ impl Memory {
         self.0.push(SeriesData {
             labels,
             samples: samples.iter().map(sample).collect(),
+            ..SeriesData::default()
         });
     }
 
@@ -40,47 +46,6 @@ impl Memory {
             let bucket = [labels, &[(names::LE, le)]].concat();
             self.add(names::RESPONSE_LATENCY_MS_BUCKET, &bucket, &[(-31, 0.0), (-1, count)]);
         }
-    }
-}
-
-impl Select for Memory {
-    fn select(
-        &self,
-        matchers: &[Matcher],
-        start_ms: i64,
-        end_ms: i64,
-        _: usize,
-    ) -> Result<Vec<SeriesData>, SelectError> {
-        let cut = |s: &SeriesData| {
-            let samples: Vec<Sample> = s
-                .samples
-                .iter()
-                .filter(|x| (start_ms..=end_ms).contains(&x.ts_ms))
-                .copied()
-                .collect();
-            (!samples.is_empty()).then(|| SeriesData {
-                labels: s.labels.clone(),
-                samples,
-            })
-        };
-        let matching = |s: &&SeriesData| matchers.iter().all(|m| m.matches_labels(&s.labels));
-        Ok(self.0.iter().filter(matching).filter_map(cut).collect())
-    }
-
-    fn series(&self, matchers: &[Matcher], start_ms: i64, end_ms: i64) -> Result<Vec<Labels>, SelectError> {
-        Ok(self
-            .select(matchers, start_ms, end_ms, usize::MAX)?
-            .into_iter()
-            .map(|s| s.labels)
-            .collect())
-    }
-
-    fn label_names(&self, _: &[Matcher], _: i64, _: i64) -> Result<Vec<String>, SelectError> {
-        Err(SelectError::Store("not needed here".into()))
-    }
-
-    fn label_values(&self, _: &str, _: &[Matcher], _: i64, _: i64) -> Result<Vec<String>, SelectError> {
-        Err(SelectError::Store("not needed here".into()))
     }
 }
 

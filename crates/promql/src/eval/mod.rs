@@ -71,6 +71,7 @@ impl Column {
         SeriesData {
             labels: self.labels,
             samples: present.map(|(ts_ms, value)| Sample { ts_ms, value }).collect(),
+            ..SeriesData::default()
         }
     }
 }

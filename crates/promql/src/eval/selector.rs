@@ -64,7 +64,7 @@ impl Evaluator<'_> {
         let shift = Shift::new(&selector.at, &selector.offset, grid);
         let series = self.select(selector, shift, lookback_ms, grid)?;
         let mut columns = Vec::with_capacity(series.len());
-        for SeriesData { labels, samples } in series {
+        for SeriesData { labels, samples, .. } in series {
             let mut column = Column::absent(labels, grid);
             let mut next = 0;
             for (value, time) in column.values.iter_mut().zip(grid.times()) {
@@ -148,6 +148,7 @@ impl Evaluator<'_> {
                 vec![SeriesData {
                     labels: Default::default(),
                     samples,
+                    ..SeriesData::default()
                 }]
             }
             Output::String(_) => return Err(Error::BadQuery("a subquery needs an instant vector".into())),

@@ -5,7 +5,6 @@
 //! start far from zero, because the two limit the extrapolation towards zero differently; and topk meets no ties, whose
 //! order is nobody's promise.
 
-use crate::memory::Memory;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Empty};
 use hyper_util::{client::legacy::Client, rt::TokioExecutor};
@@ -21,6 +20,7 @@ use std::{
     time::Duration,
 };
 use weir_promql::{Engine, Options, Value};
+use weir_series::memory::Memory;
 use weir_series::{Labels, Sample, SeriesData, exposition};
 
 /// First sample; a whole multiple of nothing in particular.
@@ -213,7 +213,11 @@ fn memory(page: &str) -> Memory {
     }
     Memory(
         all.into_iter()
-            .map(|(labels, samples)| SeriesData { labels, samples })
+            .map(|(labels, samples)| SeriesData {
+                labels,
+                samples,
+                ..SeriesData::default()
+            })
             .collect(),
     )
 }

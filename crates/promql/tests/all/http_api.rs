@@ -1,6 +1,5 @@
 //! The HTTP API over a real socket.
 
-use crate::memory::Memory;
 use http_body_util::{BodyExt, Full};
 use hyper_util::rt::TokioIo;
 use serde_json::{Value as Json, json};
@@ -11,6 +10,7 @@ use weir_promql::{
     Engine, Options,
     http_api::{self, Access, Api, Authorize},
 };
+use weir_series::memory::Memory;
 use weir_series::{Labels, Sample, SeriesData};
 
 struct Served {
@@ -29,6 +29,7 @@ impl Served {
                     value: i as f64 / 2.0,
                 })
                 .collect(),
+            ..SeriesData::default()
         };
         let engine = Engine::new(Arc::new(Memory(vec![up("a"), up("b")])), Options::default());
         let api = Api {

@@ -2,5 +2,4 @@
 
 mod differential;
 mod http_api;
-mod memory;
 mod scripts;

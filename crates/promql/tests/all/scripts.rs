@@ -14,9 +14,9 @@
 //! ```
 //! A number alone stands for a scalar. `#` begins a comment line. Values agree to a relative 1e-9.
 
-use crate::memory::Memory;
 use std::{path::Path, sync::Arc};
 use weir_promql::{Engine, Options, Value, format};
+use weir_series::memory::Memory;
 use weir_series::{Labels, Sample, SeriesData, exposition, stale_nan};
 
 #[test]
@@ -97,6 +97,7 @@ fn load(store: &mut Memory, step_ms: i64, line: &str) {
     store.0.push(SeriesData {
         labels,
         samples: samples.collect(),
+        ..SeriesData::default()
     });
 }
 

@@ -1,4 +1,5 @@
 use super::*;
+use weir_series::SeriesData;
 use weir_series::{MatchOp, stale_nan};
 
 const HOUR_MS: i64 = 3_600_000;
