@@ -19,6 +19,7 @@ mod stats;
 mod store;
 mod varint;
 
+pub use log::{Damage, OpenError, Recovery, Status};
 pub use options::{Options, Storage};
 pub use stats::Stats;
 pub use store::Tsdb;

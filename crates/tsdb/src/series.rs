@@ -57,6 +57,29 @@ impl Series {
         self.histograms.get_or_insert_default().push(ts_ms, value)
     }
 
+    /// What a snapshot holds: chunks, the open one as if it were sealed, histograms.
+    pub fn parts(&self) -> (&[Sealed], Option<Sealed>, Option<&Histograms>) {
+        let open = (self.open.count() > 0).then(|| self.open.to_sealed());
+        (&self.sealed, open, self.histograms.as_deref())
+    }
+
+    /// The series of such parts; the last chunk goes on growing.
+    pub fn from_parts(mut sealed: Vec<Sealed>, histograms: Histograms) -> Series {
+        let mut open = Chunk::default();
+        if let Some(last) = sealed.pop() {
+            let mut samples = Vec::with_capacity(last.count().into());
+            last.read(i64::MIN, i64::MAX, &mut samples);
+            samples.into_iter().for_each(|sample| open.push(sample));
+        }
+        sealed.shrink_to_fit();
+        Series {
+            open,
+            sealed,
+            histograms: (!histograms.is_empty()).then(|| Box::new(histograms)),
+            asked: false,
+        }
+    }
+
     fn floats_overlap(&self, start_ms: i64, end_ms: i64) -> bool {
         self.open.count() > 0 && self.open.last_ms() >= start_ms && self.open.first_ms() <= end_ms
             || self

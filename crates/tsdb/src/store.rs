@@ -1,9 +1,16 @@
 //! The store as others know it: the two seams over the head.
 
-use crate::head::Head;
-use crate::options::Options;
-use crate::stats::Stats;
+use crate::head::{Head, now_ms};
+use crate::log::directory::Directory;
+use crate::log::queue::Queue;
+use crate::log::writer::{Board, Writer};
+use crate::log::{OpenError, Status, recover};
+use crate::options::{Options, Storage};
+use crate::stats::{Stats, render_one};
 use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+use weir_series::names;
 use weir_series::{
     Append, AppendError, Histogram, Labels, Matcher, Metadata, Sample, Select, SelectError, SeriesRef, Visitor,
 };
@@ -12,13 +19,73 @@ use weir_series::{
 #[derive(Debug)]
 pub struct Tsdb {
     head: Arc<Head>,
+    disk: Option<Disk>,
+}
+
+/// Of a store on a disk: the thread that writes.
+#[derive(Debug)]
+struct Disk {
+    queue: Queue,
+    board: Board,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Drop for Disk {
+    /// Writes what waits.
+    fn drop(&mut self) {
+        self.queue.close();
+        if let Some(thread) = self.thread.take() {
+            // A panic of the thread was reported where it happened.
+            let _ = thread.join();
+        }
+    }
 }
 
 impl Tsdb {
     /// An empty store in memory.
     pub fn new(options: Options) -> Self {
         let head = Arc::new(Head::new(options, None));
-        Tsdb { head }
+        Tsdb { head, disk: None }
+    }
+
+    /// A store that is kept on a disk, with what is there already. What could not be read is told by [`Tsdb::status`].
+    ///
+    /// # Errors
+    /// When the directory cannot be used, or another process has it. Damaged files are no error.
+    pub fn open(options: Options, storage: Storage) -> Result<Self, OpenError> {
+        let directory = Directory::open(&storage.path)?;
+        let now_ms = now_ms();
+        let oldest_ms = now_ms.saturating_sub(crate::head::millis(options.retention));
+        let queue = Queue::default();
+        // What is read is not to be written once more.
+        queue.refuse();
+        let make = || Head::new(options.clone(), Some(queue.clone()));
+        let (head, found) = recover::recover(&directory, oldest_ms, make)?;
+        queue.accept();
+        head.maintain(now_ms);
+        let head = Arc::new(head);
+        let writer = Writer::new(head.clone(), queue.clone(), storage, directory, found);
+        let board = writer.board();
+        let thread = std::thread::Builder::new().name("store-log".to_owned());
+        let thread = thread.spawn(move || writer.run()).map_err(OpenError::Thread)?;
+        let thread = Some(thread);
+        let disk = Some(Disk { queue, board, thread });
+        Ok(Tsdb { head, disk })
+    }
+
+    /// How the writing to the disk goes; `None` for a store in memory.
+    pub fn status(&self) -> Option<Status> {
+        self.disk.as_ref().map(|disk| disk.board.get().clone())
+    }
+
+    /// Waits until all that was appended so far is on the disk. False when the time is over or the disk fails.
+    pub fn flush(&self, timeout: Duration) -> bool {
+        self.disk.as_ref().is_none_or(|disk| disk.queue.flush(timeout))
+    }
+
+    /// Takes a snapshot, so that the next start is fast. False when the time is over or the disk fails.
+    pub fn close(&self, timeout: Duration) -> bool {
+        self.disk.as_ref().is_none_or(|disk| disk.queue.snapshot(timeout))
     }
 
     /// Drops what is older than the retention seen from `now_ms` (or beyond its bytes), and series without samples. Call it
@@ -40,6 +107,46 @@ impl Tsdb {
     /// Appends the store's figures about itself as text format 0.0.4.
     pub fn render(&self, out: &mut String) {
         self.stats().render(out);
+        let Some(status) = self.status() else {
+            return;
+        };
+        let up = if status.error.is_none() { 1.0 } else { 0.0 };
+        let damaged: u64 = status.recovery.damages.iter().map(|d| d.bytes).sum();
+        let single = [
+            (
+                names::STORE_LOG_UP,
+                "gauge",
+                "1 while the log is written, 0 while the disk fails.",
+                up,
+            ),
+            (
+                names::STORE_LOG_FAILURES_TOTAL,
+                "counter",
+                "Times that the disk failed.",
+                status.failures as f64,
+            ),
+            (
+                names::STORE_LOG_BYTES_TOTAL,
+                "counter",
+                "Bytes of log written.",
+                status.logged_bytes as f64,
+            ),
+            (
+                names::STORE_SNAPSHOTS_TOTAL,
+                "counter",
+                "Snapshots taken.",
+                status.snapshots as f64,
+            ),
+            (
+                names::STORE_DAMAGED_BYTES,
+                "gauge",
+                "Bytes that the last start could not read.",
+                damaged as f64,
+            ),
+        ];
+        for (name, kind, help, value) in single {
+            render_one(out, name, kind, help, value);
+        }
     }
 }
 

@@ -118,6 +118,13 @@ impl Queue {
         }
     }
 
+    /// What waits now, in the midst of something else.
+    pub fn drain(&self) -> (VecDeque<Event>, u64) {
+        let mut state = self.state();
+        state.bytes = 0;
+        (std::mem::take(&mut state.events), state.pushed)
+    }
+
     /// Everything up to a mark is safe.
     pub fn written(&self, mark: u64) {
         self.state().written = mark;
