@@ -10,3 +10,4 @@ pub mod format;
 pub mod http_api;
 
 pub use engine::{Engine, Error, InstantSample, Options, Value};
+pub use eval::Annotations;

@@ -6,13 +6,16 @@
 
 pub mod canonical;
 pub mod exposition;
+pub mod fuzz;
 mod histogram;
 mod labels;
 mod matcher;
 pub mod memory;
 pub mod names;
+pub mod remote_write;
 mod sample;
 mod seam;
+mod wire;
 
 pub use histogram::{Buckets, CUSTOM_BUCKETS_SCHEMA, Histogram, HistogramSample, ResetHint, Span};
 pub use labels::{Label, Labels, LabelsBuilder};
