@@ -116,6 +116,11 @@ impl Engine {
         &self.store
     }
 
+    /// Its limits and settings.
+    pub fn options(&self) -> &Options {
+        &self.options
+    }
+
     /// The value at one time.
     pub fn instant(&self, query: &str, ts_ms: i64) -> Result<Value, Error> {
         let grid = Grid {
@@ -228,6 +233,12 @@ pub(crate) fn selector(text: &str) -> Result<Vec<Matcher>, Error> {
             "{text:?} is not a series selector like up{{job=\"x\"}}"
         ))),
     }
+}
+
+/// An expression of a size that may be evaluated.
+pub(crate) fn parse_checked(query: &str) -> Result<Expr, Error> {
+    check_size(query)?;
+    parse(query)
 }
 
 fn parse(query: &str) -> Result<Expr, Error> {
