@@ -1,12 +1,13 @@
 //! The entrance: a query as text and its times go in, a [`Value`] or a readable [`Error`] comes out.
 
-use crate::eval::{Evaluator, Grid, Output};
-use promql_parser::parser::{self, Expr};
+use crate::eval::{Annotations, Evaluator, Grid, Output, Point};
+use promql_parser::parser::{self, Expr, Function, function::register_extra_functions, value::ValueType};
 use std::{
-    sync::Arc,
-    time::{Duration, Instant},
+    sync::{Arc, Once},
+    time::Duration,
 };
-use weir_series::{Labels, Matcher, Sample, Select, SeriesData};
+use tokio_util::sync::CancellationToken;
+use weir_series::{Histogram, Labels, Matcher, Sample, Select, SeriesData};
 
 /// Limits and settings of all queries of one engine.
 #[derive(Clone, Debug)]
@@ -54,8 +55,10 @@ pub enum Error {
 pub struct InstantSample {
     /// Identity.
     pub labels: Labels,
-    /// The value at the time of the evaluation.
+    /// The value at the time of the evaluation; NaN where it is a histogram.
     pub value: f64,
+    /// The native histogram, where it is one.
+    pub histogram: Option<Arc<Histogram>>,
 }
 
 /// The answer of a query.
@@ -96,6 +99,7 @@ impl Value {
 pub struct Engine {
     store: Arc<dyn Select>,
     options: Options,
+    cancelled: CancellationToken,
 }
 
 /// Bytes of the longest query.
@@ -108,7 +112,28 @@ const STACK_BYTES: usize = 32 << 20;
 impl Engine {
     /// An engine over a store.
     pub fn new(store: Arc<dyn Select>, options: Options) -> Self {
-        Engine { store, options }
+        Engine {
+            store,
+            options,
+            cancelled: CancellationToken::new(),
+        }
+    }
+
+    /// The same engine, whose queries end with an error soon after the token is cancelled.
+    pub fn until(&self, cancelled: CancellationToken) -> Self {
+        Engine {
+            cancelled,
+            ..self.clone()
+        }
+    }
+
+    /// The same engine over another store or with other settings.
+    pub fn with(&self, store: Arc<dyn Select>, options: Options) -> Self {
+        Engine {
+            store,
+            options,
+            ..self.clone()
+        }
     }
 
     /// The store behind it.
@@ -123,30 +148,39 @@ impl Engine {
 
     /// The value at one time.
     pub fn instant(&self, query: &str, ts_ms: i64) -> Result<Value, Error> {
+        self.instant_annotated(query, ts_ms).map(|(value, _)| value)
+    }
+
+    /// The value at one time, and what to know about it.
+    pub fn instant_annotated(&self, query: &str, ts_ms: i64) -> Result<(Value, Annotations), Error> {
         let grid = Grid {
             start_ms: ts_ms,
             step_ms: 1,
             steps: 1,
         };
-        self.on_own_stack(query, |expr| {
-            let mut evaluator = Evaluator::new(self.store.as_ref(), &self.options, Instant::now());
+        self.evaluate(query, grid, |evaluator, expr| {
             if let Some(matrix) = evaluator.top_level_matrix(expr, &grid)? {
                 return Ok(Value::Matrix(matrix));
             }
             Ok(match evaluator.eval(expr, &grid)? {
                 Output::Scalar(values) => Value::Scalar(Sample {
                     ts_ms,
-                    value: values[0],
+                    value: values.first().copied().unwrap_or(f64::NAN),
                 }),
                 Output::String(value) => Value::String { ts_ms, value },
                 Output::Vector(columns) => {
-                    let present = columns.into_iter().filter(|c| c.is_present(0));
-                    let samples = present
-                        .map(|c| InstantSample {
-                            value: c.values[0],
-                            labels: c.labels,
+                    let sample = |column: crate::eval::Column| {
+                        let (value, histogram) = match column.cells.point(0)? {
+                            Point::Float(value) => (value, None),
+                            Point::Histogram(h) => (f64::NAN, Some(h)),
+                        };
+                        Some(InstantSample {
+                            labels: column.labels,
+                            value,
+                            histogram,
                         })
-                        .collect();
+                    };
+                    let samples = columns.into_iter().filter_map(sample).collect();
                     Value::Vector { ts_ms, samples }
                 }
             })
@@ -155,19 +189,25 @@ impl Engine {
 
     /// The values from `start_ms` to `end_ms`, both included where the step meets them.
     pub fn range(&self, query: &str, start_ms: i64, end_ms: i64, step_ms: i64) -> Result<Vec<SeriesData>, Error> {
+        self.range_annotated(query, start_ms, end_ms, step_ms)
+            .map(|(series, _)| series)
+    }
+
+    /// As [`Engine::range`], and what to know about the answer.
+    pub fn range_annotated(
+        &self,
+        query: &str,
+        start_ms: i64,
+        end_ms: i64,
+        step_ms: i64,
+    ) -> Result<(Vec<SeriesData>, Annotations), Error> {
         let grid = self.grid(start_ms, end_ms, step_ms)?;
-        self.on_own_stack(query, |expr| {
-            let mut evaluator = Evaluator::new(self.store.as_ref(), &self.options, Instant::now());
+        self.evaluate(query, grid, |evaluator, expr| {
             let mut series: Vec<SeriesData> = match evaluator.eval(expr, &grid)? {
                 Output::Scalar(values) => {
-                    let samples = grid
-                        .times()
-                        .zip(values)
-                        .map(|(ts_ms, value)| Sample { ts_ms, value })
-                        .collect();
+                    let samples = grid.times().zip(values);
                     vec![SeriesData {
-                        labels: Labels::default(),
-                        samples,
+                        samples: samples.map(|(ts_ms, value)| Sample { ts_ms, value }).collect(),
                         ..SeriesData::default()
                     }]
                 }
@@ -178,7 +218,7 @@ impl Engine {
                 }
                 Output::Vector(columns) => columns.into_iter().map(|c| c.into_series(&grid)).collect(),
             };
-            series.retain(|s| !s.samples.is_empty());
+            series.retain(|s| !s.samples.is_empty() || !s.histograms.is_empty());
             series.sort_by(|a, b| a.labels.cmp(&b.labels));
             Ok(series)
         })
@@ -206,13 +246,23 @@ impl Engine {
     }
 
     /// Parses and evaluates on a thread with a stack that the deepest allowed query cannot exhaust.
-    fn on_own_stack<T: Send>(&self, query: &str, f: impl FnOnce(&Expr) -> Result<T, Error> + Send) -> Result<T, Error> {
+    fn evaluate<T: Send>(
+        &self,
+        query: &str,
+        grid: Grid,
+        f: impl FnOnce(&mut Evaluator<'_>, &Expr) -> Result<T, Error> + Send,
+    ) -> Result<(T, Annotations), Error> {
         check_size(query)?;
         std::thread::scope(|scope| {
             let thread = std::thread::Builder::new()
                 .name("promql".into())
                 .stack_size(STACK_BYTES);
-            let work = move || f(&parse(query)?);
+            let work = move || {
+                let expr = parse(query)?;
+                let mut evaluator = Evaluator::new(self.store.as_ref(), &self.options, &self.cancelled, grid);
+                let value = f(&mut evaluator, &expr)?;
+                Ok((value, evaluator.annotations))
+            };
             let started = thread.spawn_scoped(scope, work);
             let started = started.map_err(|e| Error::Execution(format!("no thread for the query: {e}")))?;
             started.join().unwrap_or_else(|_| {
@@ -241,7 +291,19 @@ pub(crate) fn parse_checked(query: &str) -> Result<Expr, Error> {
     parse(query)
 }
 
+/// What `double_exponential_smoothing` was called before Prometheus 3, and still is in many rule files.
+fn register_old_names() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let arguments = vec![ValueType::Matrix, ValueType::Scalar, ValueType::Scalar];
+        let function = Function::new("holt_winters", arguments, 0, ValueType::Vector, false);
+        // Refused only if the parser knows the name itself, which is as good.
+        let _ = register_extra_functions(vec![function]);
+    });
+}
+
 fn parse(query: &str) -> Result<Expr, Error> {
+    register_old_names();
     parser::parse(query).map_err(|e| Error::BadQuery(format!("parse error: {e}")))
 }
 

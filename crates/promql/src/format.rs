@@ -1,5 +1,6 @@
 //! Numbers, times and durations as Prometheus's API writes and reads them.
 
+pub use crate::eval::native::{Edge, edges as histogram_buckets, text as histogram};
 use std::time::Duration;
 
 /// A value: shortest form that reads back to the same number, with an exponent only below 1e-6 and from 1e21.

@@ -12,3 +12,4 @@ pub mod remote;
 pub mod rules;
 
 pub use engine::{Engine, Error, InstantSample, Options, Value};
+pub use eval::Annotations;

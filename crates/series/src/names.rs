@@ -85,6 +85,17 @@ pub const STORE_SAMPLES_REFUSED_TOTAL: &str = "weir_store_samples_refused_total"
 /// New series that the store refused at its limit.
 pub const STORE_SERIES_REFUSED_TOTAL: &str = "weir_store_series_refused_total";
 
+/// 1 while the store's log is written, 0 while the disk fails.
+pub const STORE_LOG_UP: &str = "weir_store_log_up";
+/// Times that the disk of the store failed.
+pub const STORE_LOG_FAILURES_TOTAL: &str = "weir_store_log_failures_total";
+/// Bytes written to the store's log.
+pub const STORE_LOG_BYTES_TOTAL: &str = "weir_store_log_bytes_total";
+/// Snapshots that the store took.
+pub const STORE_SNAPSHOTS_TOTAL: &str = "weir_store_snapshots_total";
+/// Bytes of the store's files that the last start could not read.
+pub const STORE_DAMAGED_BYTES: &str = "weir_store_damaged_bytes";
+
 /// The label that holds the metric's name.
 pub const METRIC_NAME: &str = "__name__";
 /// The upper bound of a histogram's bucket.

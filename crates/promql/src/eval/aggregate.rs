@@ -1,207 +1,346 @@
-//! Aggregations: columns are put into groups once, then each group is folded step by step.
+//! Aggregations: series are added to their groups as they come, so that only groups are held.
 
-use super::{
-    Column, Evaluator, Grid, Output,
-    math::{Sum, nan_first, quantile, variance},
-    merge,
-};
+use super::{Column, Evaluator, Grid, Output, Point, column::merge, group::Groups, math, native};
 use crate::engine::Error;
-use promql_parser::parser::{AggregateExpr, LabelModifier};
+use promql_parser::parser::{AggregateExpr, Expr};
 use rapidhash::RapidHashMap;
-use weir_series::{Labels, is_stale, names};
+use std::sync::Arc;
+use weir_series::{Histogram, is_stale};
 
-type Fold = fn(&[f64]) -> f64;
-
-fn fold(name: &str) -> Option<Fold> {
-    Some(match name {
-        "sum" => |v| v.iter().copied().collect::<Sum>().total(),
-        "avg" => |v| v.iter().copied().collect::<Sum>().total() / v.len() as f64,
-        "min" => |v| {
-            v.iter()
-                .copied()
-                .fold(f64::NAN, |a, b| if b < a || a.is_nan() { b } else { a })
-        },
-        "max" => |v| {
-            v.iter()
-                .copied()
-                .fold(f64::NAN, |a, b| if b > a || a.is_nan() { b } else { a })
-        },
-        "count" => |v| v.len() as f64,
-        "group" => |_| 1.0,
-        "stddev" => |v| variance(v.iter().copied()).sqrt(),
-        "stdvar" => |v| variance(v.iter().copied()),
-        _ => return None,
-    })
+/// What a group is at one step while floats are added.
+trait Fold: Clone + Default {
+    const HISTOGRAMS: Histograms;
+    /// It keeps every value.
+    const KEEPS: bool = false;
+    fn add(&mut self, value: f64);
+    fn total(&self, param: f64) -> f64;
 }
 
-/// Columns that share a group, in the order in which groups were first seen.
-struct Group {
-    labels: Labels,
-    members: Vec<usize>,
+/// What an aggregation makes of native histograms.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Histograms {
+    Sum,
+    Mean,
+    Count,
+    Ignore,
+}
+
+#[derive(Clone, Default)]
+struct Sum(math::Sum);
+
+impl Fold for Sum {
+    const HISTOGRAMS: Histograms = Histograms::Sum;
+
+    fn add(&mut self, value: f64) {
+        self.0.add(value);
+    }
+
+    fn total(&self, _: f64) -> f64 {
+        self.0.total()
+    }
+}
+
+#[derive(Clone, Default)]
+struct Avg(math::Mean);
+
+impl Fold for Avg {
+    const HISTOGRAMS: Histograms = Histograms::Mean;
+
+    fn add(&mut self, value: f64) {
+        self.0.add(value);
+    }
+
+    fn total(&self, _: f64) -> f64 {
+        self.0.value()
+    }
+}
+
+#[derive(Clone)]
+struct Extreme<const LARGEST: bool>(f64);
+
+impl<const LARGEST: bool> Default for Extreme<LARGEST> {
+    fn default() -> Self {
+        Extreme(f64::NAN)
+    }
+}
+
+impl<const LARGEST: bool> Fold for Extreme<LARGEST> {
+    const HISTOGRAMS: Histograms = Histograms::Ignore;
+
+    fn add(&mut self, value: f64) {
+        let beats = if LARGEST { value > self.0 } else { value < self.0 };
+        if beats || self.0.is_nan() {
+            self.0 = value;
+        }
+    }
+
+    fn total(&self, _: f64) -> f64 {
+        self.0
+    }
+}
+
+#[derive(Clone, Default)]
+struct Count(f64);
+
+impl Fold for Count {
+    const HISTOGRAMS: Histograms = Histograms::Count;
+
+    fn add(&mut self, _: f64) {
+        self.0 += 1.0;
+    }
+
+    fn total(&self, _: f64) -> f64 {
+        self.0
+    }
+}
+
+#[derive(Clone, Default)]
+struct Presence;
+
+impl Fold for Presence {
+    const HISTOGRAMS: Histograms = Histograms::Count;
+
+    fn add(&mut self, _: f64) {}
+
+    fn total(&self, _: f64) -> f64 {
+        1.0
+    }
+}
+
+#[derive(Clone, Default)]
+struct Spread<const ROOT: bool>(math::Variance);
+
+impl<const ROOT: bool> Fold for Spread<ROOT> {
+    const HISTOGRAMS: Histograms = Histograms::Ignore;
+
+    fn add(&mut self, value: f64) {
+        self.0.add(value);
+    }
+
+    fn total(&self, _: f64) -> f64 {
+        if ROOT { self.0.value().sqrt() } else { self.0.value() }
+    }
+}
+
+#[derive(Clone, Default)]
+struct Quantile(Vec<f64>);
+
+impl Fold for Quantile {
+    const HISTOGRAMS: Histograms = Histograms::Ignore;
+    const KEEPS: bool = true;
+
+    fn add(&mut self, value: f64) {
+        self.0.push(value);
+    }
+
+    fn total(&self, q: f64) -> f64 {
+        math::quantile(q, self.0.clone())
+    }
+}
+
+/// A group over all steps.
+struct Group<F> {
+    /// Whether there was a float, and what came of them.
+    floats: Vec<(bool, F)>,
+    /// Empty, or one a step.
+    histograms: Vec<Option<Native>>,
+}
+
+/// What became of a group's histograms at one step.
+enum Native {
+    Sum(Arc<Histogram>, f64),
+    /// They do not fit together: the group has no result there.
+    Failed,
 }
 
 impl Evaluator<'_> {
-    pub fn aggregate(&mut self, aggregate: &AggregateExpr, grid: &Grid) -> Result<Output, Error> {
+    pub(super) fn aggregate(&mut self, aggregate: &AggregateExpr, grid: &Grid) -> Result<Output, Error> {
         let name = aggregate.op.to_string();
-        let name = name.as_str();
-        let columns = self.vector(&aggregate.expr, grid)?;
-        let groups = group(&columns, &aggregate.modifier);
-        let param = |evaluator: &mut Self| match &aggregate.param {
-            Some(param) => evaluator.scalar(param, grid),
-            None => Err(Error::BadQuery(format!(
-                "{name} needs a parameter, as in {name}(5, up)"
-            ))),
-        };
-        let result = match name {
-            "topk" | "bottomk" => {
-                let k = param(self)?;
-                self.check_time()?;
-                select_k(columns, &groups, &k, name == "topk", grid)
-            }
+        let columns = match name.as_str() {
+            "sum" => self.fold::<Sum>(aggregate, &[], grid)?,
+            "avg" => self.fold::<Avg>(aggregate, &[], grid)?,
+            "min" => self.fold::<Extreme<false>>(aggregate, &[], grid)?,
+            "max" => self.fold::<Extreme<true>>(aggregate, &[], grid)?,
+            "count" => self.fold::<Count>(aggregate, &[], grid)?,
+            "group" => self.fold::<Presence>(aggregate, &[], grid)?,
+            "stddev" => self.fold::<Spread<true>>(aggregate, &[], grid)?,
+            "stdvar" => self.fold::<Spread<false>>(aggregate, &[], grid)?,
             "quantile" => {
-                let q = param(self)?;
-                fold_groups(&columns, &groups, grid, |step, values| {
-                    quantile(q[step], values.to_vec())
-                })
+                let q = self.scalar(parameter(aggregate, &name)?, grid)?;
+                q.iter().for_each(|q| self.annotations.quantile(*q));
+                self.fold::<Quantile>(aggregate, &q, grid)?
             }
-            "count_values" => self.count_values(aggregate, &columns, &groups, grid)?,
-            _ => {
-                let fold =
-                    fold(name).ok_or_else(|| Error::BadQuery(format!("the aggregation {name} is not supported")))?;
-                fold_groups(&columns, &groups, grid, |_, values| fold(values))
-            }
+            "count_values" => self.count_values(aggregate, grid)?,
+            "topk" | "bottomk" | "limitk" | "limit_ratio" => self.select(aggregate, &name, grid)?,
+            _ => return Err(Error::BadQuery(format!("the aggregation {name} is not supported"))),
         };
-        self.check_time()?;
-        Ok(Output::Vector(result))
+        Ok(Output::Vector(columns))
+    }
+
+    fn fold<F: Fold>(&mut self, aggregate: &AggregateExpr, params: &[f64], grid: &Grid) -> Result<Vec<Column>, Error> {
+        let name = aggregate.op.to_string();
+        let mut groups = Groups::new(&aggregate.modifier);
+        let mut states: Vec<Group<F>> = Vec::new();
+        let (mut ignored, mut failures, mut kept) = (false, Failures::default(), 0);
+        self.feed(&aggregate.expr, grid, &mut |budget, identity, cells| {
+            let at = groups.of(identity);
+            if at == states.len() {
+                budget.charge(grid.steps)?;
+                states.push(Group {
+                    floats: vec![(false, F::default()); grid.steps],
+                    histograms: Vec::new(),
+                });
+            }
+            let group = &mut states[at];
+            for ((there, fold), value) in group.floats.iter_mut().zip(&cells.values) {
+                if !is_stale(*value) {
+                    *there = true;
+                    fold.add(*value);
+                }
+            }
+            if F::KEEPS {
+                budget.charge(cells.values.len())?;
+                kept += cells.values.len();
+            }
+            if cells.has_histograms() {
+                for step in 0..grid.steps {
+                    match cells.histogram(step) {
+                        None => {}
+                        Some(_) if F::HISTOGRAMS == Histograms::Ignore => ignored = true,
+                        Some(_) if F::HISTOGRAMS == Histograms::Count => {
+                            group.floats[step].0 = true;
+                            group.floats[step].1.add(0.0);
+                        }
+                        Some(h) => add_histogram(group, step, grid.steps, h, &mut failures),
+                    }
+                }
+            }
+            Ok(())
+        })?;
+        self.budget.release(kept);
+        if ignored {
+            self.annotations.ignored_in_aggregation(&name);
+        }
+        let mut columns = Vec::with_capacity(states.len());
+        for (labels, group) in groups.labels.into_iter().zip(states) {
+            let mut column = Column::absent(labels, grid);
+            for (step, (there, fold)) in group.floats.iter().enumerate() {
+                let native = group.histograms.get(step).and_then(Option::as_ref);
+                match (there, native) {
+                    (true, Some(_)) => failures.mixed = true,
+                    (true, None) => {
+                        column.cells.values[step] = fold.total(params.get(step).copied().unwrap_or(0.0));
+                    }
+                    (false, Some(Native::Sum(h, count))) => column.cells.set(
+                        step,
+                        match F::HISTOGRAMS {
+                            Histograms::Mean => Point::histogram(native::scale(h, 1.0 / count)),
+                            _ => Point::Histogram(h.clone()),
+                        },
+                    ),
+                    (false, _) => {}
+                }
+            }
+            if column.cells.is_empty() {
+                self.budget.release(grid.steps);
+            } else {
+                columns.push(column);
+            }
+        }
+        failures.note(&mut self.annotations);
+        Ok(columns)
     }
 
     /// One series for each value that occurs, with the value as a label.
-    fn count_values(
-        &mut self,
-        aggregate: &AggregateExpr,
-        columns: &[Column],
-        groups: &[Group],
-        grid: &Grid,
-    ) -> Result<Vec<Column>, Error> {
-        let label = match aggregate.param.as_deref().map(|p| self.eval(p, grid)).transpose()? {
-            Some(Output::String(label)) => label,
-            _ => {
-                return Err(Error::BadQuery(
-                    "count_values needs a label name: count_values(\"version\", build_info)".into(),
-                ));
-            }
-        };
+    fn count_values(&mut self, aggregate: &AggregateExpr, grid: &Grid) -> Result<Vec<Column>, Error> {
+        let label = self.text(parameter(aggregate, "count_values")?, grid)?;
+        if label.is_empty() {
+            return Err(Error::BadQuery(
+                "count_values needs the name of a label, not \"\"".into(),
+            ));
+        }
+        let mut groups = Groups::new(&aggregate.modifier);
+        let mut index: RapidHashMap<(usize, String), usize> = RapidHashMap::default();
         let mut out: Vec<Column> = Vec::new();
-        for group in groups {
-            let mut index: RapidHashMap<u64, usize> = RapidHashMap::default();
+        self.feed(&aggregate.expr, grid, &mut |budget, identity, cells| {
+            let group = groups.of(identity);
             for step in 0..grid.steps {
-                for value in group
-                    .members
-                    .iter()
-                    .map(|m| columns[*m].values[step])
-                    .filter(|v| !is_stale(*v))
-                {
-                    let at = *index.entry(value.to_bits()).or_insert_with(|| {
-                        let labels = group
-                            .labels
+                let value = match cells.point(step) {
+                    None => continue,
+                    Some(Point::Float(value)) => crate::format::value(value),
+                    Some(Point::Histogram(h)) => native::text(&h),
+                };
+                let at = match index.get(&(group, value.clone())) {
+                    Some(at) => *at,
+                    None => {
+                        budget.charge(grid.steps)?;
+                        let labels = groups.labels[group]
                             .builder()
-                            .set(label.as_str(), crate::format::value(value))
+                            .set(label.as_str(), value.as_str())
                             .build();
+                        index.insert((group, value), out.len());
                         out.push(Column::absent(labels, grid));
                         out.len() - 1
-                    });
-                    let count = &mut out[at].values[step];
-                    *count = if is_stale(*count) { 1.0 } else { *count + 1.0 };
-                }
+                    }
+                };
+                let count = &mut out[at].cells.values[step];
+                *count = if is_stale(*count) { 1.0 } else { *count + 1.0 };
             }
-            self.charge(out.len() * grid.steps)?;
+            Ok(())
+        })?;
+        merge(out, &mut self.budget)
+    }
+}
+
+/// What went wrong with histograms in any group.
+#[derive(Default)]
+struct Failures {
+    mixed: bool,
+    incompatible: bool,
+    reconciled: bool,
+    conflicting: bool,
+}
+
+impl Failures {
+    fn note(&self, annotations: &mut super::Annotations) {
+        if self.mixed {
+            annotations.mixed_aggregation();
         }
-        merge(out)
-    }
-}
-
-fn group(columns: &[Column], modifier: &Option<LabelModifier>) -> Vec<Group> {
-    let mut index: RapidHashMap<Labels, usize> = RapidHashMap::default();
-    let mut groups: Vec<Group> = Vec::new();
-    for (member, column) in columns.iter().enumerate() {
-        let labels = group_labels(&column.labels, modifier);
-        let at = *index.entry(labels).or_insert_with_key(|labels| {
-            groups.push(Group {
-                labels: labels.clone(),
-                members: Vec::new(),
-            });
-            groups.len() - 1
-        });
-        groups[at].members.push(member);
-    }
-    groups
-}
-
-fn group_labels(labels: &Labels, modifier: &Option<LabelModifier>) -> Labels {
-    match modifier {
-        None => Labels::default(),
-        Some(LabelModifier::Include(by)) => labels.filter(|l| by.labels.iter().any(|b| **b == *l.name)),
-        Some(LabelModifier::Exclude(without)) => {
-            labels.filter(|l| *l.name != *names::METRIC_NAME && !without.labels.iter().any(|w| **w == *l.name))
+        if self.incompatible {
+            annotations.mixed_schemas("");
+        }
+        if self.reconciled {
+            annotations.reconciled_bounds("aggregation");
+        }
+        if self.conflicting {
+            annotations.conflicting_resets("aggregation");
         }
     }
 }
 
-fn fold_groups(columns: &[Column], groups: &[Group], grid: &Grid, f: impl Fn(usize, &[f64]) -> f64) -> Vec<Column> {
-    let mut values = Vec::new();
-    let fold_group = |group: &Group| {
-        let mut column = Column::absent(group.labels.clone(), grid);
-        for step in 0..grid.steps {
-            values.clear();
-            values.extend(
-                group
-                    .members
-                    .iter()
-                    .map(|m| columns[*m].values[step])
-                    .filter(|v| !is_stale(*v)),
-            );
-            if !values.is_empty() {
-                column.values[step] = f(step, &values);
+fn add_histogram<F>(group: &mut Group<F>, step: usize, steps: usize, h: &Arc<Histogram>, failures: &mut Failures) {
+    if group.histograms.is_empty() {
+        group.histograms.resize_with(steps, || None);
+    }
+    let state = &mut group.histograms[step];
+    *state = Some(match state.take() {
+        None => Native::Sum(h.clone(), 1.0),
+        Some(Native::Failed) => Native::Failed,
+        Some(Native::Sum(sum, count)) => match native::add(&sum, h) {
+            Ok(combined) => {
+                failures.reconciled |= combined.reconciled;
+                failures.conflicting |= combined.conflicting_resets;
+                Native::Sum(Arc::new(combined.histogram), count + 1.0)
             }
-        }
-        column
-    };
-    groups.iter().map(fold_group).filter(|c| !c.is_empty()).collect()
+            Err(native::Incompatible) => {
+                failures.incompatible = true;
+                Native::Failed
+            }
+        },
+    });
 }
 
-/// The k largest (or smallest) of each group at each step, under their own labels. With one step they come out ordered.
-fn select_k(columns: Vec<Column>, groups: &[Group], k: &[f64], largest: bool, grid: &Grid) -> Vec<Column> {
-    let mut chosen: Vec<Column> = columns.iter().map(|c| Column::absent(c.labels.clone(), grid)).collect();
-    let mut order = Vec::new();
-    for group in groups {
-        for (step, &k) in k.iter().enumerate() {
-            let mut ranked: Vec<usize> = group
-                .members
-                .iter()
-                .copied()
-                .filter(|m| columns[*m].is_present(step))
-                .collect();
-            ranked.sort_by(|a, b| {
-                let (a, b) = (columns[*a].values[step], columns[*b].values[step]);
-                match (a.is_nan(), b.is_nan()) {
-                    (true, _) | (_, true) => a.is_nan().cmp(&b.is_nan()),
-                    _ if largest => nan_first(&b, &a),
-                    _ => nan_first(&a, &b),
-                }
-            });
-            // `as` saturates: NaN and negative numbers become 0.
-            ranked.truncate(k as usize);
-            ranked
-                .iter()
-                .for_each(|m| chosen[*m].values[step] = columns[*m].values[step]);
-            if grid.steps == 1 {
-                order.extend(ranked);
-            }
-        }
-    }
-    if grid.steps == 1 {
-        return order.into_iter().map(|m| chosen[m].clone()).collect();
-    }
-    chosen.retain(|c| !c.is_empty());
-    chosen
+pub(super) fn parameter<'e>(aggregate: &'e AggregateExpr, name: &str) -> Result<&'e Expr, Error> {
+    let missing = || Error::BadQuery(format!("{name} needs a parameter, as in {name}(5, up)"));
+    aggregate.param.as_deref().ok_or_else(missing)
 }

@@ -1,12 +1,13 @@
 //! Functions over instant vectors and scalars.
 
-use super::{Column, Evaluator, Grid, Output, drop_names, map, math, relabel};
-use crate::engine::Error;
-use promql_parser::{
-    label::MatchOp,
-    parser::{Call, Expr, VectorSelector},
+use super::{
+    Cells, Column, Evaluator, Grid, Output,
+    column::{drop_names, map_floats, must_differ},
+    math, time,
 };
-use weir_series::{Labels, is_stale, names, stale_nan};
+use crate::engine::Error;
+use promql_parser::parser::{Call, Expr};
+use weir_series::{Labels, is_stale, stale_nan};
 
 pub(super) fn argument(call: &Call, at: usize) -> Result<&Expr, Error> {
     let missing = || Error::BadQuery(format!("{} needs an argument more", call.func.name));
@@ -25,8 +26,8 @@ fn pointwise(name: &str) -> Option<fn(f64) -> f64> {
         "log2" => f64::log2,
         "log10" => f64::log10,
         "sgn" => |v| if v == 0.0 || v.is_nan() { v } else { v.signum() },
-        "deg" => f64::to_degrees,
-        "rad" => f64::to_radians,
+        "deg" => |v| v * 180.0 / std::f64::consts::PI,
+        "rad" => |v| v * std::f64::consts::PI / 180.0,
         "sin" => f64::sin,
         "cos" => f64::cos,
         "tan" => f64::tan,
@@ -44,14 +45,23 @@ fn pointwise(name: &str) -> Option<fn(f64) -> f64> {
 }
 
 impl Evaluator<'_> {
-    pub fn call(&mut self, call: &Call, grid: &Grid) -> Result<Output, Error> {
-        if let Some(output) = self.window_call(call, grid)? {
-            return Ok(output);
-        }
+    pub(super) fn call(&mut self, call: &Call, grid: &Grid) -> Result<Output, Error> {
         let name = call.func.name;
+        if super::window::lookup(name).is_some() {
+            let mut columns = Vec::new();
+            self.feed_window_call(call, grid, &mut super::feed::into(&mut columns))?;
+            columns.sort_unstable_by(|a: &Column, b| a.labels.cmp(&b.labels));
+            return Ok(Output::Vector(columns));
+        }
         if let Some(f) = pointwise(name) {
             let columns = self.vector(argument(call, 0)?, grid)?;
-            return Ok(Output::Vector(map(drop_names(columns)?, f)));
+            return Ok(Output::Vector(drop_names(map_floats(columns, f), &mut self.budget)?));
+        }
+        if let Some(f) = time::part(name) {
+            return self.part_of_time(call, grid, f);
+        }
+        if let Some(output) = self.times_of_query(call, grid)? {
+            return Ok(output);
         }
         match name {
             "time" => Ok(Output::Scalar(grid.times().map(|t| t as f64 / 1000.0).collect())),
@@ -61,30 +71,61 @@ impl Evaluator<'_> {
                 let values = self.scalar(argument(call, 0)?, grid)?;
                 Ok(Output::Vector(vec![Column {
                     labels: Labels::default(),
-                    values,
+                    cells: Cells::floats(values),
                 }]))
             }
             "timestamp" => self.timestamp(call, grid),
             "clamp" | "clamp_min" | "clamp_max" | "round" => self.with_numbers(call, grid),
             "sort" | "sort_desc" => self.sort(call, grid),
+            "sort_by_label" | "sort_by_label_desc" => self.sort_by_label(call, grid),
             "absent" => self.absent(call, grid),
+            "absent_over_time" => self.absent_over_time(call, grid),
             "label_replace" => self.label_replace(call, grid),
             "label_join" => self.label_join(call, grid),
-            "histogram_quantile" => self.histogram_quantile(call, grid),
+            "histogram_quantile" | "histogram_quantiles" | "histogram_fraction" => self.histogram_share(call, grid),
+            "histogram_count" | "histogram_sum" | "histogram_avg" | "histogram_stddev" | "histogram_stdvar" => {
+                self.histogram_statistic(call, grid)
+            }
             _ => Err(Error::BadQuery(format!("the function {name} is not supported"))),
         }
+    }
+
+    /// Start, end, length and step of the query, and the larger or smaller of two scalars.
+    fn times_of_query(&mut self, call: &Call, grid: &Grid) -> Result<Option<Output>, Error> {
+        let (start, end) = (self.query.start_ms, self.query.end_ms());
+        let ms = match call.func.name {
+            "start" => start,
+            "end" => end,
+            "range" => end.saturating_sub(start),
+            "step" if self.query.steps > 1 => self.query.step_ms,
+            "step" => 0,
+            name @ ("max_of" | "min_of") => {
+                let a = self.scalar(argument(call, 0)?, grid)?;
+                let b = self.scalar(argument(call, 1)?, grid)?;
+                let choose = |(a, b): (f64, f64)| match name {
+                    _ if a.is_nan() || b.is_nan() => f64::NAN,
+                    "max_of" => a.max(b),
+                    _ => a.min(b),
+                };
+                return Ok(Some(Output::Scalar(a.into_iter().zip(b).map(choose).collect())));
+            }
+            _ => return Ok(None),
+        };
+        Ok(Some(Output::Scalar(vec![ms as f64 / 1000.0; grid.steps])))
     }
 
     fn vector_to_scalar(&mut self, call: &Call, grid: &Grid) -> Result<Output, Error> {
         let columns = self.vector(argument(call, 0)?, grid)?;
         let one = |step: usize| {
-            let mut present = columns.iter().map(|c| c.values[step]).filter(|v| !is_stale(*v));
+            let mut present = columns.iter().filter_map(|c| c.cells.float(step));
             match (present.next(), present.next()) {
                 (Some(value), None) => value,
                 _ => f64::NAN,
             }
         };
-        Ok(Output::Scalar((0..grid.steps).map(one).collect()))
+        let values = (0..grid.steps).map(one).collect();
+        self.release(&columns);
+        Ok(Output::Scalar(values))
     }
 
     /// Of a selector: when the sample was taken. Of anything else: the time of the evaluation.
@@ -94,160 +135,67 @@ impl Evaluator<'_> {
             expr = &p.expr;
         }
         if let Expr::VectorSelector(selector) = expr {
-            return Ok(Output::Vector(drop_names(self.instant_times(selector, grid)?)?));
+            let mut columns = Vec::new();
+            self.feed_newest(selector, grid, true, &mut super::feed::into(&mut columns))?;
+            return Ok(Output::Vector(drop_names(columns, &mut self.budget)?));
         }
         let mut columns = self.vector(expr, grid)?;
         for column in &mut columns {
-            let values = column
-                .values
-                .iter_mut()
-                .zip(grid.times())
-                .filter(|(v, _)| !is_stale(**v));
-            values.for_each(|(v, time)| *v = time as f64 / 1000.0);
+            for (step, time) in grid.times().enumerate() {
+                if column.cells.is_present(step) {
+                    column.cells.clear(step);
+                    column.cells.values[step] = time as f64 / 1000.0;
+                }
+            }
         }
-        Ok(Output::Vector(drop_names(columns)?))
+        Ok(Output::Vector(drop_names(columns, &mut self.budget)?))
     }
 
     /// A vector and one or two numbers, which may differ from step to step.
     fn with_numbers(&mut self, call: &Call, grid: &Grid) -> Result<Output, Error> {
-        let mut columns = drop_names(self.vector(argument(call, 0)?, grid)?)?;
+        let mut columns = drop_names(self.vector(argument(call, 0)?, grid)?, &mut self.budget)?;
         let mut numbers = Vec::new();
         for at in 1..call.args.args.len() {
             numbers.push(self.scalar(argument(call, at)?, grid)?);
         }
         let name = call.func.name;
-        let nan_or = |v: f64, limit: f64, clamped: f64| {
-            if v.is_nan() || limit.is_nan() {
+        let clamp = |v: f64, min: f64, max: f64| {
+            if max < min {
+                stale_nan()
+            } else if v.is_nan() || min.is_nan() || max.is_nan() {
                 f64::NAN
             } else {
-                clamped
+                v.min(max).max(min)
             }
         };
         for column in &mut columns {
-            for (step, value) in column.values.iter_mut().enumerate().filter(|(_, v)| !is_stale(**v)) {
-                let v = *value;
+            column.cells.drop_histograms();
+            let values = column.cells.values.iter_mut().enumerate();
+            for (step, value) in values.filter(|(_, v)| !is_stale(**v)) {
                 let number = |i: usize| numbers.get(i).map_or(1.0, |n: &Vec<f64>| n[step]);
                 *value = match name {
-                    "clamp_min" => nan_or(v, number(0), v.max(number(0))),
-                    "clamp_max" => nan_or(v, number(0), v.min(number(0))),
-                    "clamp" if number(0) > number(1) => stale_nan(),
-                    "clamp" => nan_or(v, number(0) + number(1), v.min(number(1)).max(number(0))),
-                    _ => math::round(v, number(0)),
+                    "clamp_min" => clamp(*value, number(0), f64::INFINITY),
+                    "clamp_max" => clamp(*value, f64::NEG_INFINITY, number(0)),
+                    "clamp" => clamp(*value, number(0), number(1)),
+                    _ => math::round(*value, number(0)),
                 };
             }
         }
-        columns.retain(|c| !c.is_empty());
+        columns.retain(|c| !c.cells.is_empty());
         Ok(Output::Vector(columns))
     }
 
-    /// Orders an instant vector; a matrix is ordered by labels anyway.
-    fn sort(&mut self, call: &Call, grid: &Grid) -> Result<Output, Error> {
-        let mut columns = self.vector(argument(call, 0)?, grid)?;
-        if grid.steps == 1 {
-            let descending = call.func.name == "sort_desc";
-            columns.sort_by(|a, b| {
-                let (a, b) = (a.values[0], b.values[0]);
-                match (a.is_nan(), b.is_nan()) {
-                    (false, false) if descending => b.total_cmp(&a),
-                    (false, false) => a.total_cmp(&b),
-                    (a, b) => a.cmp(&b), // NaN last in either order
-                }
-            });
+    fn part_of_time(&mut self, call: &Call, grid: &Grid, part: fn(f64) -> f64) -> Result<Output, Error> {
+        if call.args.args.is_empty() {
+            let values = grid.times().map(|t| part((t.div_euclid(1000)) as f64)).collect();
+            return Ok(Output::Vector(vec![Column {
+                labels: Labels::default(),
+                cells: Cells::floats(values),
+            }]));
         }
+        let columns = self.vector(argument(call, 0)?, grid)?;
+        let columns = drop_names(map_floats(columns, part), &mut self.budget)?;
+        must_differ(&columns)?;
         Ok(Output::Vector(columns))
     }
-
-    fn absent(&mut self, call: &Call, grid: &Grid) -> Result<Output, Error> {
-        let expr = argument(call, 0)?;
-        let columns = self.vector(expr, grid)?;
-        let mut column = Column::absent(absent_labels(expr), grid);
-        for (step, value) in column.values.iter_mut().enumerate() {
-            if !columns.iter().any(|c| c.is_present(step)) {
-                *value = 1.0;
-            }
-        }
-        Ok(Output::Vector(if column.is_empty() {
-            Vec::new()
-        } else {
-            vec![column]
-        }))
-    }
-
-    fn string(&mut self, call: &Call, at: usize, grid: &Grid) -> Result<String, Error> {
-        match self.eval(argument(call, at)?, grid)? {
-            Output::String(text) => Ok(text),
-            _ => Err(Error::BadQuery(format!(
-                "argument {} of {} must be a string",
-                at + 1,
-                call.func.name
-            ))),
-        }
-    }
-
-    fn label_name(&mut self, call: &Call, at: usize, grid: &Grid) -> Result<String, Error> {
-        let name = self.string(call, at, grid)?;
-        if name.is_empty() {
-            return Err(Error::BadQuery(format!(
-                "argument {} of {} must be a label name",
-                at + 1,
-                call.func.name
-            )));
-        }
-        Ok(name)
-    }
-
-    /// label_replace(v, dst, replacement, src, regex)
-    fn label_replace(&mut self, call: &Call, grid: &Grid) -> Result<Output, Error> {
-        let columns = self.vector(argument(call, 0)?, grid)?;
-        let dst = self.label_name(call, 1, grid)?;
-        let replacement = self.string(call, 2, grid)?;
-        let src = self.string(call, 3, grid)?;
-        let pattern = self.string(call, 4, grid)?;
-        let regex = regex::Regex::new(&format!("^(?s:{pattern})$"))
-            .map_err(|_| Error::BadQuery(format!("invalid regular expression in label_replace(): {pattern}")))?;
-        let change = |labels: &Labels| match regex.captures(labels.get(&src)) {
-            None => labels.clone(),
-            Some(captures) => {
-                let mut value = String::new();
-                captures.expand(&replacement, &mut value);
-                labels.builder().set(dst.as_str(), value).build()
-            }
-        };
-        Ok(Output::Vector(relabel(columns, change)?))
-    }
-
-    /// label_join(v, dst, separator, src...)
-    fn label_join(&mut self, call: &Call, grid: &Grid) -> Result<Output, Error> {
-        let columns = self.vector(argument(call, 0)?, grid)?;
-        let dst = self.label_name(call, 1, grid)?;
-        let separator = self.string(call, 2, grid)?;
-        let mut sources = Vec::new();
-        for at in 3..call.args.args.len() {
-            sources.push(self.label_name(call, at, grid)?);
-        }
-        let join = |labels: &Labels| {
-            let values: Vec<&str> = sources.iter().map(|s| labels.get(s)).collect();
-            labels.builder().set(dst.as_str(), values.join(&separator)).build()
-        };
-        Ok(Output::Vector(relabel(columns, join)?))
-    }
-}
-
-/// What a missing series would be called: the labels that its selector asks for with `=`, once each.
-pub(super) fn absent_labels(expr: &Expr) -> Labels {
-    match expr {
-        Expr::Paren(p) => absent_labels(&p.expr),
-        Expr::VectorSelector(selector) => of_selector(selector),
-        Expr::MatrixSelector(matrix) => of_selector(&matrix.vs),
-        _ => Labels::default(),
-    }
-}
-
-fn of_selector(selector: &VectorSelector) -> Labels {
-    let matchers = &selector.matchers.matchers;
-    let once = |name: &str| matchers.iter().filter(|m| m.name == name).count() == 1;
-    let equal = matchers
-        .iter()
-        .filter(|m| m.op == MatchOp::Equal && m.name != names::METRIC_NAME && once(&m.name));
-    Labels::new(equal.map(|m| (m.name.as_str(), m.value.as_str())))
 }

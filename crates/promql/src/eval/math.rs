@@ -23,6 +23,11 @@ impl Sum {
     pub fn total(&self) -> f64 {
         self.sum + self.lost
     }
+
+    fn scale(&mut self, factor: f64) {
+        self.sum *= factor;
+        self.lost *= factor;
+    }
 }
 
 impl FromIterator<f64> for Sum {
@@ -56,16 +61,72 @@ pub(super) fn nan_first(a: &f64, b: &f64) -> std::cmp::Ordering {
     a.partial_cmp(b).unwrap_or_else(|| b.is_nan().cmp(&a.is_nan()))
 }
 
-/// Population variance (Welford).
-pub(super) fn variance(values: impl Iterator<Item = f64>) -> f64 {
-    let (mut n, mut mean, mut squares) = (0.0, 0.0, 0.0);
-    for value in values {
-        n += 1.0;
-        let delta = value - mean;
-        mean += delta / n;
-        squares += delta * (value - mean);
+/// A mean whose sum may be larger than the largest number.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Mean {
+    count: f64,
+    /// The sum, or the mean so far once the sum was too large.
+    sum: Sum,
+    incremental: bool,
+}
+
+impl Mean {
+    pub fn add(&mut self, value: f64) {
+        self.count += 1.0;
+        if !self.incremental {
+            let mut sum = self.sum;
+            sum.add(value);
+            if !sum.sum.is_infinite() || self.count == 1.0 {
+                self.sum = sum;
+                return;
+            }
+            self.incremental = true;
+            self.sum.scale(1.0 / (self.count - 1.0));
+        }
+        self.sum.scale((self.count - 1.0) / self.count);
+        self.sum.add(value / self.count);
     }
-    squares / n
+
+    pub fn value(&self) -> f64 {
+        if self.incremental {
+            self.sum.total()
+        } else {
+            self.sum.sum / self.count + self.sum.lost / self.count
+        }
+    }
+}
+
+pub(super) fn mean(values: impl Iterator<Item = f64>) -> f64 {
+    let mut mean = Mean::default();
+    values.for_each(|v| mean.add(v));
+    mean.value()
+}
+
+/// Population variance (Welford).
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Variance {
+    count: f64,
+    mean: f64,
+    squares: f64,
+}
+
+impl Variance {
+    pub fn add(&mut self, value: f64) {
+        self.count += 1.0;
+        let delta = value - self.mean;
+        self.mean += delta / self.count;
+        self.squares += delta * (value - self.mean);
+    }
+
+    pub fn value(&self) -> f64 {
+        self.squares / self.count
+    }
+}
+
+pub(super) fn variance(values: impl Iterator<Item = f64>) -> f64 {
+    let mut variance = Variance::default();
+    values.for_each(|v| variance.add(v));
+    variance.value()
 }
 
 /// To the nearest multiple, halves upwards.
@@ -99,5 +160,12 @@ mod tests {
         assert_eq!(quantile(0.75, vec![f64::NAN, 1.0, 2.0, 3.0, 4.0]), 3.0);
         assert_eq!(round(-2.5, 1.0), -2.0);
         assert_eq!(variance([2.0, 4.0].into_iter()), 1.0);
+    }
+
+    #[test]
+    fn means_do_not_overflow() {
+        assert_eq!(mean([1e308, 1.5e308].into_iter()), 1.25e308);
+        assert_eq!(mean([1.0, 2.0, 6.0].into_iter()), 3.0);
+        assert_eq!(mean([f64::INFINITY, 1.0].into_iter()), f64::INFINITY);
     }
 }

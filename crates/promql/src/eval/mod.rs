@@ -1,23 +1,41 @@
 //! The evaluator: an expression and a [`Grid`] of times go in, columns come out.
 //!
-//! Every node is evaluated once for all steps: a series is one [`Column`] with a value (or none) a step, so labels are
-//! matched and grouped once a query, not once a step. An instant query is a grid of one step. A missing value is the
-//! staleness marker, which no operation yields.
+//! Every node is evaluated once for all steps: a series is one [`Column`] with a point (or none) a step, so labels are
+//! matched and grouped once a query, not once a step. An instant query is a grid of one step. Selectors, and functions
+//! over their windows, hand series one by one to whoever takes them ([`Evaluator::feed`]), so that an aggregation over
+//! them holds its groups and one series. What is the same at every step is evaluated once.
 
 mod aggregate;
+mod annotations;
 mod binary;
+mod budget;
 mod call;
+mod column;
+mod feed;
+mod group;
 mod histogram;
+mod invariant;
+mod label;
+mod matching;
 mod math;
+pub(crate) mod native;
+mod over_time;
+mod rank;
+mod rate;
 mod selector;
+mod sort;
+mod subquery;
+mod time;
 mod window;
 
 use crate::engine::{Error, Options};
 use promql_parser::parser::Expr;
-use rapidhash::RapidHashMap;
-use std::time::Instant;
-use weir_series::{Labels, Sample, Select, SeriesData, is_stale, stale_nan};
+use tokio_util::sync::CancellationToken;
+use weir_series::Select;
 
+pub use annotations::Annotations;
+pub(crate) use budget::Budget;
+pub(crate) use column::{Cells, Column, Point};
 pub(crate) use selector::matchers;
 
 /// The times of an evaluation.
@@ -30,49 +48,16 @@ pub(crate) struct Grid {
 
 impl Grid {
     pub fn time(&self, step: usize) -> i64 {
-        self.start_ms + self.step_ms * step as i64
+        let offset = self.step_ms.saturating_mul(i64::try_from(step).unwrap_or(i64::MAX));
+        self.start_ms.saturating_add(offset)
     }
 
-    pub fn times(self) -> impl Iterator<Item = i64> {
+    pub fn times(self) -> impl ExactSizeIterator<Item = i64> + Clone {
         (0..self.steps).map(move |i| self.time(i))
     }
 
     pub fn end_ms(&self) -> i64 {
         self.time(self.steps.saturating_sub(1))
-    }
-}
-
-/// A series over all steps.
-#[derive(Clone, Debug)]
-pub(crate) struct Column {
-    pub labels: Labels,
-    /// One a step; the staleness marker where there is none.
-    pub values: Vec<f64>,
-}
-
-impl Column {
-    pub fn absent(labels: Labels, grid: &Grid) -> Self {
-        Column {
-            labels,
-            values: vec![stale_nan(); grid.steps],
-        }
-    }
-
-    pub fn is_present(&self, step: usize) -> bool {
-        !is_stale(self.values[step])
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.values.iter().all(|v| is_stale(*v))
-    }
-
-    pub fn into_series(self, grid: &Grid) -> SeriesData {
-        let present = grid.times().zip(self.values).filter(|(_, v)| !is_stale(*v));
-        SeriesData {
-            labels: self.labels,
-            samples: present.map(|(ts_ms, value)| Sample { ts_ms, value }).collect(),
-            ..SeriesData::default()
-        }
     }
 }
 
@@ -86,29 +71,34 @@ pub(crate) enum Output {
 pub(crate) struct Evaluator<'a> {
     store: &'a dyn Select,
     options: &'a Options,
-    started: Instant,
-    /// Samples loaded so far.
-    loaded: usize,
+    budget: Budget<'a>,
+    /// The times of the whole query, whatever subquery is evaluated now: what `start()` and `end()` mean.
+    query: Grid,
+    pub annotations: Annotations,
 }
 
 impl<'a> Evaluator<'a> {
-    pub fn new(store: &'a dyn Select, options: &'a Options, started: Instant) -> Self {
+    pub fn new(store: &'a dyn Select, options: &'a Options, cancelled: &'a CancellationToken, query: Grid) -> Self {
         Evaluator {
             store,
             options,
-            started,
-            loaded: 0,
+            budget: Budget::new(options, cancelled),
+            query,
+            annotations: Annotations::default(),
         }
     }
 
     pub fn eval(&mut self, expr: &Expr, grid: &Grid) -> Result<Output, Error> {
-        self.check_time()?;
+        self.budget.check_time()?;
+        if grid.steps > 1 && invariant::is_worthwhile(expr) {
+            return self.once(expr, grid);
+        }
         match expr {
             Expr::NumberLiteral(n) => Ok(Output::Scalar(vec![n.val; grid.steps])),
             Expr::StringLiteral(s) => Ok(Output::String(s.val.clone())),
             Expr::Paren(p) => self.eval(&p.expr, grid),
             Expr::Unary(u) => self.negate(&u.expr, grid),
-            Expr::VectorSelector(s) => Ok(Output::Vector(self.instant_selector(s, grid)?)),
+            Expr::VectorSelector(_) => Ok(Output::Vector(self.collect(expr, grid)?)),
             Expr::Aggregate(a) => self.aggregate(a, grid),
             Expr::Binary(b) => self.binary(b, grid),
             Expr::Call(c) => self.call(c, grid),
@@ -120,10 +110,38 @@ impl<'a> Evaluator<'a> {
         }
     }
 
+    /// At the first step, and the same at all others.
+    fn once(&mut self, expr: &Expr, grid: &Grid) -> Result<Output, Error> {
+        let first = Grid { steps: 1, ..*grid };
+        Ok(match self.eval(expr, &first)? {
+            Output::Scalar(values) => Output::Scalar(values.repeat(grid.steps)),
+            Output::Vector(columns) => {
+                self.budget.charge(columns.len() * (grid.steps - 1))?;
+                Output::Vector(columns.into_iter().map(|c| c.repeated(grid.steps)).collect())
+            }
+            text => text,
+        })
+    }
+
     fn negate(&mut self, expr: &Expr, grid: &Grid) -> Result<Output, Error> {
         Ok(match self.eval(expr, grid)? {
             Output::Scalar(values) => Output::Scalar(values.into_iter().map(|v| -v).collect()),
-            Output::Vector(columns) => Output::Vector(map(drop_names(columns)?, |v| -v)),
+            Output::Vector(mut columns) => {
+                for column in &mut columns {
+                    column.labels = column.labels.without_name();
+                    for step in 0..grid.steps {
+                        match column.cells.point(step) {
+                            Some(Point::Float(v)) => column.cells.values[step] = -v,
+                            Some(Point::Histogram(h)) => {
+                                column.cells.set(step, Point::histogram(native::scale(&h, -1.0)));
+                            }
+                            None => {}
+                        }
+                    }
+                }
+                column::must_differ(&columns)?;
+                Output::Vector(columns)
+            }
             Output::String(_) => return Err(Error::BadQuery("a string cannot be negated".into())),
         })
     }
@@ -142,77 +160,19 @@ impl<'a> Evaluator<'a> {
         }
     }
 
-    pub fn check_time(&self) -> Result<(), Error> {
-        if self.started.elapsed() > self.options.timeout {
-            return Err(Error::Timeout(self.options.timeout));
-        }
-        Ok(())
-    }
-
-    /// Counts samples that the query now holds.
-    pub fn charge(&mut self, samples: usize) -> Result<(), Error> {
-        self.loaded += samples;
-        let limit = self.options.max_samples;
-        if self.loaded > limit {
-            let message = format!("the query needs more than {limit} samples: ask for fewer series or a shorter time");
-            return Err(Error::Execution(message));
-        }
-        Ok(())
-    }
-}
-
-/// Applies `f` to every value that is there.
-pub(crate) fn map(mut columns: Vec<Column>, f: impl Fn(f64) -> f64) -> Vec<Column> {
-    for column in &mut columns {
-        column
-            .values
-            .iter_mut()
-            .filter(|v| !is_stale(**v))
-            .for_each(|v| *v = f(*v));
-    }
-    columns
-}
-
-/// Without metric names, as most functions and operators give their results.
-pub(crate) fn drop_names(columns: Vec<Column>) -> Result<Vec<Column>, Error> {
-    relabel(columns, Labels::without_name)
-}
-
-/// With other labels. Columns that become the same series join where only one of them has a value at a time.
-pub(crate) fn relabel(columns: Vec<Column>, f: impl Fn(&Labels) -> Labels) -> Result<Vec<Column>, Error> {
-    merge(
-        columns
-            .into_iter()
-            .map(|c| Column {
-                labels: f(&c.labels),
-                values: c.values,
-            })
-            .collect(),
-    )
-}
-
-/// Joins columns of equal labels; two values of one series at one time are an error.
-pub(crate) fn merge(columns: Vec<Column>) -> Result<Vec<Column>, Error> {
-    let mut index: RapidHashMap<Labels, usize> = RapidHashMap::default();
-    let mut merged: Vec<Column> = Vec::with_capacity(columns.len());
-    for column in columns {
-        let Some(&at) = index.get(&column.labels) else {
-            index.insert(column.labels.clone(), merged.len());
-            merged.push(column);
-            continue;
-        };
-        for (to, from) in merged[at].values.iter_mut().zip(column.values) {
-            if is_stale(from) {
-                continue;
-            }
-            if !is_stale(*to) {
-                let labels = &column.labels;
-                return Err(Error::Execution(format!(
-                    "vector cannot contain metrics with the same labelset: {labels}"
-                )));
-            }
-            *to = from;
+    pub fn text(&mut self, expr: &Expr, grid: &Grid) -> Result<String, Error> {
+        match self.eval(expr, grid)? {
+            Output::String(text) => Ok(text),
+            _ => Err(Error::BadQuery(format!("{expr} is not a string"))),
         }
     }
-    Ok(merged)
+
+    /// The columns are used up: what they held is free again.
+    fn release(&mut self, columns: &[Column]) {
+        self.budget.release(columns.iter().map(|c| c.cells.weight()).sum());
+    }
+
+    fn charge(&mut self, columns: &[Column]) -> Result<(), Error> {
+        self.budget.charge(columns.iter().map(|c| c.cells.weight()).sum())
+    }
 }

@@ -1,215 +1,340 @@
-//! Functions over range vectors: a window of samples in, at most one value out.
+//! Functions over range vectors: which there are, and how a window slides over the samples of a series.
 
 use super::{
-    Column, Evaluator, Grid, Output,
-    math::{Sum, quantile, variance},
-    merge,
+    Annotations, Cells, Evaluator, Grid, Output, Point,
+    column::Column,
+    feed::{Nameless, Sink, distinct, into, pins_name},
+    over_time, rate,
+    selector::{Shift, millis},
 };
 use crate::engine::Error;
-use promql_parser::parser::Call;
-use weir_series::Sample;
+use promql_parser::parser::{Call, Expr};
+use weir_series::{HistogramSample, Identity, Sample, SeriesView, is_stale, names};
 
-/// A window, left-open, and where it lies.
+/// A window, left-open, and where it lies. It holds at least one sample, and no staleness markers.
 pub(super) struct Window<'a> {
-    pub samples: &'a [Sample],
+    pub floats: &'a [Sample],
+    pub histograms: &'a [HistogramSample],
+    pub identity: &'a dyn Identity,
+    /// Time of the step.
+    pub time_ms: i64,
+    /// End of the window: the time of the step, moved by `@` and `offset`.
     pub end_ms: i64,
     pub range_ms: i64,
-    /// The scalar argument at this step, where the function has one.
-    pub param: f64,
+    /// Scalar arguments at this step, where the function has any.
+    pub params: [f64; 2],
+    /// The float never falls, in this window or any other of the series. False if nobody asked.
+    pub never_falls: bool,
 }
 
-type WindowFn = fn(&Window) -> Option<f64>;
-
-/// The function of that name, whether the result keeps the metric's name, and the places of range vector and scalar.
-fn lookup(name: &str) -> Option<(WindowFn, bool, usize, Option<usize>)> {
-    let plain = |f: WindowFn| Some((f, false, 0, None));
-    match name {
-        "rate" => plain(|w| extrapolate(w, true, true)),
-        "increase" => plain(|w| extrapolate(w, true, false)),
-        "delta" => plain(|w| extrapolate(w, false, false)),
-        "irate" => plain(|w| last_two(w, true)),
-        "idelta" => plain(|w| last_two(w, false)),
-        "deriv" => plain(|w| regression(w, w.samples.first()?.ts_ms).map(|(slope, _)| slope)),
-        "predict_linear" => Some((
-            |w| regression(w, w.end_ms).map(|(s, i)| s * w.param + i),
-            false,
-            0,
-            Some(1),
-        )),
-        "changes" => plain(|w| pairs(w, |a, b| a != b && !(a.is_nan() && b.is_nan()))),
-        "resets" => plain(|w| pairs(w, |a, b| b < a)),
-        "sum_over_time" => plain(|w| values(w).map(|v| v.collect::<Sum>().total())),
-        "avg_over_time" => plain(|w| values(w).map(|v| v.collect::<Sum>().total() / w.samples.len() as f64)),
-        "min_over_time" => plain(|w| values(w)?.reduce(|a, b| if b < a || a.is_nan() { b } else { a })),
-        "max_over_time" => plain(|w| values(w)?.reduce(|a, b| if b > a || a.is_nan() { b } else { a })),
-        "count_over_time" => plain(|w| values(w).map(|v| v.len() as f64)),
-        "stddev_over_time" => plain(|w| values(w).map(|v| variance(v).sqrt())),
-        "stdvar_over_time" => plain(|w| values(w).map(variance)),
-        "present_over_time" => plain(|w| values(w).map(|_| 1.0)),
-        "last_over_time" => Some((|w| w.samples.last().map(|s| s.value), true, 0, None)),
-        "quantile_over_time" => Some((|w| values(w).map(|v| quantile(w.param, v.collect())), false, 1, Some(0))),
-        _ => None,
+impl Window<'_> {
+    pub fn metric(&self) -> &str {
+        self.identity.get(names::METRIC_NAME)
     }
+}
+
+pub(super) type WindowFn = fn(&Window, &mut Annotations) -> Option<Point>;
+
+/// A function over a range vector.
+#[derive(Clone, Copy)]
+pub(super) struct Function {
+    pub eval: WindowFn,
+    pub keeps_name: bool,
+    /// Place of the range vector among the arguments.
+    range_at: usize,
+    /// Places of scalars.
+    params: &'static [usize],
+    /// It asks whether the float ever falls.
+    is_counter: bool,
+}
+
+/// The function of that name.
+pub(super) fn lookup(name: &str) -> Option<Function> {
+    let plain = |eval: WindowFn| Function {
+        eval,
+        keeps_name: false,
+        range_at: 0,
+        params: &[],
+        is_counter: false,
+    };
+    Some(match name {
+        "rate" => Function {
+            is_counter: true,
+            ..plain(rate::rate)
+        },
+        "increase" => Function {
+            is_counter: true,
+            ..plain(rate::increase)
+        },
+        "delta" => plain(rate::delta),
+        "irate" => plain(rate::irate),
+        "idelta" => plain(rate::idelta),
+        "deriv" => plain(rate::deriv),
+        "predict_linear" => Function {
+            params: &[1],
+            ..plain(rate::predict_linear)
+        },
+        "holt_winters" | "double_exponential_smoothing" => Function {
+            params: &[1, 2],
+            ..plain(rate::smooth)
+        },
+        "changes" => plain(over_time::changes),
+        "resets" => plain(over_time::resets),
+        "sum_over_time" => plain(over_time::sum),
+        "avg_over_time" => plain(over_time::avg),
+        "min_over_time" => plain(over_time::min),
+        "max_over_time" => plain(over_time::max),
+        "count_over_time" => plain(over_time::count),
+        "stddev_over_time" => plain(over_time::stddev),
+        "stdvar_over_time" => plain(over_time::stdvar),
+        "mad_over_time" => plain(over_time::mad),
+        "present_over_time" => plain(over_time::present),
+        "last_over_time" => Function {
+            keeps_name: true,
+            ..plain(over_time::last)
+        },
+        "first_over_time" => Function {
+            keeps_name: true,
+            ..plain(over_time::first)
+        },
+        "ts_of_first_over_time" => plain(over_time::ts_of_first),
+        "ts_of_last_over_time" => plain(over_time::ts_of_last),
+        "ts_of_max_over_time" => plain(over_time::ts_of_max),
+        "ts_of_min_over_time" => plain(over_time::ts_of_min),
+        "quantile_over_time" => Function {
+            range_at: 1,
+            params: &[0],
+            ..plain(over_time::quantile)
+        },
+        _ => return None,
+    })
+}
+
+/// The windows of all steps.
+#[derive(Clone, Copy)]
+struct Windows<'a> {
+    function: Function,
+    params: &'a [Vec<f64>],
+    shift: Shift,
+    range_ms: i64,
+    grid: &'a Grid,
 }
 
 impl Evaluator<'_> {
-    /// None when there is no function of that name over range vectors.
-    pub fn window_call(&mut self, call: &Call, grid: &Grid) -> Result<Option<Output>, Error> {
+    /// Hands the result of a function over a range vector to `sink`, series by series.
+    pub(super) fn feed_window_call(&mut self, call: &Call, grid: &Grid, sink: &mut Sink<'_>) -> Result<(), Error> {
         let name = call.func.name;
-        if name == "absent_over_time" {
-            return self.absent_over_time(call, grid).map(Some);
+        let function = lookup(name).ok_or_else(|| Error::BadQuery(format!("the function {name} is not supported")))?;
+        let mut params = Vec::with_capacity(function.params.len());
+        for at in function.params {
+            params.push(self.scalar(super::call::argument(call, *at)?, grid)?);
         }
-        let Some((f, keeps_name, range_at, param_at)) = lookup(name) else {
-            return Ok(None);
-        };
-        let params = match param_at {
-            Some(at) => Some(self.scalar(super::call::argument(call, at)?, grid)?),
-            None => None,
-        };
-        let ranges = self.ranges(super::call::argument(call, range_at)?, grid)?;
-        let mut columns = Vec::with_capacity(ranges.series.len());
-        for series in &ranges.series {
-            self.check_time()?;
-            let labels = if keeps_name {
-                series.labels.clone()
+        let expr = super::call::argument(call, function.range_at)?;
+        let invalid = invalid_factor(name, &params);
+        let (mut named, mut warned) = (String::new(), false);
+        let is_rate = matches!(name, "rate" | "increase");
+        let mut names_seen = Vec::new();
+        let mut checked = |budget: &mut super::Budget<'_>, identity: &dyn Identity, cells: &mut Cells| {
+            if let Some(why) = &invalid {
+                return Err(Error::Execution(why.clone()));
+            }
+            let metric = identity.get(names::METRIC_NAME);
+            if is_rate && !cells.has_histograms() && (!warned || metric != named) {
+                warned = true;
+                named = metric.to_owned();
+                names_seen.push(named.clone());
+            }
+            if function.keeps_name {
+                sink(budget, identity, cells)
             } else {
-                series.labels.without_name()
-            };
-            let mut column = Column::absent(labels, grid);
-            // Both ends only move forward.
-            let (mut from, mut to) = (0, 0);
-            for (step, time) in grid.times().enumerate() {
-                let end_ms = ranges.shift.apply(time);
-                while series.samples.get(to).is_some_and(|s| s.ts_ms <= end_ms) {
-                    to += 1;
-                }
-                while from < to && series.samples[from].ts_ms <= end_ms - ranges.range_ms {
-                    from += 1;
-                }
-                let param = params.as_ref().map_or(0.0, |p| p[step]);
-                let window = Window {
-                    samples: &series.samples[from..to],
-                    end_ms,
-                    range_ms: ranges.range_ms,
-                    param,
-                };
-                if let Some(value) = f(&window) {
-                    column.values[step] = value;
-                }
+                sink(budget, &Nameless(identity), cells)
             }
-            if !column.is_empty() {
-                self.charge(grid.steps)?;
-                columns.push(column);
+        };
+        if function.keeps_name || pins_series(expr) {
+            self.feed_windows(expr, function, &params, grid, &mut checked)?;
+        } else {
+            // Without their names some may be the same series, which only all together show.
+            let mut columns: Vec<Column> = Vec::new();
+            self.feed_windows(expr, function, &params, grid, &mut into(&mut columns))?;
+            let nameless = columns.iter().map(|c| Column {
+                labels: c.labels.without_name(),
+                cells: Cells::default(),
+            });
+            distinct(nameless.collect())?;
+            for mut column in columns {
+                self.budget.release(column.cells.weight());
+                checked(&mut self.budget, &column.labels, &mut column.cells)?;
             }
         }
-        Ok(Some(Output::Vector(merge(columns)?)))
-    }
-
-    fn absent_over_time(&mut self, call: &Call, grid: &Grid) -> Result<Output, Error> {
-        let expr = super::call::argument(call, 0)?;
-        let ranges = self.ranges(expr, grid)?;
-        let mut column = Column::absent(super::call::absent_labels(expr), grid);
-        for (value, time) in column.values.iter_mut().zip(grid.times()) {
-            let end = ranges.shift.apply(time);
-            let within = |s: &Sample| s.ts_ms <= end && s.ts_ms > end - ranges.range_ms;
-            if !ranges.series.iter().any(|s| s.samples.iter().any(within)) {
-                *value = 1.0;
-            }
-        }
-        Ok(Output::Vector(if column.is_empty() {
-            Vec::new()
-        } else {
-            vec![column]
-        }))
-    }
-}
-
-fn values<'a>(w: &Window<'a>) -> Option<impl ExactSizeIterator<Item = f64> + Clone + use<'a>> {
-    let samples = w.samples;
-    (!samples.is_empty()).then(|| samples.iter().map(|s| s.value))
-}
-
-fn pairs(w: &Window, differs: fn(f64, f64) -> bool) -> Option<f64> {
-    w.samples.first()?;
-    Some(w.samples.windows(2).filter(|p| differs(p[0].value, p[1].value)).count() as f64)
-}
-
-/// The difference over the window, extended towards its ends where the samples seem to go on that far.
-///
-/// The rule is Prometheus's: to the very end when the gap is below 1.1 times the mean distance of samples, else by half
-/// that distance; and a counter is never extended below zero.
-fn extrapolate(w: &Window, is_counter: bool, per_second: bool) -> Option<f64> {
-    let (first, last) = (w.samples.first()?, w.samples.last()?);
-    if w.samples.len() < 2 {
-        return None;
-    }
-    let mut difference = last.value - first.value;
-    if is_counter {
-        // After a reset the counter began anew at zero.
-        difference += w
-            .samples
-            .windows(2)
-            .filter(|p| p[1].value < p[0].value)
-            .map(|p| p[0].value)
-            .sum::<f64>();
-    }
-    let seconds = |ms: i64| ms as f64 / 1000.0;
-    let sampled = seconds(last.ts_ms - first.ts_ms);
-    let distance = sampled / (w.samples.len() - 1) as f64;
-    let threshold = distance * 1.1;
-    let mut before = seconds(first.ts_ms - (w.end_ms - w.range_ms));
-    let mut after = seconds(w.end_ms - last.ts_ms);
-    if before >= threshold {
-        before = distance / 2.0;
-    }
-    if is_counter && difference > 0.0 && first.value >= 0.0 {
-        before = before.min(sampled * (first.value / difference));
-    }
-    if after >= threshold {
-        after = distance / 2.0;
-    }
-    let mut factor = (sampled + before + after) / sampled;
-    if per_second {
-        factor /= seconds(w.range_ms);
-    }
-    Some(difference * factor)
-}
-
-fn last_two(w: &Window, per_second: bool) -> Option<f64> {
-    let [.., before, last] = w.samples else {
-        return None;
-    };
-    if !per_second {
-        return Some(last.value - before.value);
-    }
-    let reset = last.value < before.value;
-    let difference = if reset { last.value } else { last.value - before.value };
-    Some(difference / ((last.ts_ms - before.ts_ms) as f64 / 1000.0))
-}
-
-/// Slope a second and value at `origin_ms` of the least-squares line.
-fn regression(w: &Window, origin_ms: i64) -> Option<(f64, f64)> {
-    if w.samples.len() < 2 {
-        return None;
-    }
-    let first = w.samples[0].value;
-    if w.samples.iter().all(|s| s.value == first) {
-        return Some(if first.is_infinite() {
-            (f64::NAN, f64::NAN)
-        } else {
-            (0.0, first)
-        });
-    }
-    let n = w.samples.len() as f64;
-    let points = || {
-        w.samples
+        names_seen
             .iter()
-            .map(|s| ((s.ts_ms - origin_ms) as f64 / 1000.0, s.value))
+            .for_each(|name| self.annotations.possible_non_counter(name));
+        if name == "quantile_over_time" {
+            params.iter().flatten().for_each(|q| self.annotations.quantile(*q));
+        }
+        Ok(())
+    }
+
+    /// As [`Evaluator::feed_window_call`], names kept.
+    fn feed_windows(
+        &mut self,
+        expr: &Expr,
+        function: Function,
+        params: &[Vec<f64>],
+        grid: &Grid,
+        sink: &mut Sink<'_>,
+    ) -> Result<(), Error> {
+        let mut scratch = Scratch::default();
+        match expr {
+            Expr::Paren(p) => self.feed_windows(&p.expr, function, params, grid, sink),
+            Expr::MatrixSelector(m) => {
+                let windows = Windows {
+                    function,
+                    params,
+                    shift: Shift::new(&m.vs.at, &m.vs.offset, &self.query),
+                    range_ms: millis(m.range),
+                    grid,
+                };
+                self.visit(
+                    &m.vs,
+                    windows.shift,
+                    windows.range_ms,
+                    grid,
+                    &mut |budget, annotations, series| {
+                        if scratch.slide(&windows, series, annotations) {
+                            sink(budget, series.identity, &mut scratch.cells)?;
+                        }
+                        Ok(())
+                    },
+                )
+            }
+            Expr::Subquery(s) => {
+                let windows = Windows {
+                    function,
+                    params,
+                    shift: Shift::new(&s.at, &s.offset, &self.query),
+                    range_ms: millis(s.range),
+                    grid,
+                };
+                let series = self.subquery(s, windows.shift, grid)?;
+                for data in series {
+                    self.budget.tick()?;
+                    let view = SeriesView {
+                        identity: &data.labels,
+                        samples: &data.samples,
+                        histograms: &data.histograms,
+                    };
+                    if scratch.slide(&windows, view, &mut self.annotations) {
+                        sink(&mut self.budget, &data.labels, &mut scratch.cells)?;
+                    }
+                    let weight = data.histograms.iter().map(|h| h.value.weight()).sum::<usize>();
+                    self.budget.release(data.samples.len() + weight);
+                }
+                Ok(())
+            }
+            _ => Err(Error::BadQuery(format!("{expr} is not a range vector like up[5m]"))),
+        }
+    }
+
+    /// 1 where no series has anything in its window.
+    pub(super) fn absent_over_time(&mut self, call: &Call, grid: &Grid) -> Result<Output, Error> {
+        let expr = super::call::argument(call, 0)?;
+        let mut present = vec![false; grid.steps];
+        if let Some(function) = lookup("present_over_time") {
+            self.feed_windows(expr, function, &[], grid, &mut |_, _, cells| {
+                let there = cells.values.iter().map(|v| !is_stale(*v));
+                present.iter_mut().zip(there).for_each(|(p, there)| *p |= there);
+                Ok(())
+            })?;
+        }
+        Ok(super::label::absent(expr, &present, grid))
+    }
+}
+
+/// Whether two of its series still differ without the metric's name.
+fn pins_series(range: &Expr) -> bool {
+    match range {
+        Expr::Paren(p) => pins_series(&p.expr),
+        Expr::MatrixSelector(m) => pins_name(&m.vs),
+        _ => false,
+    }
+}
+
+fn invalid_factor(name: &str, params: &[Vec<f64>]) -> Option<String> {
+    let is_smoothing = matches!(name, "holt_winters" | "double_exponential_smoothing");
+    let kinds = ["smoothing", "trend"];
+    let of = |(kind, values): (&str, &Vec<f64>)| {
+        let bad = values.iter().find(|v| **v <= 0.0 || **v >= 1.0)?;
+        Some(format!("invalid {kind} factor: {bad} is not between 0 and 1"))
     };
-    let sum_x = points().map(|(x, _)| x).collect::<Sum>().total();
-    let sum_y = points().map(|(_, y)| y).collect::<Sum>().total();
-    let sum_xy = points().map(|(x, y)| x * y).collect::<Sum>().total();
-    let sum_xx = points().map(|(x, _)| x * x).collect::<Sum>().total();
-    let slope = (sum_xy - sum_x * sum_y / n) / (sum_xx - sum_x * sum_x / n);
-    Some((slope, sum_y / n - slope * sum_x / n))
+    is_smoothing
+        .then(|| kinds.into_iter().zip(params).find_map(of))
+        .flatten()
+}
+
+/// Memory that is used again for each series.
+#[derive(Default)]
+struct Scratch {
+    cells: Cells,
+    floats: Vec<Sample>,
+    histograms: Vec<HistogramSample>,
+}
+
+impl Scratch {
+    /// Fills the cells; false if there is nothing at any step.
+    fn slide(&mut self, windows: &Windows<'_>, series: SeriesView<'_>, annotations: &mut Annotations) -> bool {
+        let mut floats = series.samples;
+        if floats.iter().any(|s| is_stale(s.value)) {
+            self.floats.clear();
+            self.floats.extend(floats.iter().filter(|s| !is_stale(s.value)));
+            floats = &self.floats;
+        }
+        let mut histograms = series.histograms;
+        if histograms.iter().any(|h| h.value.is_stale()) {
+            self.histograms.clear();
+            self.histograms
+                .extend(histograms.iter().filter(|h| !h.value.is_stale()).cloned());
+            histograms = &self.histograms;
+        }
+        let never_falls = windows.function.is_counter && floats.is_sorted_by(|a, b| a.value <= b.value);
+        self.cells.reset(windows.grid.steps);
+        let mut any = false;
+        // Both ends only move forward.
+        let (mut from, mut to, mut first, mut end) = (0, 0, 0, 0);
+        for (step, time_ms) in windows.grid.times().enumerate() {
+            let end_ms = windows.shift.apply(time_ms);
+            let start_ms = end_ms.saturating_sub(windows.range_ms);
+            while floats.get(to).is_some_and(|s| s.ts_ms <= end_ms) {
+                to += 1;
+            }
+            while from < to && floats[from].ts_ms <= start_ms {
+                from += 1;
+            }
+            while histograms.get(end).is_some_and(|h| h.ts_ms <= end_ms) {
+                end += 1;
+            }
+            while first < end && histograms[first].ts_ms <= start_ms {
+                first += 1;
+            }
+            if from == to && first == end {
+                continue;
+            }
+            let param = |i: usize| windows.params.get(i).map_or(0.0, |p: &Vec<f64>| p[step]);
+            let window = Window {
+                floats: &floats[from..to],
+                histograms: &histograms[first..end],
+                identity: series.identity,
+                time_ms,
+                end_ms,
+                range_ms: windows.range_ms,
+                params: [param(0), param(1)],
+                never_falls,
+            };
+            if let Some(point) = (windows.function.eval)(&window, annotations) {
+                self.cells.set(step, point);
+                any = true;
+            }
+        }
+        any
+    }
 }

@@ -1,7 +1,7 @@
 //! Prometheus's envelope: `{"status":"success","data":...}` or `{"status":"error","errorType":...,"error":...}`.
 
 use super::native::Native;
-use crate::{InstantSample, Value, format};
+use crate::{Annotations, InstantSample, Value, format};
 use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, header};
 use http_body_util::Full;
@@ -28,6 +28,15 @@ pub(super) struct Remarks {
 
 /// What is said of an answer that `limit` made shorter.
 const TRUNCATED: &str = "results truncated due to limit";
+
+impl From<Annotations> for Remarks {
+    fn from(annotations: Annotations) -> Self {
+        Remarks {
+            warnings: annotations.warnings.into_iter().collect(),
+            infos: annotations.infos.into_iter().collect(),
+        }
+    }
+}
 
 impl Remarks {
     /// Shortens a list to `limit` elements (0: all) and says so.
@@ -121,14 +130,18 @@ impl Serialize for QueryData {
 #[derive(Serialize)]
 struct Element<'a> {
     metric: &'a Labels,
-    value: Point,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    value: Option<Point>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    histogram: Option<(Time, Native<'a>)>,
 }
 
 impl<'a> Element<'a> {
     fn new(ts_ms: i64, sample: &'a InstantSample) -> Self {
         Element {
             metric: &sample.labels,
-            value: Point(ts_ms, sample.value),
+            value: sample.histogram.is_none().then_some(Point(ts_ms, sample.value)),
+            histogram: sample.histogram.as_ref().map(|h| (Time(ts_ms), Native(h))),
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Queries: an expression and its times go in, values come out.
 
 use super::{Answer, answer, params::Params, params::now_ms, scope::Counted};
-use crate::{Engine, Error, Value, engine};
+use crate::{Annotations, Engine, Error, Value, engine};
 use promql_parser::parser::Expr;
 use std::{
     sync::{Arc, atomic::Ordering::Relaxed},
@@ -12,7 +12,7 @@ use std::{
 pub(super) fn instant(engine: &Engine, params: &Params) -> Answer {
     let time = params.time("time", now_ms())?;
     let query = params.required("query")?;
-    ask(engine, params, |engine| engine.instant(query, time))
+    ask(engine, params, |engine| engine.instant_annotated(query, time))
 }
 
 /// `/api/v1/query_range`
@@ -22,12 +22,13 @@ pub(super) fn range(engine: &Engine, params: &Params) -> Answer {
     let (start, end) = (params.time("start", 0)?, params.time("end", 0)?);
     let (query, step) = (params.required("query")?, params.duration_ms("step")?);
     ask(engine, params, |engine| {
-        engine.range(query, start, end, step).map(Value::Matrix)
+        let (series, annotations) = engine.range_annotated(query, start, end, step)?;
+        Ok((Value::Matrix(series), annotations))
     })
 }
 
 /// Asks with the options of the request: `timeout`, `lookback_delta`, `stats`, `limit`.
-fn ask(engine: &Engine, params: &Params, ask: impl FnOnce(&Engine) -> Result<Value, Error>) -> Answer {
+fn ask(engine: &Engine, params: &Params, ask: impl FnOnce(&Engine) -> Result<(Value, Annotations), Error>) -> Answer {
     let mut options = engine.options().clone();
     if let Some(timeout) = params.optional_duration_ms("timeout")? {
         options.timeout = options.timeout.min(millis(timeout));
@@ -39,12 +40,13 @@ fn ask(engine: &Engine, params: &Params, ask: impl FnOnce(&Engine) -> Result<Val
     let with_stats = params.get("stats").is_some_and(|s| !s.is_empty());
     let (counted, samples) = Counted::new(engine.store().clone());
     let started = Instant::now();
-    let mut value = match with_stats {
-        true => ask(&Engine::new(Arc::new(counted), options))?,
-        false => ask(&Engine::new(engine.store().clone(), options))?,
+    let store = match with_stats {
+        true => Arc::new(counted),
+        false => engine.store().clone(),
     };
+    let (mut value, annotations) = ask(&engine.with(store, options))?;
     let stats = with_stats.then(|| stats(started.elapsed(), samples.load(Relaxed)));
-    let mut remarks = answer::Remarks::default();
+    let mut remarks = answer::Remarks::from(annotations);
     match &mut value {
         Value::Vector { samples, .. } => remarks.truncate(samples, limit),
         Value::Matrix(series) => remarks.truncate(series, limit),

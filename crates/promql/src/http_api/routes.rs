@@ -63,14 +63,15 @@ pub(super) type Answer = Result<Response<Full<Bytes>>, Refusal>;
 /// Answers a path. A caller with `namespaces` sees only their series, and nothing about the server.
 pub(super) fn answer(
     api: &Api,
+    engine: &Engine,
     counts: &Counts,
     path: &str,
     params: &Params,
     namespaces: Option<&[String]>,
 ) -> Response<Full<Bytes>> {
-    let engine = match namespaces.map(|n| Scoped::namespaces(api.engine.store().clone(), n)) {
-        None => api.engine.clone(),
-        Some(Ok(scoped)) => Engine::new(Arc::new(scoped), api.engine.options().clone()),
+    let engine = match namespaces.map(|n| Scoped::namespaces(engine.store().clone(), n)) {
+        None => engine.clone(),
+        Some(Ok(scoped)) => engine.with(Arc::new(scoped), engine.options().clone()),
         Some(Err(error)) => return answer::error(StatusCode::FORBIDDEN, "forbidden", &error.to_string()),
     };
     let answered = match of_series(&engine, counts, path, params) {
