@@ -59,6 +59,32 @@ pub const SCRAPE_BODY_SIZE_BYTES: &str = "scrape_body_size_bytes";
 pub const QUERY_TOTAL: &str = "weir_query_total";
 /// Queries that the store's API answered with an error.
 pub const QUERY_FAILURES_TOTAL: &str = "weir_query_failures_total";
+/// The series of active alerts.
+pub const ALERTS: &str = "ALERTS";
+/// Since when alerts are active, in seconds since 1970.
+pub const ALERTS_FOR_STATE: &str = "ALERTS_FOR_STATE";
+/// The label with an alert's name.
+pub const ALERT_NAME: &str = "alertname";
+/// The label of [`ALERTS`] that says `pending` or `firing`.
+pub const ALERT_STATE: &str = "alertstate";
+/// Rules evaluated.
+pub const RULE_EVALUATIONS_TOTAL: &str = "prometheus_rule_evaluations_total";
+/// Rules whose evaluation failed.
+pub const RULE_FAILURES_TOTAL: &str = "prometheus_rule_evaluation_failures_total";
+/// Evaluations of groups that were left out.
+pub const RULE_MISSED_TOTAL: &str = "prometheus_rule_group_iterations_missed_total";
+/// Alerts that an Alertmanager took.
+pub const NOTIFICATIONS_SENT_TOTAL: &str = "prometheus_notifications_sent_total";
+/// Alerts that an Alertmanager did not take.
+pub const NOTIFICATIONS_ERRORS_TOTAL: &str = "prometheus_notifications_errors_total";
+/// Alerts that nobody heard of.
+pub const NOTIFICATIONS_DROPPED_TOTAL: &str = "prometheus_notifications_dropped_total";
+/// Alerts that wait to be sent.
+pub const NOTIFICATIONS_QUEUE_LENGTH: &str = "prometheus_notifications_queue_length";
+/// Samples that came by remote write and were stored.
+pub const RECEIVED_SAMPLES_TOTAL: &str = "weir_remote_write_received_samples_total";
+/// Samples that came by remote write and were refused.
+pub const RECEIVED_REFUSED_TOTAL: &str = "weir_remote_write_refused_samples_total";
 /// Series in the store.
 pub const STORE_SERIES: &str = "weir_store_series";
 /// Bytes of the store's series and samples.
