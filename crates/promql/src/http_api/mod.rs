@@ -181,9 +181,21 @@ impl Server {
         let params = read_params(request).await?;
         let _permit = self.queries.acquire().await.map_err(|_| shutting_down())?;
         let server = self.clone();
+        // Whoever hangs up does not want the answer any more: this future is dropped, and the evaluation ends.
+        let cancelled = CancellationToken::new();
+        let _guard = cancelled.clone().drop_guard();
+        let engine = self.api.engine.until(cancelled);
         // Evaluation blocks: keep it off the threads that serve connections.
         let answered = tokio::task::spawn_blocking(move || {
-            routes::answer(&server.api, &server.counts, &path, &params, namespaces.as_deref())
+            let server = &server;
+            routes::answer(
+                &server.api,
+                &engine,
+                &server.counts,
+                &path,
+                &params,
+                namespaces.as_deref(),
+            )
         });
         answered.await.map_err(|_| failed())
     }
