@@ -29,6 +29,7 @@ pub async fn run(arguments: args::Store) -> Result<()> {
     let store = Arc::new(Tsdb::new(StoreOptions {
         retention: arguments.retention,
         max_series: arguments.max_series,
+        ..StoreOptions::default()
     }));
     let engine = Engine::new(store.clone(), EngineOptions::default());
     let targets = Targets::new();
@@ -38,16 +39,15 @@ pub async fn run(arguments: args::Store) -> Result<()> {
     tracing::info!(address = %arguments.listen_address, config = %arguments.config_file.display(), "serving");
     until_signal(|shutdown| async move {
         let api = Api {
-            engine,
             targets: {
                 let targets = targets.clone();
                 Arc::new(move || targets.to_json("any", ""))
             },
-            discovered: Arc::new(|| serde_json::json!([])),
             metrics: {
                 let store = store.clone();
                 Arc::new(move |out| store.render(out))
             },
+            ..Api::new(engine)
         };
         let clusters = clusters(arguments.context.clone());
         let scraping = weir_scrape::run(scraped, clusters, store.clone(), targets, shutdown.clone());
