@@ -7,6 +7,7 @@
 mod engine;
 mod eval;
 pub mod format;
+pub mod fuzz;
 pub mod http_api;
 
 pub use engine::{Engine, Error, InstantSample, Options, Value};

@@ -2,4 +2,5 @@
 
 mod differential;
 mod http_api;
+mod literal;
 mod scripts;
