@@ -20,7 +20,7 @@ ARGS ?=
 # Of the fuzzer: which target (all if empty), and seconds for each.
 TARGET ?=
 
-.PHONY: help demo test unit e2e scenarios churn conformance tools tools-demo tools-bench build lint fmt tidy bench-up bench-proxy bench-control soak fuzz clean
+.PHONY: help demo test unit e2e scenarios churn conformance tools tools-demo tools-bench build lint fmt tidy bench-up bench-proxy bench-control soak fuzz promql-diff clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -80,6 +80,10 @@ bench-control: tools-demo build ## the control plane: from a label to its effect
 
 soak: tools-bench build ## the proxy under long load while endpoints come and go: does anything grow? (REQUESTS=20000000)
 	@REQUESTS=$(REQUESTS) ./bench/soak/run
+
+promql-diff: ## PromQL against a real Prometheus: the table and 2,000 random queries (SEED=n)
+	@seed=$${SEED:-$$RANDOM}; echo "SEED=$$seed"; \
+	WEIR_PROMQL_RANDOM=2000 WEIR_PROMQL_SEED=$$seed cargo test --release -p weir-promql --test all differential -- --nocapture
 
 fuzz: SECONDS = 60
 fuzz: ## look for bytes that break the proxy's codec or configuration (TARGET=h1_request SECONDS=60)
