@@ -20,7 +20,7 @@ ARGS ?=
 # Of the fuzzer: which target (all if empty), and seconds for each.
 TARGET ?=
 
-.PHONY: help demo test unit e2e scenarios churn conformance tools tools-demo tools-bench build lint fmt tidy bench-up bench-proxy bench-control soak fuzz clean
+.PHONY: help demo test unit e2e scenarios churn conformance tools tools-demo tools-bench build lint fmt tidy bench-up bench-proxy bench-control soak crash-test fuzz clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -81,8 +81,12 @@ bench-control: tools-demo build ## the control plane: from a label to its effect
 soak: tools-bench build ## the proxy under long load while endpoints come and go: does anything grow? (REQUESTS=20000000)
 	@REQUESTS=$(REQUESTS) ./bench/soak/run
 
+crash-test: ROUNDS = 50
+crash-test: ## the store is killed under load, its files are damaged, its disk fills up: nothing that was safe is lost (ROUNDS=50 SEED=n)
+	WEIR_CRASH_ROUNDS=$(ROUNDS) $(if $(SEED),WEIR_CRASH_SEED=$(SEED)) cargo test -p weir-tsdb --test crash
+
 fuzz: SECONDS = 60
-fuzz: ## look for bytes that break the proxy's codec or configuration (TARGET=h1_request SECONDS=60)
+fuzz: ## look for bytes that break the proxy's codec or configuration, or the store (TARGET=h1_request SECONDS=60)
 	@TARGET=$(TARGET) ./hack/fuzz $(SECONDS)
 
 clean: ## remove what builds made (not the installed tools)
