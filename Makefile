@@ -20,7 +20,7 @@ ARGS ?=
 # Of the fuzzer: which target (all if empty), and seconds for each.
 TARGET ?=
 
-.PHONY: help demo test unit e2e scenarios churn conformance tools tools-demo tools-bench build lint fmt tidy bench-up bench-proxy bench-control soak fuzz promql-diff clean
+.PHONY: help demo test unit e2e scenarios churn conformance tools tools-demo tools-bench build lint fmt tidy bench-up bench-proxy bench-control soak fuzz promql-diff crash-test clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -85,8 +85,12 @@ promql-diff: ## PromQL against a real Prometheus: the table and 2,000 random que
 	@seed=$${SEED:-$$RANDOM}; echo "SEED=$$seed"; \
 	WEIR_PROMQL_RANDOM=2000 WEIR_PROMQL_SEED=$$seed cargo test --release -p weir-promql --test all differential -- --nocapture
 
+crash-test: ROUNDS = 50
+crash-test: ## the store is killed under load, its files are damaged, its disk fills up: nothing that was safe is lost (ROUNDS=50 SEED=n)
+	WEIR_CRASH_ROUNDS=$(ROUNDS) $(if $(SEED),WEIR_CRASH_SEED=$(SEED)) cargo test -p weir-tsdb --test crash
+
 fuzz: SECONDS = 60
-fuzz: ## look for bytes that break the proxy's codec or configuration (TARGET=h1_request SECONDS=60)
+fuzz: ## look for bytes that break the proxy's codec or configuration, or the store (TARGET=h1_request SECONDS=60)
 	@TARGET=$(TARGET) ./hack/fuzz $(SECONDS)
 
 clean: ## remove what builds made (not the installed tools)
