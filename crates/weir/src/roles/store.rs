@@ -3,7 +3,6 @@
 //! The file is read again at SIGHUP; one that is wrong changes nothing but the log.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
 use tokio::net::TcpListener;
@@ -15,21 +14,21 @@ use weir_promql::{Engine, Options as EngineOptions};
 use weir_scrape::Targets;
 use weir_scrape::config::Config;
 use weir_scrape::discover::Clusters;
-use weir_tsdb::{Options as StoreOptions, Tsdb};
+use weir_tsdb::Options as StoreOptions;
 
-use super::{client, until_signal};
+use super::{client, storage, until_signal};
 use crate::args;
-
-/// How often the store drops what is older than its retention.
-const MAINTENANCE: Duration = Duration::from_secs(30);
 
 pub async fn run(arguments: args::Store) -> Result<()> {
     let config = Arc::new(Config::load(&arguments.config_file)?);
     let (configs, scraped) = watch::channel(config);
-    let store = Arc::new(Tsdb::new(StoreOptions {
+    let options = StoreOptions {
         retention: arguments.retention,
+        retention_bytes: arguments.max_bytes,
         max_series: arguments.max_series,
-    }));
+        ..StoreOptions::default()
+    };
+    let store = Arc::new(storage::open(options, arguments.path.as_deref())?);
     let engine = Engine::new(store.clone(), EngineOptions::default());
     let targets = Targets::new();
     let listener = TcpListener::bind(arguments.listen_address)
@@ -53,7 +52,7 @@ pub async fn run(arguments: args::Store) -> Result<()> {
         let scraping = weir_scrape::run(scraped, clusters, store.clone(), targets, shutdown.clone());
         let serving = http_api::serve(listener, api, allow_all(), shutdown.clone());
         let reloading = reload(arguments, configs, shutdown.clone());
-        let ((), (), (), reloaded) = tokio::join!(scraping, serving, maintain(store, shutdown), reloading);
+        let ((), (), (), reloaded) = tokio::join!(scraping, serving, storage::maintain(store, shutdown), reloading);
         reloaded
     })
     .await
@@ -89,17 +88,5 @@ async fn reload(
             }
             Err(error) => tracing::error!(%error, "the configuration stays as it was"),
         }
-    }
-}
-
-async fn maintain(store: Arc<Tsdb>, shutdown: CancellationToken) {
-    let mut ticks = tokio::time::interval(MAINTENANCE);
-    loop {
-        tokio::select! {
-            _ = ticks.tick() => {}
-            () = shutdown.cancelled() => return,
-        }
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        store.maintain(i64::try_from(now.as_millis()).unwrap_or(i64::MAX));
     }
 }

@@ -85,7 +85,7 @@ pub(super) fn of_slice(cluster: &Cluster, object: &EndpointSlice) -> Vec<LabelSe
     let (mut all, mut behind) = (Vec::new(), Behind::new());
     for port in object.ports.iter().flatten() {
         let Some(number) = port.port else { continue };
-        for endpoint in &object.endpoints {
+        for endpoint in object.endpoints.iter().flatten() {
             for ip in &endpoint.addresses {
                 let mut set = base.clone();
                 about_endpoint(endpoint, port, number, &mut set);

@@ -29,7 +29,7 @@ use kube::{
     runtime::{WatchStreamExt, reflector, watcher},
 };
 use serde::de::DeserializeOwned;
-use std::{collections::BTreeMap, fmt::Debug, hash::Hash, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, fmt::Debug, sync::Arc, time::Duration};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -189,7 +189,6 @@ impl Watching {
             + DeserializeOwned
             + Send
             + Sync
-            + Hash
             + 'static,
     {
         if !wanted {
