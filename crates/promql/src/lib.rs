@@ -8,6 +8,8 @@ mod engine;
 mod eval;
 pub mod format;
 pub mod http_api;
+pub mod remote;
+pub mod rules;
 
 pub use engine::{Engine, Error, InstantSample, Options, Value};
 pub use eval::Annotations;

@@ -1,5 +1,8 @@
 //! Tests of the crate from outside: scripts of loads and evaluations, and the HTTP API over a socket.
 
+mod alike;
 mod differential;
 mod http_api;
+mod peers;
 mod scripts;
+mod traffic;

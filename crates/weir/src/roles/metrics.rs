@@ -76,13 +76,13 @@ pub async fn run(arguments: args::Metrics) -> Result<()> {
             Arc::new(move || targets.snapshot().into_iter().map(scrape_target).collect())
         };
         let api = Api {
-            engine: engine.clone(),
             targets: Arc::new(move || targets.to_json("any", "")),
             discovered: Arc::new(move || service_discovery(&for_prometheus.borrow())),
             metrics: {
                 let store = store.clone();
                 Arc::new(move |out| store.render(out))
             },
+            ..Api::new(engine.clone())
         };
         let serving = http_api::serve(listener, api, authorize(client.clone()), shutdown.clone());
         let answering = weir_metrics_api::run(api_server, client, Arc::new(engine), scraped, shutdown.clone());
