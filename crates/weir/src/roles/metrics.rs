@@ -1,7 +1,7 @@
 //! `weir metrics`: scrape -> store -> PromQL -> the Kubernetes metric APIs.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -20,13 +20,11 @@ use weir_scrape::{Health, TargetStatus, Targets};
 use weir_series::names;
 use weir_tsdb::{Options as StoreOptions, Tsdb};
 
-use super::{client, until_signal};
+use super::{client, storage, until_signal};
 use crate::args;
 
 /// The port at which every proxy shows its series.
 const PROXY_METRICS_PORT: u16 = 8900;
-/// How often the store drops what is older than its retention.
-const MAINTENANCE: Duration = Duration::from_secs(30);
 
 pub async fn run(arguments: args::Metrics) -> Result<()> {
     let client = client(&arguments.kubernetes).await?;
@@ -88,7 +86,7 @@ pub async fn run(arguments: args::Metrics) -> Result<()> {
         };
         let serving = http_api::serve(listener, api, authorize(client.clone()), shutdown.clone());
         let answering = weir_metrics_api::run(api_server, client, Arc::new(engine), scraped, shutdown.clone());
-        let maintaining = maintain(store, shutdown);
+        let maintaining = storage::maintain(store, shutdown);
         let ((), (), (), (), answered) = tokio::join!(discovering, scraping, serving, maintaining, answering);
         answered.context("metric APIs")
     })
@@ -147,16 +145,4 @@ fn authorize(client: kube::Client) -> Authorize {
             }
         })
     })
-}
-
-async fn maintain(store: Arc<Tsdb>, shutdown: CancellationToken) {
-    let mut ticks = tokio::time::interval(MAINTENANCE);
-    loop {
-        tokio::select! {
-            _ = ticks.tick() => {}
-            () = shutdown.cancelled() => return,
-        }
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        store.maintain(i64::try_from(now.as_millis()).unwrap_or(i64::MAX));
-    }
 }
