@@ -4,5 +4,7 @@ mod alike;
 mod differential;
 mod http_api;
 mod peers;
+mod remote;
+mod rules;
 mod scripts;
 mod traffic;
