@@ -44,6 +44,17 @@ pub const SCRAPE_DURATION_SECONDS: &str = "scrape_duration_seconds";
 /// How many samples the last scrape of a target exposed.
 pub const SCRAPE_SAMPLES_SCRAPED: &str = "scrape_samples_scraped";
 
+/// How many samples of the last scrape relabelling left.
+pub const SCRAPE_SAMPLES_POST_METRIC_RELABELING: &str = "scrape_samples_post_metric_relabeling";
+/// How many series the last scrape of a target showed that the one before did not.
+pub const SCRAPE_SERIES_ADDED: &str = "scrape_series_added";
+/// How long a scrape of a target may take.
+pub const SCRAPE_TIMEOUT_SECONDS: &str = "scrape_timeout_seconds";
+/// How many samples a page of a target may have; 0 for any number.
+pub const SCRAPE_SAMPLE_LIMIT: &str = "scrape_sample_limit";
+/// Bytes of the last page of a target.
+pub const SCRAPE_BODY_SIZE_BYTES: &str = "scrape_body_size_bytes";
+
 /// Queries that the store's API answered, instant and range.
 pub const QUERY_TOTAL: &str = "weir_query_total";
 /// Queries that the store's API answered with an error.

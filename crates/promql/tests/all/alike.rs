@@ -13,7 +13,8 @@ async fn write(to: &Asker, version: Version, request: &WriteRequest) -> http::Re
         ("content-encoding", "snappy"),
         ("x-prometheus-remote-write-version", version.header()),
     ];
-    to.post("/api/v1/write", &headers, remote_write::encode(version, request)).await
+    to.post("/api/v1/write", &headers, remote_write::encode(version, request))
+        .await
 }
 
 /// Lists whose order nobody promises, sorted; numbers in text to nine digits.
@@ -74,7 +75,10 @@ async fn answers_are_those_of_prometheus() {
     ] {
         paths.push(format!("/api/v1/query?query={}&time={at}", encode(query)));
         if !query.contains("[35s]") && !query.contains('"') || query.contains("by (") {
-            paths.push(format!("/api/v1/query_range?query={}&start={start}&end={at}&step=15", encode(query)));
+            paths.push(format!(
+                "/api/v1/query_range?query={}&start={start}&end={at}&step=15",
+                encode(query)
+            ));
         }
     }
     let selector = encode("{__name__=~\"^response_.*\"}");
@@ -102,7 +106,10 @@ async fn answers_are_those_of_prometheus() {
         "/api/v1/query_range?query=up&start=0&end=10&step=0".into(),
         "/api/v1/query_range?query=up&start=0&end=100000&step=1".into(),
         "/api/v1/query_range?query=up[1m]&start=0&end=10&step=1".into(),
-        format!("/api/v1/query?query={}&time={at}", encode("response_total + on() response_total")),
+        format!(
+            "/api/v1/query?query={}&time={at}",
+            encode("response_total + on() response_total")
+        ),
         "/api/v1/series".into(),
         "/api/v1/series?match[]=sum(up)".into(),
         "/api/v1/rules?type=x".into(),
@@ -111,12 +118,26 @@ async fn answers_are_those_of_prometheus() {
     let mut differences = Vec::new();
     for path in &paths {
         let ((status, theirs), (own_status, own)) = (prometheus.ask.json(path).await, ours.ask.json(path).await);
-        let pick = |json: &Json| (canonical(&json["data"]), json["status"].clone(), json["errorType"].clone());
+        let pick = |json: &Json| {
+            (
+                canonical(&json["data"]),
+                json["status"].clone(),
+                json["errorType"].clone(),
+            )
+        };
         if (status, pick(&theirs)) != (own_status, pick(&own)) {
-            differences.push(format!("{path}\n  theirs {status} {theirs}\n  ours   {own_status} {own}"));
+            differences.push(format!(
+                "{path}\n  theirs {status} {theirs}\n  ours   {own_status} {own}"
+            ));
         }
     }
-    assert!(differences.is_empty(), "{} of {}:\n{}", differences.len(), paths.len(), differences.join("\n"));
+    assert!(
+        differences.is_empty(),
+        "{} of {}:\n{}",
+        differences.len(),
+        paths.len(),
+        differences.join("\n")
+    );
 
     // A form is the same as a query string.
     let form = [("content-type", "application/x-www-form-urlencoded")];
@@ -135,7 +156,11 @@ async fn answers_are_those_of_prometheus() {
         assert_eq!(status, 200);
         for (name, value) in theirs["data"].as_object().into_iter().flatten() {
             let own = &own["data"][name];
-            assert_eq!(std::mem::discriminant(value), std::mem::discriminant(own), "{path}: {name}: {value} {own}");
+            assert_eq!(
+                std::mem::discriminant(value),
+                std::mem::discriminant(own),
+                "{path}: {name}: {value} {own}"
+            );
         }
     }
     let (_, theirs) = prometheus.ask.json("/api/v1/status/flags").await;
@@ -178,7 +203,10 @@ async fn the_receiver_tells_what_it_took() {
     assert_eq!(response.status(), 204, "{response:?}");
     let header = |response: &http::Response<bytes::Bytes>, name: &str| {
         let name = format!("x-prometheus-remote-write-{name}-written");
-        response.headers().get(name).map(|v| v.to_str().unwrap_or_default().to_owned())
+        response
+            .headers()
+            .get(name)
+            .map(|v| v.to_str().unwrap_or_default().to_owned())
     };
     let samples: usize = data.series.iter().map(|s| s.samples.len()).sum();
     assert_eq!(header(&response, "samples"), Some(samples.to_string()));
@@ -201,7 +229,10 @@ async fn the_receiver_tells_what_it_took() {
     assert_eq!(ours.ask.post("/api/v1/write", &headers, "{}").await.status(), 415);
     let headers = [("content-type", "application/x-protobuf"), ("content-encoding", "gzip")];
     assert_eq!(ours.ask.post("/api/v1/write", &headers, "x").await.status(), 415);
-    let headers = [("content-type", "application/x-protobuf"), ("content-encoding", "snappy")];
+    let headers = [
+        ("content-type", "application/x-protobuf"),
+        ("content-encoding", "snappy"),
+    ];
     assert_eq!(ours.ask.post("/api/v1/write", &headers, "garbage").await.status(), 400);
     let off = Ours::start_with(weir_promql::http_api::allow_all(), |api| api.receiver = None).await;
     assert_eq!(write(&off.ask, Version::V1, &data).await.status(), 404);
@@ -217,7 +248,9 @@ async fn promtool_works_with_it() {
     let run = |arguments: Vec<String>| async move {
         let output = tokio::process::Command::new(tool("promtool")).args(&arguments).output();
         let output = tokio::time::timeout(std::time::Duration::from_secs(30), output).await;
-        let output = output.unwrap_or_else(|e| panic!("{e}")).unwrap_or_else(|e| panic!("{e}"));
+        let output = output
+            .unwrap_or_else(|e| panic!("{e}"))
+            .unwrap_or_else(|e| panic!("{e}"));
         let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
         (output.status.code(), text)
     };
@@ -225,9 +258,15 @@ async fn promtool_works_with_it() {
     let query = "sum(response_total)by(namespace)";
     let (code, text) = run(words(&format!("query instant --time={at} {url} {query}"))).await;
     assert!(code == Some(0) && text.contains("{namespace=\"a\"} => "), "{text}");
-    let (code, text) = run(words(&format!("query range --start={start} --end={at} --step=20s {url} {query}"))).await;
+    let (code, text) = run(words(&format!(
+        "query range --start={start} --end={at} --step=20s {url} {query}"
+    )))
+    .await;
     assert!(code == Some(0) && text.matches('@').count() == 8, "{text}");
-    let (code, text) = run(words(&format!("query series --match=tcp_open_connections --start={start} {url}"))).await;
+    let (code, text) = run(words(&format!(
+        "query series --match=tcp_open_connections --start={start} {url}"
+    )))
+    .await;
     assert!(code == Some(0) && text.lines().count() == 3, "{text}");
     let (code, text) = run(words(&format!("query labels {url} namespace"))).await;
     assert_eq!((code, text.as_str()), (Some(0), "a\nb\n"));

@@ -204,7 +204,7 @@ fn memory(page: &str) -> Memory {
     for entry in exposition::parse(page) {
         let entry = entry.unwrap_or_else(|e| panic!("{e}"));
         let pairs = entry.labels().map(|(n, v)| (n.to_owned(), v.into_owned()));
-        let labels = Labels::new(pairs.chain([("__name__".to_owned(), entry.name.to_owned())]));
+        let labels = Labels::new(pairs.chain([("__name__".into(), entry.name.to_owned())]));
         let ts_ms = entry.ts_ms.unwrap_or_else(|| panic!("{} has no time", entry.series));
         all.entry(labels).or_default().push(Sample {
             ts_ms,

@@ -61,7 +61,9 @@ impl Asker {
             let body = body.collect().await.map_err(|e| e.to_string())?.to_bytes();
             Ok(Response::from_parts(head, body))
         };
-        tokio::time::timeout(ANSWER, exchange).await.map_err(|e| e.to_string())?
+        tokio::time::timeout(ANSWER, exchange)
+            .await
+            .map_err(|e| e.to_string())?
     }
 
     /// The status and the body of a GET.
@@ -75,7 +77,10 @@ impl Asker {
     pub async fn json(&self, path: &str) -> (u16, Json) {
         let (status, body) = self.get(path).await.unwrap_or_else(|e| panic!("{path}: {e}"));
         let json = serde_json::from_slice(&body);
-        (status, json.unwrap_or_else(|e| panic!("{path}: {e}: {}", String::from_utf8_lossy(&body))))
+        (
+            status,
+            json.unwrap_or_else(|e| panic!("{path}: {e}: {}", String::from_utf8_lossy(&body))),
+        )
     }
 
     pub async fn post(&self, path: &str, headers: &[(&str, &str)], body: impl Into<Bytes>) -> Response<Bytes> {

@@ -59,10 +59,17 @@ pub fn traffic(end_ms: i64) -> WriteRequest {
     let mut out = Vec::new();
     let pods = [("a", "web", "web-0"), ("a", "web", "web-1"), ("b", "db", "db-0")];
     for (n, (namespace, deployment, pod)) in pods.into_iter().enumerate() {
-        let own = [("namespace", namespace), ("deployment", deployment), ("pod", pod), ("job", "mesh")];
+        let own = [
+            ("namespace", namespace),
+            ("deployment", deployment),
+            ("pod", pod),
+            ("job", "mesh"),
+        ];
         let with = |name, more: &[(&'static str, &'static str)]| {
             let own = own.iter().copied();
-            own.chain([("__name__", name)]).chain(more.iter().copied()).collect::<Vec<_>>()
+            own.chain([("__name__", name)])
+                .chain(more.iter().copied())
+                .collect::<Vec<_>>()
         };
         let n = n as f64 + 1.0;
         for (class, rate) in [("success", 10.0), ("failure", 1.0)] {
@@ -73,7 +80,9 @@ pub fn traffic(end_ms: i64) -> WriteRequest {
             let pairs = with("response_latency_ms_bucket", &[("le", le)]);
             out.push(series(&pairs, end_ms, |i| 1000.0 + share * n * i as f64));
         }
-        out.push(series(&with("tcp_open_connections", &[]), end_ms, |i| n * (i % 7) as f64));
+        out.push(series(&with("tcp_open_connections", &[]), end_ms, |i| {
+            n * (i % 7) as f64
+        }));
         out.push(native(&with("native_seconds", &[]), end_ms));
     }
     let told = |kind: &str, help: &str| Metadata {

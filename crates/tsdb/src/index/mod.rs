@@ -13,7 +13,6 @@ pub(crate) use identities::PairId;
 use postings::Postings;
 use rapidhash::fast::RandomState;
 use std::hash::BuildHasher;
-use weir_series::{Label, Labels};
 
 /// Number of a series, in the order of their making; never used twice.
 pub(crate) type Id = u64;
@@ -279,18 +278,6 @@ impl Index {
 
     pub fn name_of(&self, id: PairId) -> u32 {
         self.pairs[id as usize].name
-    }
-
-    /// All labels of a series, as a value of their own.
-    pub fn labels(&self, pairs: &[PairId]) -> Labels {
-        let label = |id: &PairId| {
-            let (name, value) = self.pair(*id);
-            Label {
-                name: name.into(),
-                value: value.into(),
-            }
-        };
-        Labels::from_vec(pairs.iter().map(label).collect())
     }
 
     pub fn label_names(&self) -> impl Iterator<Item = &str> {

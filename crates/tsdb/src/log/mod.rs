@@ -94,6 +94,8 @@ pub struct Status {
     pub logged_bytes: u64,
     /// Of these, bytes of samples.
     pub sample_bytes: u64,
+    /// Number of the log that is written now, and how many of its bytes are.
+    pub position: (u64, u64),
     /// Snapshots since the start.
     pub snapshots: u64,
     /// Bytes of the last one.

@@ -234,9 +234,11 @@ impl Writer {
                 .map(|()| segment.good += self.out.len() as u64),
             None => Ok(()),
         };
-        if written.is_ok() {
+        if let (Ok(()), Some(segment)) = (&written, &self.segment) {
             self.log_bytes += self.out.len() as u64;
-            self.board.get().logged_bytes += self.out.len() as u64;
+            let mut status = self.board.get();
+            status.logged_bytes += self.out.len() as u64;
+            status.position = (segment.number, segment.good);
         }
         self.out.clear();
         self.out.shrink_to(WRITE_BYTES);
