@@ -54,7 +54,9 @@ pub enum Form {
 }
 
 fn duration(text: &str) -> Result<SignedDuration, String> {
-    let parsed: SignedDuration = text.parse().map_err(|_| "write a duration such as 30s, 10m or 1h30m".to_owned())?;
+    let parsed: SignedDuration = text
+        .parse()
+        .map_err(|_| "write a duration such as 30s, 10m or 1h30m".to_owned())?;
     match parsed.is_positive() {
         true => Ok(parsed),
         false => Err("a duration must be longer than nothing".to_owned()),
@@ -101,6 +103,10 @@ impl Query {
         });
         let start = end.checked_sub(range).unwrap_or(Timestamp::UNIX_EPOCH);
         let step = step.as_secs_f64();
-        format!("/api/v1/query_range?query={query}&start={}&end={}&step={step}", seconds(start), seconds(end))
+        format!(
+            "/api/v1/query_range?query={query}&start={}&end={}&step={step}",
+            seconds(start),
+            seconds(end)
+        )
     }
 }

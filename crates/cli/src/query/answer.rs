@@ -51,7 +51,12 @@ impl Answer {
                     points: Vec::new(),
                 }]
             }
-            Some("vector" | "matrix") => data["result"].as_array().into_iter().flatten().map(series).collect::<Result<_, _>>()?,
+            Some("vector" | "matrix") => data["result"]
+                .as_array()
+                .into_iter()
+                .flatten()
+                .map(series)
+                .collect::<Result<_, _>>()?,
             _ => return Err(Error::Answer("it has no resultType".into())),
         };
         Ok(Answer {
@@ -74,17 +79,30 @@ impl Answer {
             let (first, last) = (values.first().copied(), values.last().copied());
             let least = values.iter().copied().reduce(f64::min);
             let most = values.iter().copied().reduce(f64::max);
-            let shown = if self.over_time { vec![first, least, most, last] } else { vec![last] };
+            let shown = if self.over_time {
+                vec![first, least, most, last]
+            } else {
+                vec![last]
+            };
             let shown = shown.into_iter().map(|v| v.map_or_else(String::new, number));
             table.row([series.name.clone()].into_iter().chain(shown));
         }
-        let text = if table.is_empty() { "no series\n".to_owned() } else { table.render() };
+        let text = if table.is_empty() {
+            "no series\n".to_owned()
+        } else {
+            table.render()
+        };
         self.with_remarks(text)
     }
 
     /// A line a value, with a column a label.
     pub fn csv(&self) -> String {
-        let mut names: Vec<&str> = self.series.iter().flat_map(|s| &s.labels).map(|(n, _)| n.as_str()).collect();
+        let mut names: Vec<&str> = self
+            .series
+            .iter()
+            .flat_map(|s| &s.labels)
+            .map(|(n, _)| n.as_str())
+            .collect();
         names.sort_unstable();
         names.dedup();
         let mut out = String::from("time");
@@ -138,9 +156,7 @@ fn series(element: &Value) -> Result<Series, Error> {
 }
 
 fn histogram(element: &Value) -> Result<Vec<(f64, f64)>, Error> {
-    let one = |pair: &Value| -> Result<(f64, f64), Error> {
-        point(&serde_json::json!([pair[0], pair[1]["count"]]))
-    };
+    let one = |pair: &Value| -> Result<(f64, f64), Error> { point(&serde_json::json!([pair[0], pair[1]["count"]])) };
     match (&element["histograms"], &element["histogram"]) {
         (Value::Array(all), _) => all.iter().map(one).collect(),
         (_, pair @ Value::Array(_)) => Ok(vec![one(pair)?]),

@@ -38,7 +38,11 @@ impl Size {
 
 /// The chart with its axes, and a legend under it.
 pub fn draw(answer: &Answer, size: Size) -> String {
-    let shown: Vec<&Series> = answer.series.iter().filter(|s| s.points.iter().any(|p| p.1.is_finite())).collect();
+    let shown: Vec<&Series> = answer
+        .series
+        .iter()
+        .filter(|s| s.points.iter().any(|p| p.1.is_finite()))
+        .collect();
     let shown = &shown[..shown.len().min(MAX_SERIES)];
     let points = || shown.iter().flat_map(|s| &s.points).filter(|p| p.1.is_finite());
     let Some((start, end)) = bounds(points().map(|p| p.0)) else {
@@ -48,7 +52,9 @@ pub fn draw(answer: &Answer, size: Size) -> String {
         return answer.with_remarks("no series\n".to_owned());
     };
     let (low, high) = scale(low, high);
-    let labels: Vec<String> = (0..size.height).map(|line| label(line, size.height, low, high)).collect();
+    let labels: Vec<String> = (0..size.height)
+        .map(|line| label(line, size.height, low, high))
+        .collect();
     let margin = labels.iter().map(|l| l.chars().count()).max().unwrap_or(0);
     let width = size.width.saturating_sub(margin + 2).max(10);
     let mut canvas = Canvas::new(width, size.height);
@@ -80,7 +86,12 @@ pub fn draw(answer: &Answer, size: Size) -> String {
     out += &format!("{:margin$} └{}\n", "", "─".repeat(width));
     out += &format!("{:margin$}  {first}{}{last}\n", "", " ".repeat(gap));
     for (at, series) in shown.iter().enumerate() {
-        let last = series.points.iter().rev().find(|p| p.1.is_finite()).map_or(f64::NAN, |p| p.1);
+        let last = series
+            .points
+            .iter()
+            .rev()
+            .find(|p| p.1.is_finite())
+            .map_or(f64::NAN, |p| p.1);
         let mark = paint("──", at, size.colours);
         out += &format!("{mark} {} {}\n", series.name, number(last));
     }
@@ -202,7 +213,11 @@ mod tests {
 
     #[test]
     fn a_rising_line_rises() {
-        let size = Size { width: 40, height: 4, colours: false };
+        let size = Size {
+            width: 40,
+            height: 4,
+            colours: false,
+        };
         let text = draw(&answer(&[(0.0, 0.0), (10.0, 8.0)]), size);
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(lines.len(), 4 + 2 + 1 + 1);
@@ -216,7 +231,11 @@ mod tests {
 
     #[test]
     fn odd_values_are_no_trouble() {
-        let size = Size { width: 40, height: 4, colours: true };
+        let size = Size {
+            width: 40,
+            height: 4,
+            colours: true,
+        };
         assert!(draw(&answer(&[]), size).starts_with("no series"));
         assert!(draw(&answer(&[(0.0, f64::NAN)]), size).starts_with("no series"));
         assert!(draw(&answer(&[(0.0, 5.0)]), size).contains('\x1b'));

@@ -81,7 +81,11 @@ impl Open {
         let request = http::Request::get(format!("{}{path}", self.base)).body(kube::client::Body::empty());
         let request = request.map_err(|e| Error::Usage(e.to_string()))?;
         let exchange = async {
-            let response = self.client.send(request).await.map_err(|e| crate::connect::root_cause(&e))?;
+            let response = self
+                .client
+                .send(request)
+                .await
+                .map_err(|e| crate::connect::root_cause(&e))?;
             let (head, body) = response.into_parts();
             let body = body.collect().await.map_err(|e| e.to_string())?.to_bytes();
             Ok((head.status, body))
@@ -96,7 +100,10 @@ impl Open {
             Some(answer) if answer["error"].is_string() => {
                 Err(Error::Refused(answer["error"].as_str().unwrap_or_default().to_owned()))
             }
-            _ => Err(Error::Answer(format!("{} answers {status}, and not as Prometheus does", self.url))),
+            _ => Err(Error::Answer(format!(
+                "{} answers {status}, and not as Prometheus does",
+                self.url
+            ))),
         }
     }
 }

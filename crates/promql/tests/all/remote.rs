@@ -31,7 +31,11 @@ fn send(into: &dyn Append, data: &WriteRequest) {
         let mut refused: Vec<(usize, AppendError)> = Vec::new();
         let samples: Vec<_> = series.samples.iter().map(|s| (id, *s)).collect();
         into.append(&samples, &mut refused);
-        let histograms: Vec<_> = series.histograms.iter().map(|h| (id, h.ts_ms, (*h.value).clone())).collect();
+        let histograms: Vec<_> = series
+            .histograms
+            .iter()
+            .map(|h| (id, h.ts_ms, (*h.value).clone()))
+            .collect();
         into.append_histograms(&histograms, &mut refused);
         assert_eq!(refused, []);
     }
@@ -62,7 +66,10 @@ fn figures(value: Result<Value, Error>) -> Vec<String> {
     let Value::Vector { samples, .. } = value.unwrap_or_else(|e| panic!("{e}")) else {
         panic!("no vector");
     };
-    let mut rows: Vec<String> = samples.iter().map(|s| format!("{} {:.8e}", s.labels, s.value)).collect();
+    let mut rows: Vec<String> = samples
+        .iter()
+        .map(|s| format!("{} {:.8e}", s.labels, s.value))
+        .collect();
     rows.sort();
     rows
 }
@@ -79,7 +86,11 @@ const QUESTIONS: &[&str] = &[
 
 #[tokio::test(flavor = "multi_thread")]
 async fn real_servers_take_what_is_sent_and_answer_the_same() {
-    let (prometheus, victoria, ours) = (Peer::prometheus().await, Peer::victoria_metrics().await, Ours::start().await);
+    let (prometheus, victoria, ours) = (
+        Peer::prometheus().await,
+        Peer::victoria_metrics().await,
+        Ours::start().await,
+    );
     let end = end_ms(now_ms());
     let data = traffic(end);
     let relabel = |labels: &Labels| (labels.get("pod") != "nobody").then(|| labels.clone());
@@ -102,17 +113,34 @@ async fn real_servers_take_what_is_sent_and_answer_the_same() {
         .collect();
     let tee = Tee::new(ours.store.clone(), senders.to_vec());
     send(&tee, &data);
-    let nobody = tee.resolve(&Labels::new([("__name__", "x"), ("pod", "nobody")])).unwrap_or_else(|e| panic!("{e}"));
+    let nobody = tee
+        .resolve(&Labels::new([("__name__", "x"), ("pod", "nobody")]))
+        .unwrap_or_else(|e| panic!("{e}"));
     tee.append(&[(nobody, Sample { ts_ms: end, value: 1.0 })], &mut Vec::new());
 
     let at = end + 1000;
     for peer in [&prometheus, &victoria] {
-        let path = format!("/api/v1/query?query=count(response_total%7Bcluster=%22x%22%7D)&time={}", at / 1000);
-        peer.ask.until(&path, |_, body| String::from_utf8_lossy(body).contains("\"6\"]")).await;
-        let path = format!("/api/v1/query?query=sum(response_total%7Bcluster=%22x%22%7D)&time={}", at / 1000);
+        let path = format!(
+            "/api/v1/query?query=count(response_total%7Bcluster=%22x%22%7D)&time={}",
+            at / 1000
+        );
+        peer.ask
+            .until(&path, |_, body| String::from_utf8_lossy(body).contains("\"6\"]"))
+            .await;
+        let path = format!(
+            "/api/v1/query?query=sum(response_total%7Bcluster=%22x%22%7D)&time={}",
+            at / 1000
+        );
         let wanted = figures(ours.engine.instant("sum(response_total)", at));
-        let wanted: f64 = wanted[0].trim_start_matches("{} ").parse().unwrap_or_else(|e| panic!("{e}"));
-        peer.ask.until(&path, |_, body| String::from_utf8_lossy(body).contains(&format!("\"{wanted}\"]"))).await;
+        let wanted: f64 = wanted[0]
+            .trim_start_matches("{} ")
+            .parse()
+            .unwrap_or_else(|e| panic!("{e}"));
+        peer.ask
+            .until(&path, |_, body| {
+                String::from_utf8_lossy(body).contains(&format!("\"{wanted}\"]"))
+            })
+            .await;
     }
     for sender in &senders {
         until(sender, "prometheus_remote_storage_samples_total", 21.0 * 60.0).await;
@@ -125,8 +153,14 @@ async fn real_servers_take_what_is_sent_and_answer_the_same() {
 
     // The native histograms came as such.
     let path = format!("/api/v1/query?query=histogram_count(native_seconds)&time={}", at / 1000);
-    prometheus.ask.until(&path, |_, body| String::from_utf8_lossy(body).contains("\"413\"]")).await;
-    prometheus.ask.until("/api/v1/metadata?metric=response_total", |_, _| true).await;
+    prometheus
+        .ask
+        .until(&path, |_, body| String::from_utf8_lossy(body).contains("\"413\"]"))
+        .await;
+    prometheus
+        .ask
+        .until("/api/v1/metadata?metric=response_total", |_, _| true)
+        .await;
 
     for (peer, name) in [(&prometheus, "Prometheus"), (&victoria, "VictoriaMetrics")] {
         let remote = remote(vec![(None, &peer.ask.url)]);
@@ -134,21 +168,36 @@ async fn real_servers_take_what_is_sent_and_answer_the_same() {
             let wanted = figures(ours.engine.instant(question, at));
             assert!(!wanted.is_empty(), "{question}");
             // VictoriaMetrics takes the newest sample from a shorter look-back; the label that we add is summed away.
-            let strip = |rows: Vec<String>| -> Vec<String> { rows.iter().map(|r| r.replace("cluster=\"x\",", "")).collect() };
-            assert_eq!(strip(figures(remote.instant(question, at).await)), wanted, "{name}: {question}");
+            let strip =
+                |rows: Vec<String>| -> Vec<String> { rows.iter().map(|r| r.replace("cluster=\"x\",", "")).collect() };
+            assert_eq!(
+                strip(figures(remote.instant(question, at).await)),
+                wanted,
+                "{name}: {question}"
+            );
         }
-        let names = remote.label_values("deployment", &["response_total".into()], end - 60_000, at).await;
+        let names = remote
+            .label_values("deployment", &["response_total".into()], end - 60_000, at)
+            .await;
         assert_eq!(names, Ok(vec!["db".to_owned(), "web".to_owned()]), "{name}");
         let series = remote.series(&["tcp_open_connections".into()], end - 60_000, at).await;
         assert_eq!(series.map(|s| s.len()), Ok(3), "{name}");
-        let labels = remote.label_names(&["tcp_open_connections".into()], end - 60_000, at).await;
+        let labels = remote
+            .label_names(&["tcp_open_connections".into()], end - 60_000, at)
+            .await;
         assert!(labels.is_ok_and(|l| l.contains(&"pod".to_owned())), "{name}");
         let rows = remote.range("sum(response_total)", end - 60_000, end, 20_000).await;
         assert_eq!(rows.map(|r| r[0].samples.len()), Ok(4), "{name}");
         let long = format!("sum(response_total{{pod!~\"{}\"}})", "x".repeat(5000));
-        assert!(remote.instant(&long, at).await.is_ok(), "{name}: a long query goes by POST");
+        assert!(
+            remote.instant(&long, at).await.is_ok(),
+            "{name}: a long query goes by POST"
+        );
         let bad = remote.instant("sum(", at).await;
-        assert!(matches!(bad, Err(Error::BadQuery(_) | Error::Execution(_))), "{name}: {bad:?}");
+        assert!(
+            matches!(bad, Err(Error::BadQuery(_) | Error::Execution(_))),
+            "{name}: {bad:?}"
+        );
     }
     stop.cancel();
     for task in running {
@@ -180,7 +229,12 @@ async fn shards_are_one_store_and_rules_choose() {
     let mut data = traffic(end);
     data.series.retain(|s| s.histograms.is_empty());
     let part = |wanted: &dyn Fn(&str) -> bool| WriteRequest {
-        series: data.series.iter().filter(|s| wanted(s.labels.get("pod"))).cloned().collect(),
+        series: data
+            .series
+            .iter()
+            .filter(|s| wanted(s.labels.get("pod")))
+            .cloned()
+            .collect(),
         ..WriteRequest::default()
     };
     send(all.store.as_ref(), &data);
@@ -188,12 +242,19 @@ async fn shards_are_one_store_and_rules_choose() {
     send(right.store.as_ref(), &part(&|pod| pod != "web-0"));
     let shards = remote(vec![(None, &left.ask.url), (None, &right.ask.url)]);
     for question in QUESTIONS {
-        assert_eq!(figures(shards.instant(question, end + 1000).await), figures(all.engine.instant(question, end + 1000)), "{question}");
+        assert_eq!(
+            figures(shards.instant(question, end + 1000).await),
+            figures(all.engine.instant(question, end + 1000)),
+            "{question}"
+        );
     }
     let values = shards.label_values("pod", &[], 0, end).await;
     assert_eq!(values.map(|v| v.len()), Ok(3));
 
-    let ruled = remote(vec![(Some("{namespace=~\"b|c\"}"), &right.ask.url), (None, &left.ask.url)]);
+    let ruled = remote(vec![
+        (Some("{namespace=~\"b|c\"}"), &right.ask.url),
+        (None, &left.ask.url),
+    ]);
     let pods = |query: &'static str| {
         let ruled = &ruled;
         async move { figures(ruled.instant(query, end + 1000).await).len() }
@@ -201,24 +262,34 @@ async fn shards_are_one_store_and_rules_choose() {
     assert_eq!(pods("tcp_open_connections{namespace=\"b\"}").await, 1);
     assert_eq!(pods("tcp_open_connections{namespace=\"a\"}").await, 2);
     assert_eq!(pods("tcp_open_connections").await, 2);
-    assert_eq!(pods("tcp_open_connections{namespace=\"b\"} or tcp_open_connections{namespace=\"a\"}").await, 2);
+    assert_eq!(
+        pods("tcp_open_connections{namespace=\"b\"} or tcp_open_connections{namespace=\"a\"}").await,
+        2
+    );
 }
 
 /// A server that answers by number.
 async fn scripted(answers: Vec<(u16, &'static str)>) -> (Asker, Arc<AtomicUsize>, Arc<Mutex<Vec<String>>>) {
     let count = Arc::new(AtomicUsize::new(0));
     let heads: Arc<Mutex<Vec<String>>> = Arc::default();
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap_or_else(|e| panic!("{e}"));
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0")
+        .await
+        .unwrap_or_else(|e| panic!("{e}"));
     let address = listener.local_addr().unwrap_or_else(|e| panic!("{e}"));
     let (counted, kept) = (count.clone(), heads.clone());
     tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
             let (count, kept, answers) = (counted.clone(), kept.clone(), answers.clone());
             let service = hyper::service::service_fn(move |request: http::Request<hyper::body::Incoming>| {
-                kept.lock().unwrap_or_else(|e| panic!("{e}")).push(format!("{:?}", request.headers()));
+                kept.lock()
+                    .unwrap_or_else(|e| panic!("{e}"))
+                    .push(format!("{:?}", request.headers()));
                 let at = count.fetch_add(1, Relaxed).min(answers.len() - 1);
                 let (status, body) = answers[at];
-                let response = http::Response::builder().status(status).header("retry-after", "0").body(Full::new(bytes::Bytes::from(body)));
+                let response = http::Response::builder()
+                    .status(status)
+                    .header("retry-after", "0")
+                    .body(Full::new(bytes::Bytes::from(body)));
                 async move { Ok::<_, Infallible>(response.unwrap_or_else(|e| panic!("{e}"))) }
             });
             let io = hyper_util::rt::TokioIo::new(stream);
@@ -244,13 +315,24 @@ async fn a_sender_tries_again_or_gives_up() {
         let (sender, stop) = (sender.clone(), stop.clone());
         async move { sender.run(stop).await }
     });
-    let id = tee.resolve(&Labels::new([("__name__", "x")])).unwrap_or_else(|e| panic!("{e}"));
+    let id = tee
+        .resolve(&Labels::new([("__name__", "x")]))
+        .unwrap_or_else(|e| panic!("{e}"));
     let now = now_ms();
     tee.append(&[(id, Sample { ts_ms: now, value: 1.0 })], &mut Vec::new());
     until(&sender, "prometheus_remote_storage_samples_total", 1.0).await;
     until(&sender, "prometheus_remote_storage_samples_retried_total", 2.0).await;
     // What is refused for good is not sent again.
-    tee.append(&[(id, Sample { ts_ms: now + 1, value: 2.0 })], &mut Vec::new());
+    tee.append(
+        &[(
+            id,
+            Sample {
+                ts_ms: now + 1,
+                value: 2.0,
+            },
+        )],
+        &mut Vec::new(),
+    );
     until(&sender, "prometheus_remote_storage_samples_failed_total", 1.0).await;
     stop.cancel();
     let ended = tokio::time::timeout(Duration::from_secs(20), running).await;
@@ -263,7 +345,15 @@ async fn a_sender_tries_again_or_gives_up() {
 #[tokio::test]
 async fn a_server_that_fails_is_left_alone_for_a_while() {
     let answer = r#"{"status":"success","data":{"resultType":"vector","result":[]}}"#;
-    let (server, count, _) = scripted(vec![(500, ""), (500, ""), (500, ""), (500, ""), (500, ""), (200, answer)]).await;
+    let (server, count, _) = scripted(vec![
+        (500, ""),
+        (500, ""),
+        (500, ""),
+        (500, ""),
+        (500, ""),
+        (200, answer),
+    ])
+    .await;
     let remote = remote(vec![(None, &server.url)]);
     // Questions that differ: equal ones would be asked once.
     let ask = |at: i64| remote.instant("up", at * 10_000);
@@ -271,7 +361,10 @@ async fn a_server_that_fails_is_left_alone_for_a_while() {
         assert!(ask(at).await.is_err());
     }
     let refused = ask(5).await;
-    assert!(matches!(&refused, Err(Error::Execution(why)) if why.contains("again and again")), "{refused:?}");
+    assert!(
+        matches!(&refused, Err(Error::Execution(why)) if why.contains("again and again")),
+        "{refused:?}"
+    );
     assert_eq!(count.load(Relaxed), 5);
     for at in 6..100 {
         if ask(at).await.is_ok() {
