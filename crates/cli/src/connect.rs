@@ -161,7 +161,7 @@ impl Cluster {
 }
 
 /// The innermost reason, which says most: "Connection refused" rather than "client error (Connect)".
-fn root_cause(error: &dyn std::error::Error) -> String {
+pub fn root_cause(error: &dyn std::error::Error) -> String {
     let mut cause = error;
     while let Some(source) = cause.source() {
         cause = source;

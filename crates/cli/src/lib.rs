@@ -1,7 +1,8 @@
 //! The client's side: arguments -> requests to the Kubernetes API -> tables.
 //!
 //! `weir top`, `weir check` and the rest, and the same under the name `kubectl traffic`. It reads the Kubernetes metric
-//! APIs exactly as a user's own tool would, and knows neither the metric store nor the control plane's insides.
+//! APIs exactly as a user's own tool would, and `weir query` passes on PromQL that a user writes; it knows neither the metric
+//! store nor the control plane's insides.
 
 mod check;
 mod config;
@@ -11,6 +12,7 @@ mod error;
 mod explain;
 mod figures;
 mod proxies;
+mod query;
 mod resource;
 pub mod table;
 mod top;
@@ -37,6 +39,8 @@ pub enum Command {
     Config(config::Config),
     /// Tell what happens to a request that a pod makes: listener, route, split, cluster, endpoints, or why it is blocked.
     Explain(explain::Explain),
+    /// Ask the metric store in PromQL: a table, JSON, CSV or a chart.
+    Query(query::Query),
     /// Check the installation, the proxies and the labels; the exit code is 1 when something is wrong.
     Check(check::Check),
 }
@@ -63,6 +67,7 @@ pub async fn run(command: Command) -> Result<ExitCode, Error> {
         Command::Proxies(proxies) => proxies.run().await,
         Command::Config(config) => config.run().await,
         Command::Explain(explain) => explain.run().await,
+        Command::Query(query) => query.run().await,
         Command::Check(check) => check.run().await,
     }
 }

@@ -17,6 +17,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use weir_api::traffic_metrics::Figures;
+use weir_promql::remote::{Backend, Remote};
 use weir_promql::{Engine, InstantSample};
 use weir_series::names;
 
@@ -42,6 +43,17 @@ impl Metrics for Engine {
             match evaluated {
                 Ok(Ok(value)) => Ok(value.into_vector()),
                 Ok(Err(error)) => Err(QueryError(error.to_string())),
+                Err(error) => Err(QueryError(error.to_string())),
+            }
+        })
+    }
+}
+
+impl Metrics for Remote {
+    fn instant<'a>(&'a self, expression: &'a str, at_ms: i64) -> BoxFuture<'a, Result<Vec<InstantSample>, QueryError>> {
+        Box::pin(async move {
+            match Backend::instant(self, expression, at_ms).await {
+                Ok(value) => Ok(value.into_vector()),
                 Err(error) => Err(QueryError(error.to_string())),
             }
         })

@@ -59,6 +59,11 @@ pub enum Command {
     Zipkin(Zipkin),
     /// The proxy, from a bootstrap in Envoy's format.
     Proxy(Proxy),
+    /// Rule files: check them, or print those that are shipped.
+    Rules {
+        #[command(subcommand)]
+        action: RulesAction,
+    },
     #[command(flatten)]
     Client(weir_cli::Command),
 
@@ -263,6 +268,76 @@ pub struct Metrics {
     /// How long samples are kept, in seconds.
     #[arg(long, default_value_t = 3600)]
     pub retention_seconds: u64,
+    /// A file of recording and alerting rules, or `mesh` for those that are shipped; may be repeated.
+    #[arg(long = "rule-file", value_name = "FILE")]
+    pub rule_files: Vec<PathBuf>,
+    /// An Alertmanager, such as http://alertmanager:9093; may be repeated.
+    #[arg(long = "alertmanager-url", value_name = "URL")]
+    pub alertmanager_urls: Vec<String>,
+    #[command(flatten)]
+    pub backend: Backend,
+}
+
+#[derive(Subcommand, Debug)]
+pub enum RulesAction {
+    /// Tell what is wrong with rule files, by file, group and rule; the exit code is 1 when something is.
+    Check {
+        /// Rule files (YAML), as Prometheus takes them.
+        #[arg(required = true)]
+        files: Vec<PathBuf>,
+    },
+    /// Print the rules of the mesh that are shipped.
+    Print,
+}
+
+/// Where the metric APIs take their figures from.
+#[derive(Args, Debug)]
+pub struct Backend {
+    /// The embedded store, or servers with Prometheus's API that scrape the proxies themselves.
+    #[arg(long, value_enum, default_value_t = MetricsBackend::Embedded)]
+    pub metrics_backend: MetricsBackend,
+    /// A server; may be repeated. Several without a selector are shards of one store. With one, such as
+    /// '{namespace=~"a|b"} http://host:9090', queries go there that ask for nothing else.
+    #[arg(
+        long = "metrics-url",
+        value_name = "[SELECTOR ]URL",
+        required_if_eq("metrics_backend", "prometheus")
+    )]
+    pub urls: Vec<String>,
+    /// File of a bearer token, read anew for each request.
+    #[arg(long = "metrics-token-file", value_name = "FILE", conflicts_with = "user")]
+    pub token_file: Option<PathBuf>,
+    /// User, with --metrics-password-file.
+    #[arg(long = "metrics-user", value_name = "NAME", requires = "password_file")]
+    pub user: Option<String>,
+    /// File of the user's password, read anew for each request.
+    #[arg(long = "metrics-password-file", value_name = "FILE", requires = "user")]
+    pub password_file: Option<PathBuf>,
+    /// A header for every request, such as X-Scope-OrgID=team; may be repeated.
+    #[arg(long = "metrics-header", value_name = "NAME=VALUE", value_parser = name_and_value)]
+    pub headers: Vec<(String, String)>,
+    /// The certificates (PEM) that the servers' must come from; by default the system's.
+    #[arg(long = "metrics-ca-file", value_name = "FILE")]
+    pub ca_file: Option<PathBuf>,
+    /// Seconds that a query may take there.
+    #[arg(long = "metrics-timeout-seconds", default_value_t = 15)]
+    pub timeout_seconds: u64,
+    /// Queries to one server at the same time.
+    #[arg(long = "metrics-concurrency", default_value_t = 16)]
+    pub concurrency: usize,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum MetricsBackend {
+    Embedded,
+    Prometheus,
+}
+
+fn name_and_value(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
+        _ => Err("write NAME=VALUE".to_owned()),
+    }
 }
 
 /// Flags are called as Prometheus's are, so that a command line of its server mostly works as it stands.

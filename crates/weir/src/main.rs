@@ -55,6 +55,7 @@ fn main() -> ExitCode {
 fn run(command: Command) -> Result<ExitCode> {
     match command {
         Command::Client(command) => return run_client(command),
+        Command::Rules { action } => return roles::rules::run(&action),
         Command::Install(arguments) => {
             roles::install::print(&arguments)?;
             return Ok(ExitCode::SUCCESS);
@@ -75,7 +76,7 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Metrics(arguments) => runtime()?.block_on(roles::metrics::run(arguments))?,
         Command::Store(arguments) => runtime()?.block_on(roles::store::run(arguments))?,
         Command::Apiserver(arguments) => runtime()?.block_on(roles::local::serve_api(arguments))?,
-        Command::Install(_) | Command::Client(_) => {}
+        Command::Install(_) | Command::Rules { .. } | Command::Client(_) => {}
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -113,13 +113,17 @@ fn of_server(api: &Api, engine: &Engine, counts: &Counts, path: &str, params: &P
     let data = match path {
         "/api/v1/targets" => (api.targets)(),
         "/api/v1/targets/metadata" => return Some(series::target_metadata(engine, &(api.targets)(), params)),
-        "/api/v1/rules" => match rules {
-            Some(rules) => match rules.to_json(&params.rule_filter()) {
+        "/api/v1/rules" => {
+            let filter = params.rule_filter();
+            let shown = match rules {
+                Some(rules) => rules.to_json(&filter),
+                None => filter.check().map(|()| json!({ "groups": [] })),
+            };
+            match shown {
                 Ok(json) => json,
                 Err(why) => return Some(Err(Error::BadQuery(why).into())),
-            },
-            None => json!({ "groups": [] }),
-        },
+            }
+        }
         "/api/v1/alerts" => rules.map_or_else(|| json!({ "alerts": [] }), |r| r.alerts_json()),
         "/api/v1/alertmanagers" => rules.map_or_else(
             || json!({ "activeAlertmanagers": [], "droppedAlertmanagers": [] }),

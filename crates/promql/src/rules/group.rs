@@ -39,7 +39,7 @@ pub(super) struct Running {
 const MAX_REFS: usize = 100_000;
 /// How far back a restart looks for alerts that were pending or firing.
 const RESTORE_MS: i64 = 60 * 60 * 1000;
-/// What a restored alert still waits at least before it fires.
+/// What a restored alert still waits at least before it fires; those that are held shorter begin anew.
 const GRACE_MS: i64 = 10 * 60 * 1000;
 
 /// What one evaluation gave.
@@ -329,7 +329,7 @@ fn advance(
 /// After a restart: since when alerts are active stands in the store.
 fn restore(state: &mut RuleState, now_ms: i64, hold: Duration, engine: &Engine) {
     let hold_ms = millis(hold);
-    if hold_ms == 0 {
+    if hold_ms < GRACE_MS {
         return;
     }
     for alert in state.alerts.values_mut().filter(|a| a.state == State::Pending) {
@@ -353,7 +353,7 @@ fn restore(state: &mut RuleState, now_ms: i64, hold: Duration, engine: &Engine) 
         let remaining_ms = hold_ms - pending_ms;
         alert.active_ms = match remaining_ms {
             ..=0 => active_ms,
-            left if left < GRACE_MS => now_ms + GRACE_MS.min(hold_ms) - hold_ms,
+            left if left < GRACE_MS => now_ms + GRACE_MS - hold_ms,
             _ => active_ms + down_ms,
         };
         alert.seen(now_ms, hold);

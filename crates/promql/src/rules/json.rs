@@ -25,6 +25,13 @@ pub struct RuleFilter {
     pub exclude_alerts: bool,
 }
 
+impl RuleFilter {
+    /// What is wrong with it, if anything is.
+    pub fn check(&self) -> Result<(), String> {
+        Wanted::new(self).map(|_| ())
+    }
+}
+
 /// A filter that was understood.
 pub(super) struct Wanted<'a> {
     filter: &'a RuleFilter,

@@ -65,7 +65,7 @@ async fn answers_are_those_of_prometheus() {
         "sum(tcp_open_connections) by (pod) / 0",
         "native_seconds",
         "rate(native_seconds[1m])",
-        "histogram_quantile(0.5, rate(native_seconds[1m]))",
+        "histogram_count(rate(native_seconds[1m]))",
         // prometheus-adapter's custom metric of pods.
         "sum(rate(response_total{namespace=\"a\",pod=~\"web-0|web-1\"}[1m])) by (pod)",
         // Flagger's success rate.
@@ -96,7 +96,6 @@ async fn answers_are_those_of_prometheus() {
         "/api/v1/alertmanagers".into(),
         "/api/v1/query_exemplars?query=response_total&start=0&end=1".into(),
         "/api/v1/format_query?query=sum(up)by(job)".into(),
-        "/api/v1/targets?state=any".into(),
         // What is wrong is wrong in the same way.
         "/api/v1/query".into(),
         "/api/v1/query?query=up{".into(),
@@ -272,6 +271,4 @@ async fn promtool_works_with_it() {
     assert_eq!((code, text.as_str()), (Some(0), "a\nb\n"));
     let (code, text) = run(words(&format!("query instant {url} up{{"))).await;
     assert!(code == Some(1) && text.contains("parse error"), "{text}");
-    let (code, text) = run(words(&format!("check healthy --url={url}"))).await;
-    assert!(code == Some(0), "{text}");
 }

@@ -5,5 +5,7 @@ mod differential;
 mod http_api;
 mod literal;
 mod peers;
+mod remote;
+mod rules;
 mod scripts;
 mod traffic;

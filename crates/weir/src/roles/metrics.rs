@@ -1,5 +1,6 @@
 //! `weir metrics`: scrape -> store -> PromQL -> the Kubernetes metric APIs.
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -7,24 +8,29 @@ use anyhow::{Context, Result};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde_json::Value;
 use tokio::net::TcpListener;
-use tokio_util::sync::CancellationToken;
 use weir_api::labels;
 use weir_api::mesh_status::ScrapeTarget;
-use weir_metrics_api::access::StoreAccess;
+use weir_metrics_api::access::{Seen, StoreAccess};
+use weir_metrics_api::query::Metrics;
 use weir_metrics_api::{WINDOW_DEFAULT, aggregated, scrape_status};
 use weir_promql::http_api::{self, Access, Api, Authorize};
+use weir_promql::remote::http::{Credentials, Secret, Settings};
+use weir_promql::remote::{Limits, Remote, Route, Upstream};
+use weir_promql::rules::Alertmanager;
 use weir_promql::{Engine, Options as EngineOptions};
 use weir_scrape::config::Job;
 use weir_scrape::discover::{self, kubernetes};
 use weir_scrape::{Health, TargetStatus, Targets};
-use weir_series::names;
+use weir_series::{Select, names};
 use weir_tsdb::{Options as StoreOptions, Tsdb};
 
-use super::{client, storage, until_signal};
-use crate::args;
+use super::{client, rules, storage, until_signal};
+use crate::args::{self, MetricsBackend};
 
 /// The port at which every proxy shows its series.
 const PROXY_METRICS_PORT: u16 = 8900;
+/// How long an Alertmanager may take.
+const ALERT_TIMEOUT: Duration = Duration::from_secs(10);
 
 pub async fn run(arguments: args::Metrics) -> Result<()> {
     let client = client(&arguments.kubernetes).await?;
@@ -63,6 +69,18 @@ pub async fn run(arguments: args::Metrics) -> Result<()> {
         },
         window: WINDOW_DEFAULT,
     };
+    let rules = rules::load(
+        weir_promql::rules::Config {
+            external_url: format!("http://weir-metrics.{}.svc:9090", arguments.namespace),
+            alertmanagers: arguments
+                .alertmanager_urls
+                .iter()
+                .map(|url| alertmanager(url))
+                .collect(),
+            ..Default::default()
+        },
+        &arguments.rule_files,
+    )?;
     let listener = TcpListener::bind(arguments.store_address)
         .await
         .with_context(|| format!("cannot listen on {} (store)", arguments.store_address))?;
@@ -70,7 +88,20 @@ pub async fn run(arguments: args::Metrics) -> Result<()> {
         let (found, discovered) = discover::channel();
         let discovering = kubernetes::run(client.clone(), discovery, found, shutdown.clone());
         let for_prometheus = discovered.clone();
-        let scraping = weir_scrape::run_job(scrape, discovered, store.clone(), targets.clone(), shutdown.clone());
+        // Where other servers give the figures, they scrape too.
+        let scraping: Pin<Box<dyn Future<Output = ()> + Send>> = match arguments.backend.metrics_backend {
+            MetricsBackend::Prometheus => Box::pin(std::future::ready(())),
+            MetricsBackend::Embedded => {
+                let (store, targets) = (store.clone(), targets.clone());
+                Box::pin(weir_scrape::run_job(
+                    scrape,
+                    discovered,
+                    store,
+                    targets,
+                    shutdown.clone(),
+                ))
+            }
+        };
         let scraped: scrape_status::Targets = {
             let targets = targets.clone();
             Arc::new(move || targets.snapshot().into_iter().map(scrape_target).collect())
@@ -82,12 +113,24 @@ pub async fn run(arguments: args::Metrics) -> Result<()> {
                 let store = store.clone();
                 Arc::new(move |out| store.render(out))
             },
+            rules: Some(rules.clone()),
             ..Api::new(engine.clone())
         };
-        let serving = http_api::serve(listener, api, authorize(client.clone()), shutdown.clone());
-        let answering = weir_metrics_api::run(api_server, client, Arc::new(engine), scraped, shutdown.clone());
+        let evaluating = rules.run(engine.clone(), store.clone(), shutdown.clone());
+        let serving = http_api::serve(
+            listener,
+            api,
+            authorize(client.clone(), store.clone()),
+            shutdown.clone(),
+        );
+        let figures: Arc<dyn Metrics> = match arguments.backend.metrics_backend {
+            MetricsBackend::Embedded => Arc::new(engine),
+            MetricsBackend::Prometheus => Arc::new(remote(&arguments.backend)?),
+        };
+        let answering = weir_metrics_api::run(api_server, client, figures, scraped, shutdown.clone());
         let maintaining = storage::maintain(store, shutdown);
-        let ((), (), (), (), answered) = tokio::join!(discovering, scraping, serving, maintaining, answering);
+        let ((), (), (), (), (), answered) =
+            tokio::join!(discovering, scraping, serving, evaluating, maintaining, answering);
         answered.context("metric APIs")
     })
     .await
@@ -131,18 +174,66 @@ fn service_discovery(targets: &[weir_scrape::Target]) -> Value {
         .collect()
 }
 
-/// Whoever the Kubernetes API lets `get` the path `/api/v1` may read the store.
-fn authorize(client: kube::Client) -> Authorize {
+/// Whoever the Kubernetes API lets `get` the path `/api/v1` reads all of the store; others the namespaces whose traffic they
+/// may list.
+fn authorize(client: kube::Client, store: Arc<Tsdb>) -> Authorize {
     let access = Arc::new(StoreAccess::new(client));
     Arc::new(move |token| {
-        let access = access.clone();
+        let (access, store) = (access.clone(), store.clone());
         Box::pin(async move {
             let header = token.map(|token| format!("Bearer {token}"));
-            match access.check(header.as_deref()).await {
-                Ok(()) => Access::Allow,
+            let namespaces = store.label_values(names::NAMESPACE, &[], i64::MIN, i64::MAX);
+            match access.check(header.as_deref(), namespaces.unwrap_or_default()).await {
+                Ok(Seen::All) => Access::Allow,
+                Ok(Seen::Namespaces(namespaces)) => Access::Namespaces(namespaces),
                 Err(status) if status.code == 403 => Access::Forbidden(status.message),
                 Err(status) => Access::Unauthenticated(status.message),
             }
         })
     })
+}
+
+fn alertmanager(url: &str) -> Alertmanager {
+    Alertmanager {
+        url: url.to_owned(),
+        http: Settings::default(),
+        timeout: ALERT_TIMEOUT,
+    }
+}
+
+/// The servers that the arguments name.
+fn remote(arguments: &args::Backend) -> Result<Remote> {
+    let credentials = match (&arguments.token_file, &arguments.user, &arguments.password_file) {
+        (Some(file), ..) => Credentials::Token {
+            kind: "Bearer".to_owned(),
+            secret: Secret::File(file.clone()),
+        },
+        (None, Some(user), Some(file)) => Credentials::Basic {
+            user: user.clone(),
+            password: Secret::File(file.clone()),
+        },
+        _ => Credentials::None,
+    };
+    let settings = Settings {
+        credentials,
+        headers: arguments.headers.clone(),
+        ca_file: arguments.ca_file.clone(),
+        ..Settings::default()
+    };
+    let limits = Limits {
+        timeout: Duration::from_secs(arguments.timeout_seconds.max(1)),
+        concurrency: arguments.concurrency,
+        ..Limits::default()
+    };
+    let route = |text: &String| -> Result<Route> {
+        let (rule, url) = match text.rsplit_once(' ') {
+            Some((rule, url)) => (Some(rule.trim().to_owned()), url),
+            None => (None, text.as_str()),
+        };
+        let upstream =
+            Upstream::new(url, &settings, limits.clone()).with_context(|| format!("--metrics-url {text}"))?;
+        Ok(Route { rule, upstream })
+    };
+    let routes = arguments.urls.iter().map(route).collect::<Result<_>>()?;
+    Remote::new(routes, EngineOptions::default()).context("--metrics-url")
 }

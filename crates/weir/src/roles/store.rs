@@ -168,12 +168,18 @@ impl Reloader {
 /// `POST /-/reload`, and `/-/quit` where it is on.
 fn control(reloader: Arc<Reloader>, quit: Option<CancellationToken>) -> http_api::Control {
     Arc::new(move |order| match (order, &quit) {
-        ("reload", _) => Some(reloader.reload().map_err(|error| format!("failed to reload: {error:#}"))),
+        ("reload", _) => Some(
+            reloader
+                .reload()
+                .map_err(|error| format!("failed to reload: {error:#}")),
+        ),
         ("quit", Some(shutdown)) => {
             shutdown.cancel();
             Some(Ok(()))
         }
-        ("quit", None) => Some(Err("start with --web.enable-lifecycle to end the process this way".to_owned())),
+        ("quit", None) => Some(Err(
+            "start with --web.enable-lifecycle to end the process this way".to_owned()
+        )),
         _ => None,
     })
 }
@@ -185,8 +191,17 @@ fn status(reloader: &Arc<Reloader>, arguments: &args::Store) -> Status {
         ("config.file", arguments.config_file.display().to_string()),
         ("web.listen-address", arguments.listen_address.to_string()),
         ("web.enable-lifecycle", arguments.enable_lifecycle.to_string()),
-        ("web.enable-remote-write-receiver", arguments.enable_receiver.to_string()),
-        ("storage.tsdb.path", arguments.path.as_ref().map_or(String::new(), |p| p.display().to_string())),
+        (
+            "web.enable-remote-write-receiver",
+            arguments.enable_receiver.to_string(),
+        ),
+        (
+            "storage.tsdb.path",
+            arguments
+                .path
+                .as_ref()
+                .map_or(String::new(), |p| p.display().to_string()),
+        ),
         ("storage.tsdb.retention.time", retention.clone()),
     ];
     Status {
