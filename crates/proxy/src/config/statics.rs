@@ -109,3 +109,6 @@ pub fn admin(value: &Value) -> Read<AdminAddress> {
         Err(_) => wrong(at, format!("{host:?} is no IP address")),
     }
 }
+
+#[cfg(test)]
+mod tests;
