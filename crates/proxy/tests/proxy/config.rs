@@ -37,7 +37,7 @@ async fn errors_name_the_field() {
         (
             "prefix: /}",
             "prefix: /, headers: {}}",
-            "routes[0].match.headers: must be a list",
+            "routes[1].match.headers: must be a list",
         ),
         (
             "connectTimeout: 1s",
