@@ -181,6 +181,36 @@ fn a_group_that_is_read_again_keeps_its_state() {
 }
 
 #[test]
+fn native_histograms_are_recorded_as_such() {
+    let end = end_ms(now_ms());
+    let store = filled(end);
+    let native = traffic(end).series.into_iter().find(|s| !s.histograms.is_empty());
+    let native = native.unwrap_or_else(|| panic!("the traffic has no native histogram"));
+    let id = store.resolve(&native.labels).unwrap_or_else(|e| panic!("{e}"));
+    let all: Vec<_> = native
+        .histograms
+        .iter()
+        .map(|h| (id, h.ts_ms, (*h.value).clone()))
+        .collect();
+    store.append_histograms(&all, &mut Vec::new());
+    let rules = rules(
+        Config::default(),
+        "groups: [{name: g, rules: [{record: n, expr: native_seconds}]}]",
+    );
+    rules.evaluate_all(end, &engine(&store), store.as_ref());
+    rules.evaluate_all(end + 600_000, &engine(&store), store.as_ref());
+    let found = store.select(&[Matcher::equal("__name__", "n")], 0, i64::MAX, usize::MAX);
+    let found = found.unwrap_or_else(|e| panic!("{e}"));
+    let counts: Vec<_> = found[0]
+        .histograms
+        .iter()
+        .map(|h| (h.value.count, h.value.is_stale()))
+        .collect();
+    assert_eq!(counts, [(413.0, false), (0.0, true)]);
+    assert!(found[0].samples.is_empty());
+}
+
+#[test]
 fn a_limit_refuses_the_rule() {
     let end = end_ms(now_ms());
     let store = filled(end);
@@ -330,7 +360,11 @@ fn the_shipped_rules_are_good() {
     let file = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy/prometheus/mesh-rules.yml");
     let text = std::fs::read_to_string(&file).unwrap_or_else(|e| panic!("{}: {e}", file.display()));
     assert_eq!(weir_promql::rules::check("mesh-rules.yml", &text), []);
-    let output = std::process::Command::new(super::peers::tool("promtool")).arg("check").arg("rules").arg(&file).output();
+    let output = std::process::Command::new(super::peers::tool("promtool"))
+        .arg("check")
+        .arg("rules")
+        .arg(&file)
+        .output();
     let output = output.unwrap_or_else(|e| panic!("{e}"));
     // `keep_firing_for` came with the very version that the tests have; a tool that is older may not know it.
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
@@ -339,7 +373,11 @@ fn the_shipped_rules_are_good() {
     let store = Arc::new(Tsdb::new(weir_tsdb::Options::default()));
     for mut series in traffic(end).series {
         for direction in ["inbound", "outbound"] {
-            let more = [("direction", direction), ("dst_namespace", "b"), ("dst_deployment", "db")];
+            let more = [
+                ("direction", direction),
+                ("dst_namespace", "b"),
+                ("dst_deployment", "db"),
+            ];
             let mut labels = series.labels.builder();
             more.iter().for_each(|(n, v)| drop(labels.set(*n, *v)));
             let labels = labels.build();
@@ -358,7 +396,11 @@ fn the_shipped_rules_are_good() {
     let rules = rules(Config::default(), &text);
     rules.evaluate_all(end + 1, &engine(&store), store.as_ref());
     let shown = rules.to_json(&RuleFilter::default()).unwrap_or_else(|e| panic!("{e}"));
-    let all = shown["groups"].as_array().into_iter().flatten().flat_map(|g| g["rules"].as_array().into_iter().flatten());
+    let all = shown["groups"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .flat_map(|g| g["rules"].as_array().into_iter().flatten());
     for rule in all.filter(|rule| rule["type"] == "recording") {
         let name = rule["name"].as_str().unwrap_or_default();
         assert_eq!(rule["health"], "ok", "{rule}");

@@ -16,8 +16,8 @@ use weir_metrics_api::query::Metrics;
 use weir_metrics_api::{WINDOW_DEFAULT, aggregated, scrape_status};
 use weir_promql::http_api::{self, Access, Api, Authorize};
 use weir_promql::remote::http::{Credentials, Secret, Settings};
-use weir_promql::rules::Alertmanager;
 use weir_promql::remote::{Limits, Remote, Route, Upstream};
+use weir_promql::rules::Alertmanager;
 use weir_promql::{Engine, Options as EngineOptions};
 use weir_scrape::config::Job;
 use weir_scrape::discover::{self, kubernetes};
@@ -75,7 +75,11 @@ pub async fn run(arguments: args::Metrics) -> Result<()> {
     let rules = rules::load(
         weir_promql::rules::Config {
             external_url: format!("http://weir-metrics.{}.svc:9090", arguments.namespace),
-            alertmanagers: arguments.alertmanager_urls.iter().map(|url| alertmanager(url)).collect(),
+            alertmanagers: arguments
+                .alertmanager_urls
+                .iter()
+                .map(|url| alertmanager(url))
+                .collect(),
             ..Default::default()
         },
         &arguments.rule_files,
