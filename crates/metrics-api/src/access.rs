@@ -98,3 +98,6 @@ fn traffic_metrics(namespace: &str) -> Attributes {
         name: String::new(),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -7,31 +7,44 @@ use super::{Config, Outgoing};
 use crate::{Engine, Value};
 use rapidhash::RapidHashMap;
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
+    sync::Arc,
     time::{Duration, Instant},
 };
-use weir_series::{Append, AppendError, Labels, Sample, SeriesRef, is_stale, names, stale_nan};
+use weir_series::{Append, AppendError, Histogram, Labels, Sample, SeriesRef, is_stale, names, stale_nan};
 
-/// What is known of a rule beside its text.
-#[derive(Debug, Default)]
+/// What is told of a rule beside its text.
+#[derive(Clone, Debug, Default)]
 pub(super) struct RuleState {
     pub error: String,
     pub evaluated: bool,
     pub took: Duration,
     pub evaluated_ms: i64,
     pub alerts: BTreeMap<Labels, Alert>,
-    /// Series that the last evaluation wrote: those that vanish end with a staleness marker.
-    written: BTreeSet<Labels>,
+}
+
+/// What is known of a rule and told nobody.
+#[derive(Debug, Default)]
+struct Memory {
+    /// Series that the last evaluation wrote: those that vanish end with a staleness marker of their kind.
+    written: BTreeMap<Labels, Written>,
     restored: bool,
+}
+
+/// A group as it stood after its last evaluation.
+#[derive(Clone, Debug)]
+pub(super) struct Shown {
+    pub group: Arc<Group>,
+    pub states: Vec<RuleState>,
+    pub took: Duration,
+    pub evaluated_ms: i64,
 }
 
 /// A group with its state.
 #[derive(Debug)]
 pub(super) struct Running {
-    pub group: Group,
-    pub states: Vec<RuleState>,
-    pub took: Duration,
-    pub evaluated_ms: i64,
+    pub shown: Shown,
+    memories: Vec<Memory>,
     refs: RapidHashMap<Labels, SeriesRef>,
 }
 
@@ -53,78 +66,124 @@ pub(super) struct Outcome {
 impl Running {
     pub fn new(group: Group) -> Self {
         Running {
-            states: group.rules.iter().map(|_| RuleState::default()).collect(),
-            group,
-            took: Duration::ZERO,
-            evaluated_ms: 0,
+            memories: group.rules.iter().map(|_| Memory::default()).collect(),
             refs: RapidHashMap::default(),
+            shown: Shown {
+                states: group.rules.iter().map(|_| RuleState::default()).collect(),
+                group: Arc::new(group),
+                took: Duration::ZERO,
+                evaluated_ms: 0,
+            },
         }
     }
 
     /// Evaluates the rules in their order, each over what those before it have just written.
     pub fn evaluate(&mut self, now_ms: i64, engine: &Engine, store: &dyn Append, config: &Config) -> Outcome {
         let started = Instant::now();
-        let offset = millis(self.group.query_offset.unwrap_or(config.query_offset));
+        let offset = millis(self.shown.group.query_offset.unwrap_or(config.query_offset));
         let at_ms = now_ms - offset;
         let mut outcome = Outcome::default();
-        for (rule, state) in self.group.rules.iter().zip(&mut self.states) {
+        let group = self.shown.group.clone();
+        let states = self.shown.states.iter_mut().zip(&mut self.memories);
+        for (rule, (state, memory)) in group.rules.iter().zip(states) {
             let rule_started = Instant::now();
-            let result = evaluate(rule, state, at_ms, self.group.limit, engine, config);
+            let result = evaluate(rule, state, memory, at_ms, group.limit, engine, config);
             (state.evaluated, state.evaluated_ms) = (true, now_ms);
             match result {
                 Ok(samples) => {
                     state.error.clear();
-                    let written: BTreeSet<Labels> = samples.iter().map(|(labels, _)| labels.clone()).collect();
-                    let gone = state.written.difference(&written).map(|l| (l.clone(), stale_nan()));
-                    let all: Vec<(Labels, f64)> = samples.iter().cloned().chain(gone).collect();
+                    let kinds = samples.iter().map(|(labels, value)| (labels.clone(), value.kind()));
+                    let written: BTreeMap<Labels, Written> = kinds.collect();
+                    let gone = std::mem::take(&mut memory.written).into_iter();
+                    let gone = gone.filter(|(labels, _)| !written.contains_key(labels));
+                    let gone = gone.map(|(labels, kind)| (labels, kind.marker()));
+                    let all: Vec<(Labels, Output)> = samples.into_iter().chain(gone).collect();
                     let (refused, why) = write(&mut self.refs, store, at_ms, &all);
                     outcome.refused += refused;
                     if let Some(why) = why {
                         state.error = format!("{refused} of {} samples were not stored: {why}", all.len());
                     }
-                    state.written = written;
+                    memory.written = written;
                 }
                 Err(why) => {
-                    tracing::warn!(group = self.group.name, rule = rule.name, error = why, "a rule failed");
+                    tracing::warn!(group = group.name, rule = rule.name, error = why, "a rule failed");
                     state.error = why;
                     outcome.failures += 1;
                 }
             }
             outcome
                 .outgoing
-                .extend(due(rule, state, now_ms, self.group.interval, config));
+                .extend(due(rule, state, now_ms, group.interval, config));
             state.took = rule_started.elapsed();
         }
-        (self.took, self.evaluated_ms) = (started.elapsed(), now_ms);
+        (self.shown.took, self.shown.evaluated_ms) = (started.elapsed(), now_ms);
         outcome
     }
 
     /// Ends every series that the group has written, as when it is taken out of the configuration.
     pub fn end(&mut self, now_ms: i64, store: &dyn Append) {
-        let all: Vec<(Labels, f64)> = self
+        let written = self
             .states
             .iter_mut()
-            .flat_map(|state| std::mem::take(&mut state.written))
-            .map(|labels| (labels, stale_nan()))
-            .collect();
+            .flat_map(|state| std::mem::take(&mut state.written));
+        let all: Vec<(Labels, Output)> = written.map(|(labels, kind)| (labels, kind.marker())).collect();
         write(&mut self.refs, store, now_ms, &all);
     }
 
     /// Takes over what the group knew before its file was read again.
     pub fn inherit(&mut self, old: &mut Running) {
-        for (rule, state) in self.group.rules.iter().zip(&mut self.states) {
-            let same = |(before, _): &(&Rule, &mut RuleState)| {
-                let labels = |r: &Rule| {
-                    r.labels
-                        .iter()
-                        .map(|(n, t)| (n.clone(), t.source.clone()))
-                        .collect::<Vec<_>>()
-                };
-                before.name == rule.name && before.expr == rule.expr && labels(before) == labels(rule)
-            };
-            if let Some((_, before)) = old.group.rules.iter().zip(&mut old.states).find(same) {
-                *state = std::mem::take(before);
+        let labels = |r: &Rule| {
+            r.labels
+                .iter()
+                .map(|(n, t)| (n.clone(), t.source.clone()))
+                .collect::<Vec<_>>()
+        };
+        let (group, before) = (self.shown.group.clone(), old.shown.group.clone());
+        for (at, rule) in group.rules.iter().enumerate() {
+            let same = |r: &Rule| r.name == rule.name && r.expr == rule.expr && labels(r) == labels(rule);
+            if let Some(was) = before.rules.iter().position(same) {
+                self.shown.states[at] = std::mem::take(&mut old.shown.states[was]);
+                self.memories[at] = std::mem::take(&mut old.memories[was]);
             }
+        }
+    }
+}
+
+/// What a rule writes to a series.
+#[derive(Clone, Debug)]
+enum Output {
+    Float(f64),
+    Histogram(Arc<Histogram>),
+}
+
+/// Which kind of sample a series has.
+#[derive(Clone, Copy, Debug)]
+enum Written {
+    Float,
+    Histogram,
+}
+
+impl Output {
+    fn kind(&self) -> Written {
+        match self {
+            Output::Float(_) => Written::Float,
+            Output::Histogram(_) => Written::Histogram,
+        }
+    }
+
+    fn is_marker(&self) -> bool {
+        match self {
+            Output::Float(value) => is_stale(*value),
+            Output::Histogram(histogram) => histogram.is_stale(),
+        }
+    }
+}
+
+impl Written {
+    fn marker(self) -> Output {
+        match self {
+            Written::Float => Output::Float(stale_nan()),
+            Written::Histogram => Output::Histogram(Arc::new(Histogram::stale())),
         }
     }
 }
@@ -134,54 +193,63 @@ fn write(
     refs: &mut RapidHashMap<Labels, SeriesRef>,
     store: &dyn Append,
     at_ms: i64,
-    values: &[(Labels, f64)],
+    values: &[(Labels, Output)],
 ) -> (u64, Option<AppendError>) {
     if refs.len() > MAX_REFS {
         refs.clear();
     }
     let mut count = 0;
     let mut first = None;
+    let mut refuse = |error: AppendError| {
+        count += 1;
+        first.get_or_insert(error);
+    };
     // Twice: a handle may have gone stale since it was remembered.
-    let mut wanted: Vec<&(Labels, f64)> = values.iter().collect();
-    for _ in 0..2 {
-        let mut batch = Vec::with_capacity(wanted.len());
-        let mut rows = Vec::with_capacity(wanted.len());
-        for row @ (labels, value) in wanted.drain(..) {
-            let id = match refs.get(labels) {
-                Some(id) => Ok(*id),
-                None => store.resolve(labels),
+    let mut wanted: Vec<&(Labels, Output)> = values.iter().collect();
+    for attempt in 0..2 {
+        let (mut floats, mut histograms) = (Vec::new(), Vec::new());
+        let (mut of_floats, mut of_histograms) = (Vec::new(), Vec::new());
+        for row in wanted.drain(..) {
+            let id = match refs.get(&row.0) {
+                Some(id) => *id,
+                None => match store.resolve(&row.0) {
+                    Ok(id) => id,
+                    Err(error) => {
+                        refuse(error);
+                        continue;
+                    }
+                },
             };
-            match id {
-                Ok(id) => {
-                    refs.insert(labels.clone(), id);
-                    batch.push((
-                        id,
-                        Sample {
-                            ts_ms: at_ms,
-                            value: *value,
-                        },
-                    ));
-                    rows.push(row);
+            // What ends is not needed again.
+            match row.1.is_marker() {
+                true => drop(refs.remove(&row.0)),
+                false => drop(refs.insert(row.0.clone(), id)),
+            }
+            match &row.1 {
+                Output::Float(value) => {
+                    let sample = Sample {
+                        ts_ms: at_ms,
+                        value: *value,
+                    };
+                    floats.push((id, sample));
+                    of_floats.push(row);
                 }
-                Err(error) => {
-                    count += 1;
-                    first.get_or_insert(error);
+                Output::Histogram(histogram) => {
+                    histograms.push((id, at_ms, (**histogram).clone()));
+                    of_histograms.push(row);
                 }
             }
         }
-        let mut refused = Vec::new();
-        store.append(&batch, &mut refused);
-        for (at, error) in refused {
-            if error == AppendError::Unknown && refs.remove(&rows[at].0).is_some() {
-                wanted.push(rows[at]);
+        let (mut bad_floats, mut bad_histograms) = (Vec::new(), Vec::new());
+        store.append(&floats, &mut bad_floats);
+        store.append_histograms(&histograms, &mut bad_histograms);
+        let bad = bad_floats.into_iter().map(|(at, error)| (of_floats[at], error));
+        for (row, error) in bad.chain(bad_histograms.into_iter().map(|(at, error)| (of_histograms[at], error))) {
+            refs.remove(&row.0);
+            if error == AppendError::Unknown && attempt == 0 {
+                wanted.push(row);
             } else {
-                count += 1;
-                first.get_or_insert(error);
-            }
-        }
-        for (labels, value) in rows.into_iter().map(|r| (&r.0, r.1)) {
-            if is_stale(value) {
-                refs.remove(labels);
+                refuse(error);
             }
         }
         if wanted.is_empty() {
@@ -194,11 +262,12 @@ fn write(
 fn evaluate(
     rule: &Rule,
     state: &mut RuleState,
+    memory: &mut Memory,
     at_ms: i64,
     limit: usize,
     engine: &Engine,
     config: &Config,
-) -> Result<Vec<(Labels, f64)>, String> {
+) -> Result<Vec<(Labels, Output)>, String> {
     let found = query(engine, &rule.expr, at_ms)?;
     match &rule.kind {
         Kind::Record => record(rule, found, limit),
@@ -244,8 +313,8 @@ fn evaluate(
                 }
             }
             advance(state, seen, at_ms, *hold, *keep_firing);
-            if !state.restored {
-                state.restored = true;
+            if !memory.restored {
+                memory.restored = true;
                 restore(state, at_ms, *hold, engine);
             }
             let active = state.alerts.values().filter(|a| a.state != State::Inactive).count();
@@ -263,11 +332,13 @@ fn query(engine: &Engine, text: &str, at_ms: i64) -> Result<Vec<Found>, String> 
         Value::Scalar(sample) => Ok(vec![Found {
             labels: Labels::default(),
             value: sample.value,
+            histogram: None,
         }]),
         Value::Vector { samples, .. } => {
             let found = samples.into_iter().map(|s| Found {
                 labels: s.labels,
                 value: s.value,
+                histogram: s.histogram,
             });
             Ok(found.collect())
         }
@@ -277,7 +348,7 @@ fn query(engine: &Engine, text: &str, at_ms: i64) -> Result<Vec<Found>, String> 
     }
 }
 
-fn record(rule: &Rule, found: Vec<Found>, limit: usize) -> Result<Vec<(Labels, f64)>, String> {
+fn record(rule: &Rule, found: Vec<Found>, limit: usize) -> Result<Vec<(Labels, Output)>, String> {
     let mut out = BTreeMap::new();
     for element in found {
         let mut labels = element.labels.builder();
@@ -286,7 +357,10 @@ fn record(rule: &Rule, found: Vec<Found>, limit: usize) -> Result<Vec<(Labels, f
             labels.set(name.as_str(), value.source.as_str());
         }
         let labels = labels.build();
-        if out.insert(labels.clone(), element.value).is_some() {
+        let value = element
+            .histogram
+            .map_or(Output::Float(element.value), Output::Histogram);
+        if out.insert(labels.clone(), value).is_some() {
             return Err(format!("two elements make the same series {labels}: aggregate them"));
         }
     }
@@ -361,7 +435,7 @@ fn restore(state: &mut RuleState, now_ms: i64, hold: Duration, engine: &Engine) 
 }
 
 /// What the store keeps of alerts.
-fn alert_series(state: &RuleState) -> Vec<(Labels, f64)> {
+fn alert_series(state: &RuleState) -> Vec<(Labels, Output)> {
     let active = state.alerts.values().filter(|a| a.state != State::Inactive);
     let both = active.flat_map(|alert| {
         let mut shown = alert.labels.builder();
@@ -370,7 +444,10 @@ fn alert_series(state: &RuleState) -> Vec<(Labels, f64)> {
             .set(names::ALERT_STATE, alert.state.name());
         let mut since = alert.labels.builder();
         since.set(names::METRIC_NAME, names::ALERTS_FOR_STATE);
-        [(shown.build(), 1.0), (since.build(), (alert.active_ms / 1000) as f64)]
+        [
+            (shown.build(), Output::Float(1.0)),
+            (since.build(), Output::Float((alert.active_ms / 1000) as f64)),
+        ]
     });
     both.collect()
 }

@@ -2,7 +2,7 @@
 
 use super::alert::{Alert, State};
 use super::file::{Kind, Rule, Text};
-use super::group::{RuleState, Running};
+use super::group::{RuleState, Shown};
 use crate::engine;
 use jiff::Timestamp;
 use serde_json::{Map, Value as Json, json};
@@ -69,8 +69,8 @@ impl<'a> Wanted<'a> {
     }
 
     /// None where nothing of the group is asked for.
-    pub fn group(&self, running: &Running, default_interval_s: f64) -> Option<Json> {
-        let group = &running.group;
+    pub fn group(&self, shown: &Shown, default_interval_s: f64) -> Option<Json> {
+        let group = &shown.group;
         let filter = self.filter;
         if !(filter.groups.is_empty() || filter.groups.contains(&group.name))
             || !(filter.files.is_empty() || filter.files.contains(&group.file))
@@ -80,7 +80,7 @@ impl<'a> Wanted<'a> {
         let rules = group
             .rules
             .iter()
-            .zip(&running.states)
+            .zip(&shown.states)
             .filter(|(rule, _)| self.wants_rule(rule));
         let rules: Vec<Json> = rules
             .map(|(rule, state)| show(rule, state, filter.exclude_alerts))
@@ -94,8 +94,8 @@ impl<'a> Wanted<'a> {
             "interval": group.interval.map_or(default_interval_s, |i| i.as_secs_f64()),
             "limit": group.limit,
             "rules": rules,
-            "evaluationTime": running.took.as_secs_f64(),
-            "lastEvaluation": time(running.evaluated_ms),
+            "evaluationTime": shown.took.as_secs_f64(),
+            "lastEvaluation": time(shown.evaluated_ms),
         }))
     }
 }

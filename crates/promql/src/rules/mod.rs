@@ -24,7 +24,7 @@ pub(crate) use notify::Outgoing;
 
 use crate::Engine;
 use alert::State;
-use group::Running;
+use group::{Running, Shown};
 use notify::Notifier;
 use serde_json::{Value as Json, json};
 use std::{
@@ -85,12 +85,31 @@ pub struct Rules(Arc<Shared>);
 
 struct Shared {
     config: Config,
-    groups: Mutex<Vec<Arc<Mutex<Running>>>>,
+    groups: Mutex<Vec<Arc<Cell>>>,
     changed: tokio::sync::Notify,
     notifier: Notifier,
     evaluations: AtomicU64,
     failures: AtomicU64,
     missed: AtomicU64,
+}
+
+/// A group. Evaluation may take long: what it told last can be read meanwhile.
+struct Cell {
+    running: Mutex<Running>,
+    shown: Mutex<Arc<Shown>>,
+}
+
+impl Cell {
+    fn new(running: Running) -> Self {
+        Cell {
+            shown: Mutex::new(Arc::new(running.shown.clone())),
+            running: Mutex::new(running),
+        }
+    }
+
+    fn shown(&self) -> Arc<Shown> {
+        lock(&self.shown).clone()
+    }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -140,14 +159,14 @@ impl Rules {
         let mut current = lock(&self.0.groups);
         let running = groups.into_iter().map(|group| {
             let mut new = Running::new(group);
-            let same = |old: &&Arc<Mutex<Running>>| {
-                let old = lock(old);
-                old.group.file == new.group.file && old.group.name == new.group.name
+            let same = |old: &&Arc<Cell>| {
+                let old = old.shown();
+                old.group.file == new.shown.group.file && old.group.name == new.shown.group.name
             };
             if let Some(old) = current.iter().find(same) {
-                new.inherit(&mut lock(old));
+                new.inherit(&mut lock(&old.running));
             }
-            Arc::new(Mutex::new(new))
+            Arc::new(Cell::new(new))
         });
         let running: Vec<_> = running.collect();
         *current = running;
@@ -181,29 +200,18 @@ impl Rules {
                 }
                 // What the new groups did not take over has ended.
                 for group in groups {
-                    lock(&group).end(now_ms(), store.as_ref());
+                    lock(&group.running).end(now_ms(), store.as_ref());
                 }
             }
         };
         tokio::join!(sending, evaluating);
     }
 
-    async fn run_group(
-        &self,
-        group: Arc<Mutex<Running>>,
-        engine: Engine,
-        store: Arc<dyn Append>,
-        stop: CancellationToken,
-    ) {
-        let (interval, phase) = {
-            let running = lock(&group);
-            let interval = running
-                .group
-                .interval
-                .unwrap_or(self.0.config.interval)
-                .max(Duration::from_millis(100));
-            (interval, phase(&running, interval))
-        };
+    async fn run_group(&self, group: Arc<Cell>, engine: Engine, store: Arc<dyn Append>, stop: CancellationToken) {
+        let shown = group.shown();
+        let interval = shown.group.interval.unwrap_or(self.0.config.interval);
+        let interval = interval.max(Duration::from_millis(100));
+        let phase = phase(&shown, interval);
         // Evaluations stand at whole intervals after the group's own phase, also after a restart.
         let step = alert::millis(interval);
         let mut at_ms = now_ms() - (now_ms() - phase).rem_euclid(step) + step;
@@ -227,10 +235,11 @@ impl Rules {
         }
     }
 
-    fn evaluate(&self, group: &Mutex<Running>, at_ms: i64, engine: &Engine, store: &dyn Append) {
-        let mut running = lock(group);
+    fn evaluate(&self, group: &Cell, at_ms: i64, engine: &Engine, store: &dyn Append) {
+        let mut running = lock(&group.running);
         let outcome = running.evaluate(at_ms, engine, store, &self.0.config);
-        let rules = running.group.rules.len() as u64;
+        let rules = running.shown.group.rules.len() as u64;
+        *lock(&group.shown) = Arc::new(running.shown.clone());
         drop(running);
         self.0.evaluations.fetch_add(rules, Relaxed);
         self.0.failures.fetch_add(outcome.failures, Relaxed);
@@ -252,7 +261,7 @@ impl Rules {
         let default_s = self.0.config.interval.as_secs_f64();
         let shown: Vec<Json> = groups
             .iter()
-            .filter_map(|g| wanted.group(&lock(g), default_s))
+            .filter_map(|g| wanted.group(&g.shown(), default_s))
             .collect();
         Ok(json!({ "groups": shown }))
     }
@@ -261,8 +270,8 @@ impl Rules {
     pub fn alerts_json(&self) -> Json {
         let mut alerts = Vec::new();
         for group in lock(&self.0.groups).clone() {
-            let running = lock(&group);
-            let all = running.states.iter().flat_map(|s| s.alerts.values());
+            let shown = group.shown();
+            let all = shown.states.iter().flat_map(|s| s.alerts.values());
             alerts.extend(all.filter(|a| a.state != State::Inactive).map(json::alert));
         }
         json!({ "alerts": alerts })
@@ -320,9 +329,9 @@ impl Rules {
 }
 
 /// Where in the interval a group's beat lies, in milliseconds: spread by its name.
-fn phase(running: &Running, interval: Duration) -> i64 {
+fn phase(shown: &Shown, interval: Duration) -> i64 {
     let mut hasher = std::hash::DefaultHasher::new();
-    (&running.group.file, &running.group.name).hash(&mut hasher);
+    (&shown.group.file, &shown.group.name).hash(&mut hasher);
     i64::try_from(hasher.finish() % interval.as_millis().max(1) as u64).unwrap_or(0)
 }
 

@@ -272,3 +272,131 @@ async fn promtool_works_with_it() {
     let (code, text) = run(words(&format!("query instant {url} up{{"))).await;
     assert!(code == Some(1) && text.contains("parse error"), "{text}");
 }
+
+/// A token of one namespace sees that one, whatever it asks.
+#[tokio::test]
+async fn nothing_escapes_the_namespaces_of_a_token() {
+    use std::sync::Arc;
+    use weir_promql::http_api::{Access, Authorize};
+    let tenant: Authorize = Arc::new(|_| Box::pin(async { Access::Namespaces(vec!["a".into()]) }));
+    let ours = Ours::start_with(tenant, |_| {}).await;
+    let all = Ours::start_with(weir_promql::http_api::allow_all(), |api| {
+        api.receiver = Some(ours.store.clone());
+    });
+    let end = end_ms(now_ms());
+    assert_eq!(write(&all.await.ask, Version::V1, &traffic(end)).await.status(), 204);
+    let at = end / 1000 + 1;
+    for query in [
+        "response_total",
+        "{__name__=~\".+\"}",
+        "{namespace=\"b\"}",
+        "{namespace!=\"a\"} or response_total",
+        "sum by (namespace) (rate(response_total[1m]))",
+        "max_over_time(sum by (namespace) (response_total)[1m:10s])",
+        "response_total offset 10s",
+        "label_replace(response_total, \"was\", \"$1\", \"namespace\", \"(.*)\")",
+        "count_values(\"namespace\", response_total) unless response_total",
+        "count_values(\"pod\", response_total)",
+        "sort_by_label(response_total, \"namespace\")",
+        "response_total[1m]",
+    ] {
+        for path in [
+            format!("/api/v1/query?query={}&time={at}", encode(query)),
+            format!(
+                "/api/v1/query_range?query={}&start={}&end={at}&step=10",
+                encode(query),
+                at - 60
+            ),
+        ] {
+            let (_, answer) = ours.ask.json(&path).await;
+            let text = answer["data"].to_string();
+            assert!(!text.contains("\"b\"") && !text.contains("db-0"), "{path}: {text}");
+        }
+    }
+    let (_, answer) = ours
+        .ask
+        .json(&format!("/api/v1/query?query=count(response_total)&time={at}"))
+        .await;
+    assert_eq!(answer["data"]["result"][0]["value"][1], "4");
+    for path in [
+        "/api/v1/series?match[]=response_total",
+        "/api/v1/labels",
+        "/api/v1/label/namespace/values",
+        "/api/v1/label/pod/values?match[]=%7Bnamespace=%22b%22%7D",
+        "/api/v1/metadata",
+    ] {
+        let (status, answer) = ours.ask.json(path).await;
+        let text = answer["data"].to_string();
+        assert!(
+            status == 200 && !text.contains("\"b\"") && !text.contains("db"),
+            "{path}: {answer}"
+        );
+    }
+    let (status, page) = ours
+        .ask
+        .get("/federate?match[]=response_total")
+        .await
+        .unwrap_or_else(|e| panic!("{e}"));
+    let page = String::from_utf8_lossy(&page).into_owned();
+    assert!(
+        status == 200 && page.contains("web-0") && !page.contains("db-0"),
+        "{page}"
+    );
+    for path in [
+        "/api/v1/rules",
+        "/api/v1/alerts",
+        "/api/v1/targets",
+        "/api/v1/status/tsdb",
+        "/metrics",
+        "/sd/proxies",
+    ] {
+        assert_eq!(ours.ask.json(path).await.0, 403, "{path}");
+    }
+    assert_eq!(write(&ours.ask, Version::V1, &traffic(end)).await.status(), 403);
+}
+
+#[tokio::test]
+async fn answers_are_compressed_and_shared_as_browsers_want() {
+    let ours = Ours::start().await;
+    let end = end_ms(now_ms());
+    assert_eq!(write(&ours.ask, Version::V1, &traffic(end)).await.status(), 204);
+    let url = format!(
+        "{}/api/v1/query?query=response_total%5B10m%5D&time={}",
+        ours.ask.url,
+        end / 1000
+    );
+    let request = http::Request::get(&url)
+        .header("accept-encoding", "gzip")
+        .header("origin", "http://x.test");
+    let request = request
+        .body(http_body_util::Full::default())
+        .unwrap_or_else(|e| panic!("{e}"));
+    let response = ours.ask.send(request).await.unwrap_or_else(|e| panic!("{e}"));
+    assert_eq!(response.headers()["content-encoding"], "gzip");
+    assert_eq!(response.headers()["access-control-allow-origin"], "*");
+    let mut plain = String::new();
+    let read = std::io::Read::read_to_string(&mut flate2::read::GzDecoder::new(&response.body()[..]), &mut plain);
+    assert!(read.is_ok() && plain.starts_with("{\"status\":\"success\"") && plain.len() > 3 * response.body().len());
+
+    let strict = Ours::start_with(weir_promql::http_api::allow_all(), |api| {
+        api.cors_origin = regex::Regex::new(r"https?://good\.test").unwrap_or_else(|e| panic!("{e}"));
+    });
+    let strict = strict.await;
+    for (origin, allowed) in [
+        ("http://good.test", true),
+        ("http://good.test.evil", false),
+        ("http://evil", false),
+    ] {
+        let request = http::Request::options(format!("{}/api/v1/query", strict.ask.url)).header("origin", origin);
+        let request = request
+            .body(http_body_util::Full::default())
+            .unwrap_or_else(|e| panic!("{e}"));
+        let response = strict.ask.send(request).await.unwrap_or_else(|e| panic!("{e}"));
+        assert_eq!(response.status(), 204);
+        let shared = response
+            .headers()
+            .get("access-control-allow-origin")
+            .is_some_and(|v| v == origin);
+        assert_eq!(shared, allowed, "{origin}");
+    }
+}

@@ -181,6 +181,36 @@ fn a_group_that_is_read_again_keeps_its_state() {
 }
 
 #[test]
+fn native_histograms_are_recorded_as_such() {
+    let end = end_ms(now_ms());
+    let store = filled(end);
+    let native = traffic(end).series.into_iter().find(|s| !s.histograms.is_empty());
+    let native = native.unwrap_or_else(|| panic!("the traffic has no native histogram"));
+    let id = store.resolve(&native.labels).unwrap_or_else(|e| panic!("{e}"));
+    let all: Vec<_> = native
+        .histograms
+        .iter()
+        .map(|h| (id, h.ts_ms, (*h.value).clone()))
+        .collect();
+    store.append_histograms(&all, &mut Vec::new());
+    let rules = rules(
+        Config::default(),
+        "groups: [{name: g, rules: [{record: n, expr: native_seconds}]}]",
+    );
+    rules.evaluate_all(end, &engine(&store), store.as_ref());
+    rules.evaluate_all(end + 600_000, &engine(&store), store.as_ref());
+    let found = store.select(&[Matcher::equal("__name__", "n")], 0, i64::MAX, usize::MAX);
+    let found = found.unwrap_or_else(|e| panic!("{e}"));
+    let counts: Vec<_> = found[0]
+        .histograms
+        .iter()
+        .map(|h| (h.value.count, h.value.is_stale()))
+        .collect();
+    assert_eq!(counts, [(413.0, false), (0.0, true)]);
+    assert!(found[0].samples.is_empty());
+}
+
+#[test]
 fn a_limit_refuses_the_rule() {
     let end = end_ms(now_ms());
     let store = filled(end);

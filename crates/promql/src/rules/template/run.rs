@@ -3,7 +3,8 @@
 use super::number;
 use super::{Base, Command, MAX_OUTPUT_BYTES, Node, Operand, Pipeline};
 use std::collections::BTreeMap;
-use weir_series::{Labels, names};
+use std::sync::Arc;
+use weir_series::{Histogram, Labels, names};
 
 /// What a template tells about.
 #[derive(Clone, Debug)]
@@ -25,6 +26,8 @@ pub(crate) struct Data<'a> {
 pub(crate) struct Found {
     pub labels: Labels,
     pub value: f64,
+    /// The native histogram, where it is one.
+    pub histogram: Option<Arc<Histogram>>,
 }
 
 /// Answers the queries of a template.

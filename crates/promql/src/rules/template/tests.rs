@@ -15,6 +15,7 @@ fn render(text: &str, value: f64) -> Result<String, String> {
             .map(|i| Found {
                 labels: Labels::new([("instance", i)]),
                 value: 1.5,
+                histogram: None,
             })
             .to_vec()),
         "none" => Ok(Vec::new()),
