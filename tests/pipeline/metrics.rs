@@ -10,7 +10,8 @@ use tokio_util::sync::CancellationToken;
 use weir_api::traffic_metrics::Figures;
 use weir_metrics_api::query::{Kind, Scope, Traffic};
 use weir_promql::{Engine, Options};
-use weir_scrape::{ScrapeConfig, Target, Targets, discover};
+use weir_scrape::config::Job;
+use weir_scrape::{Target, Targets, discover};
 use weir_series::Labels;
 use weir_series::canonical::{Direction, Peer, Recorder, Response, classify};
 use weir_tsdb::Tsdb;
@@ -48,11 +49,7 @@ async fn proxy(name: &str, recorder: Arc<Recorder>) -> Target {
     });
     let pod = format!("{name}-1");
     let labels = [("namespace", "default"), ("pod", &pod), ("deployment", name)];
-    Target {
-        address,
-        path: "/metrics".into(),
-        labels: Labels::new(labels),
-    }
+    Target::new(address, "/metrics", Labels::new(labels))
 }
 
 async fn serve(mut stream: TcpStream, recorder: Arc<Recorder>) {
@@ -129,11 +126,12 @@ async fn what_was_recorded_is_what_is_shown() {
     let store = Arc::new(Tsdb::new(weir_tsdb::Options::default()));
     let (_discovery, discovered) = discover::fixed(found);
     let (targets, shutdown) = (Targets::new(), CancellationToken::new());
-    let config = ScrapeConfig {
+    let config = Job {
         interval: Duration::from_millis(100),
-        ..ScrapeConfig::default()
+        exact: true,
+        ..Job::named("proxies")
     };
-    let scraping = weir_scrape::run(config, discovered, store.clone(), targets.clone(), shutdown.clone());
+    let scraping = weir_scrape::run_job(config, discovered, store.clone(), targets.clone(), shutdown.clone());
     let scraping = tokio::spawn(scraping);
     traffic(&client, &server).await;
     scraped(&targets).await;

@@ -183,6 +183,7 @@ impl Pods {
         }
         let ensured = self.ensure(id, Some(pod), |want| {
             want.plan = plan.clone();
+            want.leaving = pod.metadata.deletion_timestamp.is_some();
             want.absent = false;
         });
         if let Err(error) = ensured {

@@ -18,7 +18,7 @@ use kube::runtime::utils::Backoff;
 use kube::runtime::{WatchStreamExt as _, watcher};
 use kube::{Api, Client, Resource};
 use serde::de::DeserializeOwned;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, OnceCell};
 use tokio_util::sync::CancellationToken;
 use weir_api::labels::{self, Engine, SYSTEM_NAMESPACE};
 use weir_api::telemetry::{MESH_CONFIG, MESH_CONFIG_KEY};
@@ -43,6 +43,8 @@ pub struct Stores {
     settings: Store<ConfigMap>,
     /// The last good one of the mesh's settings.
     engine: Mutex<Engine>,
+    /// Set once every cache has its first content.
+    filled: OnceCell<()>,
 }
 
 /// An owned [`Workload`].
@@ -89,11 +91,17 @@ impl Stores {
                 |_: &mut ConfigMap| (),
             ),
             engine: Mutex::default(),
+            filled: OnceCell::new(),
         }
     }
 
     /// Returns once every cache has its first content.
     pub async fn ready(&self) {
+        // A store wakes only the last of those who wait for it, so one waits for all.
+        self.filled.get_or_init(|| self.fill()).await;
+    }
+
+    async fn fill(&self) {
         // An error means that a watch task has ended, which happens on shutdown only.
         let _ = tokio::join!(
             self.pods.wait_until_ready(),
@@ -259,6 +267,15 @@ impl Watch<'_> {
 
 #[cfg(test)]
 mod tests {
+    use std::convert::Infallible;
+
+    use bytes::Bytes;
+    use http_body_util::Full;
+    use hyper_util::rt::TokioIo;
+    use serde_json::json;
+    use tokio::net::TcpListener;
+    use tokio::sync::watch;
+
     use super::*;
 
     #[test]
@@ -277,5 +294,57 @@ mod tests {
         for bad in ["engine: nginx", "engine: {a: b}", "engine: ["] {
             assert_eq!(settings(bad), None, "{bad}: the last good one stays");
         }
+    }
+
+    /// Answers lists, all of them empty, once told to; watches never say anything.
+    async fn api(open: watch::Receiver<bool>) -> Client {
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let open = open.clone();
+                let service = hyper::service::service_fn(move |request: http::Request<hyper::body::Incoming>| {
+                    let mut open = open.clone();
+                    async move {
+                        if request.uri().query().is_some_and(|q| q.contains("watch=true")) {
+                            std::future::pending::<()>().await;
+                        }
+                        let _ = open.wait_for(|open| *open).await;
+                        let list = json!({"metadata": {"resourceVersion": "1"}, "items": []});
+                        Ok::<_, Infallible>(http::Response::new(Full::new(Bytes::from(list.to_string()))))
+                    }
+                });
+                tokio::spawn(
+                    hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service),
+                );
+            }
+        });
+        Client::try_from(kube::Config::new(format!("http://{address}").parse().unwrap())).unwrap()
+    }
+
+    /// The agent itself and every pod that starts with it wait at the same time; one of them may give up.
+    #[tokio::test]
+    async fn all_who_wait_for_the_caches_are_woken() {
+        let (open, opened) = watch::channel(false);
+        let shutdown = CancellationToken::new();
+        let client = api(opened).await;
+        let stores = Arc::new(Stores::start(&client, "node", &Arc::default(), &shutdown));
+        let wait = || {
+            let stores = stores.clone();
+            tokio::spawn(async move { stores.ready().await })
+        };
+        let first = wait();
+        tokio::task::yield_now().await;
+        let others: Vec<_> = (0..3).map(|_| wait()).collect();
+        tokio::task::yield_now().await;
+        first.abort();
+        assert!(others.iter().all(|w| !w.is_finished()));
+        open.send_replace(true);
+        for waiter in others {
+            let woken = tokio::time::timeout(Duration::from_secs(10), waiter).await;
+            woken.expect("a waiter was forgotten").unwrap();
+        }
+        shutdown.cancel();
     }
 }

@@ -127,9 +127,23 @@ impl Engine {
         }
     }
 
+    /// The same engine over another store or with other settings.
+    pub fn with(&self, store: Arc<dyn Select>, options: Options) -> Self {
+        Engine {
+            store,
+            options,
+            ..self.clone()
+        }
+    }
+
     /// The store behind it.
     pub fn store(&self) -> &Arc<dyn Select> {
         &self.store
+    }
+
+    /// Its limits and settings.
+    pub fn options(&self) -> &Options {
+        &self.options
     }
 
     /// The value at one time.
@@ -279,6 +293,12 @@ pub(crate) fn selector(text: &str) -> Result<Vec<Matcher>, Error> {
             "{text:?} is not a series selector like up{{job=\"x\"}}"
         ))),
     }
+}
+
+/// An expression of a size that may be evaluated.
+pub(crate) fn parse_checked(query: &str) -> Result<Expr, Error> {
+    check_size(query)?;
+    parse(query)
 }
 
 /// What `double_exponential_smoothing` was called before Prometheus 3, and still is in many rule files.

@@ -65,7 +65,12 @@ fn series() -> Vec<SeriesData> {
     for pod in ["a", "b"] {
         let samples = |start: f64, step: f64| -> Vec<Sample> {
             let value = |i: i64| start + step * (i % 9) as f64;
-            (0..20).map(|i| Sample { ts_ms: i * 10_000, value: value(i) }).collect()
+            (0..20)
+                .map(|i| Sample {
+                    ts_ms: i * 10_000,
+                    value: value(i),
+                })
+                .collect()
         };
         for (le, start) in [("1", 10.0), ("5", 20.0), ("+Inf", 25.0)] {
             out.push(SeriesData {

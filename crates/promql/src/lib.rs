@@ -9,6 +9,8 @@ mod eval;
 pub mod format;
 pub mod fuzz;
 pub mod http_api;
+pub mod remote;
+pub mod rules;
 
 pub use engine::{Engine, Error, InstantSample, Options, Value};
 pub use eval::Annotations;

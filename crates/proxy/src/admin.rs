@@ -160,13 +160,30 @@ impl Admin {
                 self.shared.life.drain();
                 text(StatusCode::OK, "draining\n")
             }
+            (&Method::POST, "/drain_listeners") => self.drain_listeners(request.uri().query().unwrap_or("")),
             (&Method::POST, "/quitquitquit") => {
                 self.quit.notify_one();
                 text(StatusCode::OK, "draining, then ending\n")
             }
-            (_, "/drain" | "/quitquitquit") => text(StatusCode::METHOD_NOT_ALLOWED, "use POST\n"),
+            (_, "/drain" | "/drain_listeners" | "/quitquitquit") => text(StatusCode::METHOD_NOT_ALLOWED, "use POST\n"),
             _ => self.public(request),
         }
+    }
+
+    /// Envoy's call of this name, in the one form that leaves the listeners open.
+    fn drain_listeners(&self, query: &str) -> Reply {
+        let mut asked: Vec<&str> = query.split('&').collect();
+        asked.sort_unstable();
+        match asked[..] {
+            ["graceful", "inboundonly", "skip_exit"] => self.shared.life.drain_inbound(),
+            ["graceful", "skip_exit"] => self.shared.life.drain(),
+            _ => {
+                let known =
+                    "use graceful&skip_exit, with inboundonly or without: listeners are never closed before the end\n";
+                return text(StatusCode::BAD_REQUEST, known);
+            }
+        }
+        text(StatusCode::OK, "draining\n")
     }
 
     /// What was received, what was refused, and what is in force.

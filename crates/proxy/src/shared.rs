@@ -12,7 +12,7 @@ use std::time::Instant;
 use arc_swap::ArcSwap;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use weir_series::canonical::Recorder;
+use weir_series::canonical::{Direction, Recorder};
 
 use crate::config::Active;
 use crate::peers::Peers;
@@ -56,11 +56,12 @@ pub struct Shared {
 #[derive(Debug)]
 pub struct Life {
     draining: AtomicBool,
+    inbound_draining: AtomicBool,
     /// When the last connection was accepted, in milliseconds since `start`.
     accepted_ms: AtomicU64,
     start: Instant,
-    /// Cancelled when draining begins.
-    pub drained: CancellationToken,
+    drained: CancellationToken,
+    inbound_drained: CancellationToken,
     /// Connections that are still open are to be closed now.
     pub closing: CancellationToken,
     is_closing: AtomicBool,
@@ -72,9 +73,11 @@ impl Life {
     fn new() -> Self {
         Self {
             draining: AtomicBool::new(false),
+            inbound_draining: AtomicBool::new(false),
             accepted_ms: AtomicU64::new(0),
             start: Instant::now(),
             drained: CancellationToken::new(),
+            inbound_drained: CancellationToken::new(),
             closing: CancellationToken::new(),
             is_closing: AtomicBool::new(false),
             stopped: CancellationToken::new(),
@@ -90,11 +93,35 @@ impl Life {
     pub fn drain(&self) {
         self.draining.store(true, Ordering::Relaxed);
         self.drained.cancel();
+        self.drain_inbound();
+    }
+
+    /// As [`Life::drain`], but only for those who come from outside: the pod is leaving, and what it asks of others goes
+    /// on as before.
+    pub fn drain_inbound(&self) {
+        self.inbound_draining.store(true, Ordering::Relaxed);
+        self.inbound_drained.cancel();
     }
 
     /// Whether [`Life::drain`] was called.
     pub fn draining(&self) -> bool {
         self.draining.load(Ordering::Relaxed)
+    }
+
+    /// Whether clients of this side are to come back on other connections.
+    pub fn sends_away(&self, direction: Direction) -> bool {
+        match direction {
+            Direction::Inbound => self.inbound_draining.load(Ordering::Relaxed),
+            Direction::Outbound => self.draining(),
+        }
+    }
+
+    /// Cancelled as soon as [`Life::sends_away`].
+    pub fn sent_away(&self, direction: Direction) -> &CancellationToken {
+        match direction {
+            Direction::Inbound => &self.inbound_drained,
+            Direction::Outbound => &self.drained,
+        }
     }
 
     /// Open connections are to be closed from now on.

@@ -2,9 +2,11 @@
 
 use crate::{
     Health, Target, Targets,
+    config::Job,
     discover::Receiver,
-    fetch::Fetcher,
-    page::{Pages, Stored},
+    fetch::{Fetcher, Page},
+    page::{PageError, Pages, Report, Stored},
+    target::Identity,
 };
 use std::{
     collections::BTreeMap,
@@ -12,88 +14,62 @@ use std::{
     sync::Arc,
     time::{Duration, SystemTime},
 };
-use tokio::{
-    sync::Semaphore,
-    time::{Instant, MissedTickBehavior, interval_at},
-};
+use tokio::time::{Instant, MissedTickBehavior, interval_at};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use weir_series::Append;
 
-/// How targets are scraped.
-#[derive(Clone, Debug)]
-pub struct ScrapeConfig {
-    /// Time between two scrapes of a target.
-    pub interval: Duration,
-    /// Time that a scrape may take; at most the interval.
-    pub timeout: Duration,
-    /// Bytes that a page may have.
-    pub max_bytes: usize,
-    /// Samples that a page may have.
-    pub max_samples: usize,
-}
-
-impl Default for ScrapeConfig {
-    fn default() -> Self {
-        ScrapeConfig {
-            interval: Duration::from_secs(5),
-            timeout: Duration::from_secs(4),
-            max_bytes: 16 << 20,
-            max_samples: 200_000,
-        }
-    }
-}
-
-/// Scrapes under way at the same time; further ones wait. Bounds memory and sockets, not targets.
-const MAX_CONCURRENT: usize = 64;
 /// A target that goes may still answer once: its last figures would be lost otherwise.
 const LAST_SCRAPE: Duration = Duration::from_secs(1);
 /// A scrape this close to its beat counts as on it: even distances compress best.
 const ON_BEAT_MS: i64 = 20;
-/// Idle connections live this many intervals.
-const IDLE_INTERVALS: u32 = 3;
+/// Pages above so many bytes are read on a thread of their own, so that the others' scrapes go on meanwhile.
+const LARGE_PAGE: usize = 4 << 20;
+/// No job scrapes more often.
+const INTERVAL_MIN: Duration = Duration::from_millis(100);
 
-/// Scrapes what is discovered until `shutdown`.
-pub async fn run(
-    config: ScrapeConfig,
+/// Scrapes what is discovered until `stop`. Where `stop` comes without `shutdown`, series that end are marked if `marks` says so.
+pub(crate) async fn run(
+    job: Arc<Job>,
     mut discovered: Receiver,
     store: Arc<dyn Append>,
     targets: Targets,
-    shutdown: CancellationToken,
+    stop: CancellationToken,
+    marks: Arc<dyn Fn() -> bool + Send + Sync>,
 ) {
-    let interval = config.interval.max(Duration::from_millis(100));
-    let timeout = config.timeout.min(interval);
     let context = Arc::new(Context {
-        fetcher: Fetcher::new(timeout, interval * IDLE_INTERVALS, config.max_bytes),
-        slots: Semaphore::new(MAX_CONCURRENT),
-        interval,
-        max_samples: config.max_samples,
+        job,
         store,
         targets,
+        marks,
     });
+    let pool = context.job.name.clone();
+    context.targets.add_pool(&pool);
     let loops = TaskTracker::new();
-    let mut running: BTreeMap<Target, CancellationToken> = BTreeMap::new();
+    let mut running: BTreeMap<Identity, CancellationToken> = BTreeMap::new();
     loop {
         let wanted = discovered.borrow_and_update().clone();
-        running.retain(|target, stop| {
-            let keep = wanted.contains(target);
+        let wanted: BTreeMap<Identity, &Target> = wanted.iter().map(|t| (t.identity(), t)).collect();
+        running.retain(|identity, stop| {
+            let keep = wanted.contains_key(identity);
             if !keep {
                 stop.cancel();
             }
             keep
         });
-        for target in wanted.iter() {
-            if !running.contains_key(target) {
-                let stop = shutdown.child_token();
-                running.insert(target.clone(), stop.clone());
-                context.targets.insert(target);
-                loops.spawn(scrape_loop(context.clone(), target.clone(), stop, shutdown.clone()));
+        for (identity, target) in wanted {
+            let (interval, timeout) = context.times(target);
+            context.targets.insert(&pool, target, interval, timeout);
+            if !running.contains_key(&identity) {
+                let gone = CancellationToken::new();
+                running.insert(identity, gone.clone());
+                loops.spawn(scrape_loop(context.clone(), target.clone(), gone, stop.clone()));
             }
         }
         tokio::select! {
-            () = shutdown.cancelled() => break,
+            () = stop.cancelled() => break,
             changed = discovered.changed() => if changed.is_err() {
                 // Whoever discovers has ended; what is known goes on.
-                shutdown.cancelled().await;
+                stop.cancelled().await;
                 break;
             }
         }
@@ -102,96 +78,192 @@ pub async fn run(
     loops.wait().await;
 }
 
-struct Context {
-    fetcher: Fetcher,
-    slots: Semaphore,
-    interval: Duration,
-    max_samples: usize,
+/// Scrapes what is discovered as one job, until `shutdown`.
+pub async fn run_job(
+    job: Job,
+    discovered: Receiver,
     store: Arc<dyn Append>,
     targets: Targets,
+    shutdown: CancellationToken,
+) {
+    run(Arc::new(job), discovered, store, targets, shutdown, Arc::new(|| false)).await;
 }
 
-/// The first scrape at once, the others on the target's own beat within the interval.
-async fn scrape_loop(context: Arc<Context>, target: Target, stop: CancellationToken, shutdown: CancellationToken) {
-    let mut pages = Pages::new(&target, context.max_samples);
-    let interval = context.interval;
+struct Context {
+    job: Arc<Job>,
+    store: Arc<dyn Append>,
+    targets: Targets,
+    /// Whether the series of targets end with the job: not when another version of it, or of the whole process, follows.
+    marks: Arc<dyn Fn() -> bool + Send + Sync>,
+}
+
+impl Context {
+    fn times(&self, target: &Target) -> (Duration, Duration) {
+        let interval = target.interval.unwrap_or(self.job.interval).max(INTERVAL_MIN);
+        (interval, target.timeout.unwrap_or(self.job.timeout).min(interval))
+    }
+}
+
+/// A job that wants exact counters scrapes at once for the first time, others on the target's beat within the interval.
+async fn scrape_loop(context: Arc<Context>, target: Target, gone: CancellationToken, stop: CancellationToken) {
+    let (interval, timeout) = context.times(&target);
     let first_beat = Instant::now() + phase(&target, interval);
     let mut beats = interval_at(first_beat, interval);
     beats.set_missed_tick_behavior(MissedTickBehavior::Skip);
-    // Wall time of the first beat: all others lie whole intervals after it.
-    let origin_ms = now_ms() + millis(first_beat.saturating_duration_since(Instant::now()));
-
-    let mut last_ms = 0;
-    let mut first = true;
+    let mut scraper = Scraper {
+        fetcher: Fetcher::of_job(&context.job),
+        pages: Some(Pages::new(&target, context.job.clone())),
+        // Wall time of the first beat: all others lie whole intervals after it.
+        origin_ms: now_ms() + millis(first_beat.saturating_duration_since(Instant::now())),
+        interval,
+        timeout,
+        last_ms: 0,
+        context,
+        target,
+    };
+    let mut at_once = scraper.context.job.exact;
     loop {
-        if !first {
-            tokio::select! {
-                () = stop.cancelled() => break,
-                _ = beats.tick() => {}
-            }
-        }
-        first = false;
-        let scrape = scrape(&context, &target, &mut pages, origin_ms, last_ms);
-        last_ms = tokio::select! {
+        tokio::select! {
+            () = gone.cancelled() => break,
             () = stop.cancelled() => break,
-            at = scrape => at,
-        };
-    }
-    if !shutdown.is_cancelled() {
-        // The whole scraper goes on: end the target's series, which else would live until the look-back is over.
-        let now = now_ms().max(last_ms + 1);
-        if let Ok(page) = context.fetcher.get_within(&target, LAST_SCRAPE).await {
-            // Its figures are kept even if the page is not what it should be: nothing depends on it any more.
-            let _ = pages.store(&page, now, context.store.as_ref());
+            () = async { if !std::mem::take(&mut at_once) { beats.tick().await; } } => {}
         }
-        pages.end(now_ms().max(now + 1), context.store.as_ref());
-        context.targets.remove(&target);
+        tokio::select! {
+            () = gone.cancelled() => break,
+            () = stop.cancelled() => break,
+            () = scraper.scrape() => {}
+        }
+    }
+    // A job that goes takes its targets off the list as a whole.
+    if gone.is_cancelled() {
+        scraper.end().await;
+        scraper
+            .context
+            .targets
+            .remove(&scraper.context.job.name, &scraper.target);
+    } else if (scraper.context.marks)() {
+        scraper.end().await;
     }
 }
 
-/// One scrape; returns the time under which it was stored.
-async fn scrape(context: &Context, target: &Target, pages: &mut Pages, origin_ms: i64, last_ms: i64) -> i64 {
-    let Ok(_slot) = context.slots.acquire().await else {
-        return last_ms;
-    };
-    let started = Instant::now();
-    let at_ms = on_beat(now_ms(), origin_ms, millis(context.interval));
-    if at_ms <= last_ms {
-        // The clock went back: every sample would be refused. Wait until it has caught up.
-        return last_ms;
-    }
-    let store = context.store.as_ref();
-    let outcome = match context.fetcher.get(target).await {
-        Ok(page) => pages.store(&page, at_ms, store).map_err(|e| e.to_string()),
-        Err(error) => Err(error.to_string()),
-    };
-    let duration_s = started.elapsed().as_secs_f64();
-    let samples = outcome.as_ref().map_or(0, |stored| stored.samples);
-    if outcome.is_err() {
-        pages.fail(at_ms, store);
-    }
-    pages.report(at_ms, outcome.is_ok(), duration_s, samples, store);
-    context.targets.update(target, |status| {
-        (status.last_scrape_ms, status.last_duration_s, status.last_samples) = (at_ms, duration_s, samples);
-        let health = if outcome.is_ok() { Health::Up } else { Health::Down };
-        if status.health != health {
-            tracing::debug!(
-                url = status.url,
-                ?health,
-                error = outcome.as_ref().err(),
-                "target changed"
-            );
+/// What a loop works with.
+struct Scraper {
+    context: Arc<Context>,
+    target: Target,
+    fetcher: Fetcher,
+    /// None while a thread of its own has it.
+    pages: Option<Pages>,
+    origin_ms: i64,
+    interval: Duration,
+    timeout: Duration,
+    /// Time under which the last scrape was stored.
+    last_ms: i64,
+}
+
+/// Of a scrape that stored something.
+struct Done {
+    stored: Stored,
+    body_bytes: usize,
+}
+
+impl Scraper {
+    async fn scrape(&mut self) {
+        let started = Instant::now();
+        let at_ms = on_beat(now_ms(), self.origin_ms, millis(self.interval));
+        if at_ms <= self.last_ms {
+            // The clock went back: every sample would be refused. Wait until it has caught up.
+            return;
         }
-        status.health = health;
-        match outcome {
-            Ok(stored) => {
-                status.last_error.clear();
-                status.last_warning = warning(&stored);
+        self.last_ms = at_ms;
+        let outcome = match self.fetcher.page(&self.target.url, self.timeout).await {
+            Ok(page) => self.store(page, at_ms).await.map_err(|e| e.to_string()),
+            Err(error) => Err(error.to_string()),
+        };
+        let duration_s = started.elapsed().as_secs_f64();
+        let store = self.context.store.as_ref();
+        let pages = self
+            .pages
+            .get_or_insert_with(|| Pages::new(&self.target, self.context.job.clone()));
+        if outcome.is_err() {
+            pages.fail(at_ms, store);
+        }
+        let report = Report {
+            up: outcome.is_ok(),
+            duration_s,
+            body_bytes: outcome.as_ref().map_or(0, |done| done.body_bytes),
+            stored: outcome.as_ref().map(|done| done.stored).unwrap_or_default(),
+        };
+        pages.report(at_ms, &report, store);
+        self.show(at_ms, duration_s, outcome);
+    }
+
+    async fn store(&mut self, page: Page, at_ms: i64) -> Result<Done, PageError> {
+        let body_bytes = page.bytes.len();
+        let store = self.context.store.clone();
+        let mut pages = match self.pages.take() {
+            Some(pages) => pages,
+            None => Pages::new(&self.target, self.context.job.clone()),
+        };
+        let stored = if body_bytes < LARGE_PAGE {
+            let stored = pages.store(&page.bytes, page.format, at_ms, store.as_ref());
+            self.pages = Some(pages);
+            stored
+        } else {
+            let work = move || {
+                let stored = pages.store(&page.bytes, page.format, at_ms, store.as_ref());
+                (pages, stored)
+            };
+            match tokio::task::spawn_blocking(work).await {
+                Ok((pages, stored)) => {
+                    self.pages = Some(pages);
+                    stored
+                }
+                // The runtime is ending.
+                Err(_) => Ok(Stored::default()),
             }
-            Err(error) => status.last_error = error,
+        };
+        stored.map(|stored| Done { stored, body_bytes })
+    }
+
+    fn show(&self, at_ms: i64, duration_s: f64, outcome: Result<Done, String>) {
+        self.context
+            .targets
+            .update(&self.context.job.name, &self.target, |status| {
+                let samples = outcome.as_ref().map_or(0, |done| done.stored.samples);
+                (status.last_scrape_ms, status.last_duration_s, status.last_samples) = (at_ms, duration_s, samples);
+                let health = if outcome.is_ok() { Health::Up } else { Health::Down };
+                if status.health != health {
+                    tracing::debug!(
+                        url = status.url,
+                        ?health,
+                        error = outcome.as_ref().err(),
+                        "target changed"
+                    );
+                }
+                status.health = health;
+                match outcome {
+                    Ok(done) => {
+                        status.last_error.clear();
+                        status.last_warning = warning(&done.stored);
+                    }
+                    Err(error) => status.last_error = error,
+                }
+            });
+    }
+
+    /// Ends the target's series, which else would live until the look-back is over.
+    async fn end(&mut self) {
+        let now = now_ms().max(self.last_ms + 1);
+        if self.context.job.exact
+            && let Ok(page) = self.fetcher.page(&self.target.url, LAST_SCRAPE).await
+        {
+            // Its figures are kept even if the page is not what it should be: nothing depends on it any more.
+            let _ = self.store(page, now).await;
         }
-    });
-    at_ms
+        if let Some(pages) = &mut self.pages {
+            pages.end(now_ms().max(now + 1), self.context.store.as_ref());
+        }
+    }
 }
 
 fn warning(stored: &Stored) -> String {
@@ -207,7 +279,7 @@ fn warning(stored: &Stored) -> String {
 /// Where in the interval a target's beat lies: spread by its name, and the same after a restart of the scraper.
 fn phase(target: &Target, interval: Duration) -> Duration {
     let mut hasher = std::hash::DefaultHasher::new();
-    target.url().hash(&mut hasher);
+    target.url.hash(&mut hasher);
     let wanted = hasher.finish() % interval.as_millis().max(1) as u64;
     let now = now_ms().unsigned_abs() % interval.as_millis().max(1) as u64;
     let wait = (wanted + interval.as_millis() as u64 - now) % interval.as_millis().max(1) as u64;

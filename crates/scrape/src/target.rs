@@ -1,28 +1,50 @@
 //! A target, and the list that shows how each one is doing.
 
+use crate::config::units::duration_text;
 use serde::Serialize;
 use serde_json::{Value as Json, json};
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
-use weir_series::Labels;
+use weir_series::{Labels, names};
 
 /// One page to scrape, and the labels that its series get.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Target {
     /// `host:port`.
     pub address: String,
-    /// Path of the page, beginning with a slash.
-    pub path: String,
+    /// Where the page is.
+    pub url: String,
     /// Added to every series of the page.
     pub labels: Labels,
+    /// What discovery said of it, before relabelling.
+    pub discovered: Labels,
+    /// Where it differs from the job's.
+    pub interval: Option<Duration>,
+    /// Where it differs from the job's.
+    pub timeout: Option<Duration>,
 }
 
+/// What makes two targets the same: where it is and what its series are called.
+pub(crate) type Identity = (String, Labels, Option<Duration>, Option<Duration>);
+
 impl Target {
-    /// Where the page is.
-    pub fn url(&self) -> String {
-        format!("http://{}{}", self.address, self.path)
+    /// A target of the scheme `http`.
+    pub fn new(address: String, path: &str, labels: Labels) -> Target {
+        Target {
+            url: format!("http://{address}{path}"),
+            address,
+            labels,
+            discovered: Labels::default(),
+            interval: None,
+            timeout: None,
+        }
+    }
+
+    pub(crate) fn identity(&self) -> Identity {
+        (self.url.clone(), self.labels.clone(), self.interval, self.timeout)
     }
 }
 
@@ -43,10 +65,14 @@ pub enum Health {
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct TargetStatus {
+    /// The job that scrapes it.
+    pub pool: String,
     /// Where the page is.
     pub url: String,
     /// The labels of the target.
     pub labels: Labels,
+    /// What discovery said of it.
+    pub discovered: Labels,
     /// Whether the last scrape succeeded.
     pub health: Health,
     /// Why it did not; "" when it did.
@@ -59,11 +85,30 @@ pub struct TargetStatus {
     pub last_duration_s: f64,
     /// Samples of the last page.
     pub last_samples: usize,
+    /// Time between two scrapes.
+    pub interval: Duration,
+    /// Time that a scrape may take.
+    pub timeout: Duration,
 }
 
-/// The state of all targets; a handle to share.
+/// Targets that relabelling dropped.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Dropped {
+    /// What discovery said of them; not more than the job remembers.
+    pub shown: Vec<Labels>,
+    /// How many they are.
+    pub count: usize,
+}
+
+#[derive(Debug, Default)]
+struct Pool {
+    active: BTreeMap<Identity, TargetStatus>,
+    dropped: Dropped,
+}
+
+/// The state of all targets by job; a handle to share.
 #[derive(Clone, Debug, Default)]
-pub struct Targets(Arc<Mutex<BTreeMap<Target, TargetStatus>>>);
+pub struct Targets(Arc<Mutex<BTreeMap<String, Pool>>>);
 
 impl Targets {
     /// An empty list.
@@ -71,54 +116,106 @@ impl Targets {
         Self::default()
     }
 
-    /// All targets, sorted by address.
+    /// All targets, sorted by job and address.
     pub fn snapshot(&self) -> Vec<TargetStatus> {
-        self.lock().values().cloned().collect()
+        self.lock()
+            .values()
+            .flat_map(|pool| pool.active.values().cloned())
+            .collect()
     }
 
-    /// What `/api/v1/targets` of Prometheus shows.
-    pub fn to_json(&self) -> Json {
-        let active: Vec<Json> = self.snapshot().iter().map(target_json).collect();
-        json!({ "activeTargets": active, "droppedTargets": [], "droppedTargetCounts": {} })
+    /// The names of all jobs.
+    pub fn pools(&self) -> Vec<String> {
+        self.lock().keys().cloned().collect()
     }
 
-    pub(crate) fn insert(&self, target: &Target) {
-        let status = TargetStatus {
-            url: target.url(),
+    /// What `/api/v1/targets` of Prometheus shows, of one job if it is named; `state` is `active`, `dropped`, or anything else
+    /// for both.
+    pub fn to_json(&self, state: &str, pool: &str) -> Json {
+        let all = self.lock();
+        let wanted = || all.iter().filter(|(name, _)| pool.is_empty() || *name == pool);
+        let mut answer = json!({ "activeTargets": [], "droppedTargets": [], "droppedTargetCounts": {} });
+        if state != "dropped" {
+            let targets = wanted().flat_map(|(_, pool)| pool.active.values());
+            answer["activeTargets"] = targets.map(target_json).collect();
+        }
+        if state != "active" {
+            let shown = wanted().flat_map(|(name, pool)| pool.dropped.shown.iter().map(move |labels| (name, labels)));
+            let dropped = shown.map(|(name, labels)| json!({ "discoveredLabels": labels, "scrapePool": name }));
+            answer["droppedTargets"] = dropped.collect();
+        }
+        let counts = wanted().map(|(name, pool)| (name.clone(), Json::from(pool.dropped.count)));
+        answer["droppedTargetCounts"] = Json::Object(counts.collect());
+        answer
+    }
+
+    pub(crate) fn add_pool(&self, pool: &str) {
+        self.lock().entry(pool.to_owned()).or_default();
+    }
+
+    pub(crate) fn remove_pool(&self, pool: &str) {
+        self.lock().remove(pool);
+    }
+
+    pub(crate) fn set_dropped(&self, pool: &str, dropped: Dropped) {
+        self.lock().entry(pool.to_owned()).or_default().dropped = dropped;
+    }
+
+    /// Adds a target, or tells what discovery says of it now.
+    pub(crate) fn insert(&self, pool: &str, target: &Target, interval: Duration, timeout: Duration) {
+        let mut all = self.lock();
+        let active = &mut all.entry(pool.to_owned()).or_default().active;
+        let status = active.entry(target.identity()).or_insert_with(|| TargetStatus {
+            pool: pool.to_owned(),
+            url: target.url.clone(),
             labels: target.labels.clone(),
+            interval,
+            timeout,
             ..TargetStatus::default()
-        };
-        self.lock().insert(target.clone(), status);
+        });
+        status.discovered = target.discovered.clone();
     }
 
-    pub(crate) fn remove(&self, target: &Target) {
-        self.lock().remove(target);
+    pub(crate) fn remove(&self, pool: &str, target: &Target) {
+        if let Some(pool) = self.lock().get_mut(pool) {
+            pool.active.remove(&target.identity());
+        }
     }
 
-    pub(crate) fn update(&self, target: &Target, change: impl FnOnce(&mut TargetStatus)) {
-        if let Some(status) = self.lock().get_mut(target) {
+    pub(crate) fn update(&self, pool: &str, target: &Target, change: impl FnOnce(&mut TargetStatus)) {
+        if let Some(status) = self
+            .lock()
+            .get_mut(pool)
+            .and_then(|p| p.active.get_mut(&target.identity()))
+        {
             change(status);
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<Target, TargetStatus>> {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Pool>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 fn target_json(status: &TargetStatus) -> Json {
-    let last = jiff::Timestamp::from_millisecond(status.last_scrape_ms).unwrap_or_default();
+    let last = match status.last_scrape_ms {
+        // As Prometheus says it.
+        0 => "0001-01-01T00:00:00Z".to_owned(),
+        ms => jiff::Timestamp::from_millisecond(ms).unwrap_or_default().to_string(),
+    };
     json!({
-        "discoveredLabels": {},
+        "discoveredLabels": status.discovered,
         "labels": status.labels,
-        "scrapePool": status.labels.get(weir_series::names::JOB),
+        "scrapePool": match status.pool.as_str() { "" => status.labels.get(names::JOB), pool => pool },
         "scrapeUrl": status.url,
         "globalUrl": status.url,
         "health": status.health,
         "lastError": status.last_error,
         "lastWarning": status.last_warning,
-        "lastScrape": last.to_string(),
+        "lastScrape": last,
         "lastScrapeDuration": status.last_duration_s,
         "lastSamples": status.last_samples,
+        "scrapeInterval": duration_text(status.interval),
+        "scrapeTimeout": duration_text(status.timeout),
     })
 }

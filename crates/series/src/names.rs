@@ -44,10 +44,73 @@ pub const SCRAPE_DURATION_SECONDS: &str = "scrape_duration_seconds";
 /// How many samples the last scrape of a target exposed.
 pub const SCRAPE_SAMPLES_SCRAPED: &str = "scrape_samples_scraped";
 
+/// How many samples of the last scrape relabelling left.
+pub const SCRAPE_SAMPLES_POST_METRIC_RELABELING: &str = "scrape_samples_post_metric_relabeling";
+/// How many series the last scrape of a target showed that the one before did not.
+pub const SCRAPE_SERIES_ADDED: &str = "scrape_series_added";
+/// How long a scrape of a target may take.
+pub const SCRAPE_TIMEOUT_SECONDS: &str = "scrape_timeout_seconds";
+/// How many samples a page of a target may have; 0 for any number.
+pub const SCRAPE_SAMPLE_LIMIT: &str = "scrape_sample_limit";
+/// Bytes of the last page of a target.
+pub const SCRAPE_BODY_SIZE_BYTES: &str = "scrape_body_size_bytes";
+
 /// Queries that the store's API answered, instant and range.
 pub const QUERY_TOTAL: &str = "weir_query_total";
 /// Queries that the store's API answered with an error.
 pub const QUERY_FAILURES_TOTAL: &str = "weir_query_failures_total";
+/// The series of active alerts.
+pub const ALERTS: &str = "ALERTS";
+/// Since when alerts are active, in seconds since 1970.
+pub const ALERTS_FOR_STATE: &str = "ALERTS_FOR_STATE";
+/// The label with an alert's name.
+pub const ALERT_NAME: &str = "alertname";
+/// The label of [`ALERTS`] that says `pending` or `firing`.
+pub const ALERT_STATE: &str = "alertstate";
+/// Rules evaluated.
+pub const RULE_EVALUATIONS_TOTAL: &str = "prometheus_rule_evaluations_total";
+/// Rules whose evaluation failed.
+pub const RULE_FAILURES_TOTAL: &str = "prometheus_rule_evaluation_failures_total";
+/// Evaluations of groups that were left out.
+pub const RULE_MISSED_TOTAL: &str = "prometheus_rule_group_iterations_missed_total";
+/// Alerts that an Alertmanager took.
+pub const NOTIFICATIONS_SENT_TOTAL: &str = "prometheus_notifications_sent_total";
+/// Alerts that an Alertmanager did not take.
+pub const NOTIFICATIONS_ERRORS_TOTAL: &str = "prometheus_notifications_errors_total";
+/// Alerts that nobody heard of.
+pub const NOTIFICATIONS_DROPPED_TOTAL: &str = "prometheus_notifications_dropped_total";
+/// Alerts that wait to be sent.
+pub const NOTIFICATIONS_QUEUE_LENGTH: &str = "prometheus_notifications_queue_length";
+/// Samples sent by remote write and taken.
+pub const REMOTE_SAMPLES_TOTAL: &str = "prometheus_remote_storage_samples_total";
+/// Native histograms sent by remote write and taken.
+pub const REMOTE_HISTOGRAMS_TOTAL: &str = "prometheus_remote_storage_histograms_total";
+/// Families whose metadata was sent by remote write.
+pub const REMOTE_METADATA_TOTAL: &str = "prometheus_remote_storage_metadata_total";
+/// Samples that the receiver of remote write refused for good.
+pub const REMOTE_FAILED_TOTAL: &str = "prometheus_remote_storage_samples_failed_total";
+/// Samples that were sent again by remote write.
+pub const REMOTE_RETRIED_TOTAL: &str = "prometheus_remote_storage_samples_retried_total";
+/// Samples that were not sent by remote write, by [`REASON`].
+pub const REMOTE_DROPPED_TOTAL: &str = "prometheus_remote_storage_samples_dropped_total";
+/// Samples that wait to be sent by remote write.
+pub const REMOTE_PENDING: &str = "prometheus_remote_storage_samples_pending";
+/// Queues of remote write that are worked off beside one another.
+pub const REMOTE_SHARDS: &str = "prometheus_remote_storage_shards";
+/// Bytes sent by remote write, compressed.
+pub const REMOTE_BYTES_TOTAL: &str = "prometheus_remote_storage_bytes_total";
+/// Time of the newest sample that came for remote write, in seconds since 1970.
+pub const REMOTE_HIGHEST_SECONDS: &str = "prometheus_remote_storage_highest_timestamp_in_seconds";
+/// Time of the newest sample that was sent by remote write, in seconds since 1970.
+pub const REMOTE_SENT_SECONDS: &str = "prometheus_remote_storage_queue_highest_sent_timestamp_seconds";
+/// The label with the name of an upstream of remote write.
+pub const REMOTE_NAME: &str = "remote_name";
+/// The label with the address of an upstream of remote write.
+pub const URL: &str = "url";
+/// Samples that came by remote write and were stored.
+pub const RECEIVED_SAMPLES_TOTAL: &str = "weir_remote_write_received_samples_total";
+/// Samples that came by remote write and were refused.
+pub const RECEIVED_REFUSED_TOTAL: &str = "weir_remote_write_refused_samples_total";
 /// Series in the store.
 pub const STORE_SERIES: &str = "weir_store_series";
 /// Bytes of the store's series and samples.
@@ -58,6 +121,17 @@ pub const STORE_SAMPLES_APPENDED_TOTAL: &str = "weir_store_samples_appended_tota
 pub const STORE_SAMPLES_REFUSED_TOTAL: &str = "weir_store_samples_refused_total";
 /// New series that the store refused at its limit.
 pub const STORE_SERIES_REFUSED_TOTAL: &str = "weir_store_series_refused_total";
+
+/// 1 while the store's log is written, 0 while the disk fails.
+pub const STORE_LOG_UP: &str = "weir_store_log_up";
+/// Times that the disk of the store failed.
+pub const STORE_LOG_FAILURES_TOTAL: &str = "weir_store_log_failures_total";
+/// Bytes written to the store's log.
+pub const STORE_LOG_BYTES_TOTAL: &str = "weir_store_log_bytes_total";
+/// Snapshots that the store took.
+pub const STORE_SNAPSHOTS_TOTAL: &str = "weir_store_snapshots_total";
+/// Bytes of the store's files that the last start could not read.
+pub const STORE_DAMAGED_BYTES: &str = "weir_store_damaged_bytes";
 
 /// The label that holds the metric's name.
 pub const METRIC_NAME: &str = "__name__";

@@ -31,12 +31,21 @@ pub enum AppendError {
     /// Older than what the store keeps.
     #[error("the sample is older than the retention")]
     TooOld,
+    /// Further ahead of the clock than the store takes.
+    #[error("the sample is too far ahead of the clock: check the clocks of both machines")]
+    TooNew,
 }
 
 /// Where samples go.
 pub trait Append: Send + Sync {
     /// The handle of a series, which is created if it is new.
     fn resolve(&self, labels: &Labels) -> Result<SeriesRef, AppendError>;
+
+    /// As [`Append::resolve`], from names and values as they stand in a page: sorted by name, names unique, no value empty.
+    /// A store that can look them up as they are saves its caller the making of [`Labels`].
+    fn resolve_pairs(&self, pairs: &[(&str, &str)]) -> Result<SeriesRef, AppendError> {
+        self.resolve(&Labels::new(pairs.iter().copied()))
+    }
 
     /// Appends a batch. Refused samples are reported as (index in the batch, reason); the others are stored.
     fn append(&self, batch: &[(SeriesRef, Sample)], refused: &mut Vec<(usize, AppendError)>);

@@ -51,6 +51,8 @@ pub enum Command {
     Agent(Agent),
     /// The metrics server: scrapes the proxies, stores, answers PromQL and the Kubernetes metric APIs.
     Metrics(Metrics),
+    /// A store alone, as Prometheus's server is: scrapes by a prometheus.yml, stores, answers PromQL.
+    Store(Store),
     /// The ingress gateway's pod: the proxy, with a bootstrap that it writes itself.
     Gateway(Gateway),
     /// A collector of traces: takes spans, keeps the newest in memory, answers Zipkin's API.
@@ -261,6 +263,47 @@ pub struct Metrics {
     /// How long samples are kept, in seconds.
     #[arg(long, default_value_t = 3600)]
     pub retention_seconds: u64,
+}
+
+/// Flags are called as Prometheus's are, so that a command line of its server mostly works as it stands.
+#[derive(Args, Debug)]
+pub struct Store {
+    /// What to scrape: a prometheus.yml. Read again at SIGHUP and POST /-/reload.
+    #[arg(long = "config.file", default_value = "prometheus.yml")]
+    pub config_file: PathBuf,
+    /// Address of the HTTP API.
+    #[arg(long = "web.listen-address", default_value = "127.0.0.1:9090")]
+    pub listen_address: SocketAddr,
+    /// Folder of the data; without it everything is in memory and gone at the end.
+    #[arg(long = "storage.path", alias = "storage.tsdb.path")]
+    pub path: Option<PathBuf>,
+    /// How long samples are kept, such as 15d or 6h.
+    #[arg(long = "storage.retention", alias = "storage.tsdb.retention.time", default_value = "15d", value_parser = duration)]
+    pub retention: std::time::Duration,
+    /// Bytes of series and samples in memory, such as 2GB; the oldest samples beyond go. By default any number.
+    #[arg(long = "storage.max-bytes", alias = "storage.tsdb.retention.size", value_parser = bytes)]
+    pub max_bytes: Option<u64>,
+    /// Series at a time; new ones beyond are refused and counted.
+    #[arg(long = "storage.max-series", default_value_t = 1_000_000)]
+    pub max_series: usize,
+    /// Take POST /-/quit, which ends the process.
+    #[arg(long = "web.enable-lifecycle")]
+    pub enable_lifecycle: bool,
+    /// Take samples at POST /api/v1/write.
+    #[arg(long = "web.enable-remote-write-receiver")]
+    pub enable_receiver: bool,
+    /// The context of the kubeconfig, for kubernetes_sd_configs.
+    #[arg(long)]
+    pub context: Option<String>,
+}
+
+fn duration(text: &str) -> Result<std::time::Duration, String> {
+    let duration = weir_scrape::config::units::duration(text).filter(|d| !d.is_zero());
+    duration.ok_or_else(|| "write a duration such as 15d, 6h or 1h30m".to_owned())
+}
+
+fn bytes(text: &str) -> Result<u64, String> {
+    weir_scrape::config::units::bytes(text).ok_or_else(|| "write a size such as 500MB or 2GB".to_owned())
 }
 
 #[derive(Args, Debug)]

@@ -259,6 +259,9 @@ fn chain_references(chain: &FilterChain, found: &mut BTreeSet<(ResourceType, Str
     }
 }
 
+/// The name of no cluster. A route whose share leads there answers as its `cluster_not_found_response_code` says.
+pub const NO_CLUSTER: &str = "missing";
+
 fn route_references(routes: &RouteConfiguration, found: &mut BTreeSet<(ResourceType, String)>) {
     let actions = routes
         .virtual_hosts
@@ -286,6 +289,7 @@ fn route_references(routes: &RouteConfiguration, found: &mut BTreeSet<(ResourceT
                 ),
                 _ => {}
             }
+            found.remove(&(ResourceType::Cluster, NO_CLUSTER.to_owned()));
         }
     }
 }

@@ -86,6 +86,8 @@ pub struct Want {
     pub plan: Plan,
     /// The sandbox that the container runtime told of.
     pub sandbox: Option<Sandbox>,
+    /// It is being deleted: its clients are to go elsewhere while its containers finish.
+    pub leaving: bool,
     /// Its object is not there any more.
     pub absent: bool,
     /// Its containers are not there any more: everything is to go at once.
@@ -98,6 +100,7 @@ impl Want {
         Self {
             plan: Plan::Keep,
             sandbox: None,
+            leaving: false,
             absent: false,
             gone: false,
         }

@@ -27,6 +27,8 @@ const READY_TIMEOUT: Duration = Duration::from_secs(15);
 const READY_POLL: Duration = Duration::from_millis(25);
 /// Longest wait for one answer of a proxy's admin interface.
 const ADMIN_TIMEOUT: Duration = Duration::from_secs(2);
+/// What tells a proxy of either engine that its clients are to come back elsewhere, while it goes on serving.
+const SEND_AWAY: &str = "/drain_listeners?graceful&skip_exit&inboundonly";
 /// A drain may last this much longer than the proxy was told.
 const DRAIN_GRACE: Duration = Duration::from_secs(5);
 /// Shortest and longest pause before a failed step is tried again.
@@ -85,6 +87,8 @@ pub struct PodTask {
     /// What the annotation says; `None` when not known.
     annotated: Option<String>,
     absent_since: Option<Instant>,
+    /// The process has been told that the pod is leaving.
+    sent_away: bool,
     /// Steps that failed since one succeeded.
     failures: u32,
     /// Times the proxy died young since it last lived long.
@@ -113,6 +117,7 @@ impl PodTask {
             verified: false,
             annotated,
             absent_since: None,
+            sent_away: false,
             failures: 0,
             crashes: 0,
         };
@@ -195,6 +200,7 @@ impl PodTask {
         match goal {
             Goal::Nothing | Goal::Destroy => Ok(()),
             Goal::Down => self.take_down().await,
+            Goal::Run(_) if want.leaving && self.captures() => self.send_away().await,
             Goal::Run(spec) => self.bring_up(spec, want).await,
         }
     }
@@ -292,6 +298,7 @@ impl PodTask {
         let process = Process::spawn(&mut command).map_err(|e| Error::Start(exe, e))?;
         record.process = Some(process.id());
         self.process = Some(process);
+        self.sent_away = false;
         self.started = Instant::now();
         if let (Some(root), Some(id)) = (&self.shared.cgroup, record.process) {
             cgroup::enter(root, &self.pod.uid, id.pid);
@@ -397,6 +404,29 @@ impl PodTask {
     }
 
     // --- down ---
+
+    /// Whether a proxy runs and the pod's traffic passes it.
+    fn captures(&self) -> bool {
+        self.process.is_some() && self.record.as_ref().is_some_and(|r| r.redirected.is_some())
+    }
+
+    /// The pod is being deleted. An application that finishes what it has tells its clients to go, but what it says of a
+    /// connection ends at the proxy: so the proxy says it, to those outside.
+    async fn send_away(&mut self) -> Result<(), Error> {
+        if self.sent_away {
+            return Ok(());
+        }
+        let admin = self.directory.admin();
+        match http_unix::send(&admin, http::Method::POST, SEND_AWAY, ADMIN_TIMEOUT).await {
+            Ok((200, ..)) => self.sent_away = true,
+            Ok((status, _, body)) => {
+                let body = String::from_utf8_lossy(&body);
+                return Err(Error::Waiting(format!("{SEND_AWAY} answers {status} {}", body.trim())));
+            }
+            Err(error) => return Err(Error::Waiting(format!("its admin socket: {error}"))),
+        }
+        Ok(())
+    }
 
     /// Takes proxy and redirection away without breaking a request.
     async fn take_down(&mut self) -> Result<(), Error> {

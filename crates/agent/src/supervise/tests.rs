@@ -18,13 +18,16 @@ use crate::plan::{Skip, Spec};
 use crate::redirect;
 use crate::testing::Net;
 
-/// Ready as soon as it listens; ends a moment after SIGTERM.
+/// Ready as soon as it listens; ends a moment after SIGTERM; notes in the file `asked` what it is asked to do.
 const STAND_IN: &str = r#"#!/usr/bin/env python3
 import http.server, json, signal, socketserver, sys, threading
 bootstrap = json.load(open(sys.argv[sys.argv.index("-c") + 1]))
 class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
         self.send_response(200); self.send_header("content-length", "0"); self.end_headers()
+    def do_POST(self):
+        open("asked", "a").write(self.path + "\n")
+        self.do_GET()
     def address_string(self): return "-"
     def log_message(self, *_): pass
 class Server(socketserver.ThreadingUnixStreamServer): daemon_threads = True
@@ -259,6 +262,38 @@ async fn a_dead_proxy_of_an_earlier_agent_is_replaced_and_a_pod_that_goes_takes_
     );
     assert!(Process::adopt(id, "").is_none());
     assert!(!fixture.directory().path().exists());
+}
+
+/// An agent that comes meanwhile says it once more, for it cannot know; nothing else is touched.
+#[tokio::test]
+async fn the_proxy_of_a_leaving_pod_sends_its_clients_away_and_serves_on() {
+    let fixture = Fixture::new().await;
+    let agent = CancellationToken::new();
+    let mut handle = fixture.start(None, fixture.want(), &agent);
+    let proxy = serving(&mut handle, "").await;
+    let record = fixture.directory().record().unwrap();
+    let asked = || std::fs::read_to_string(fixture.directory().path().join("asked")).unwrap_or_default();
+    let leave = |want: &mut Want| (want.plan, want.leaving) = (Plan::Keep, true);
+    handle.update(leave);
+    let once = "/drain_listeners?graceful&skip_exit&inboundonly\n";
+    until("asked", || async { asked() == once }).await;
+    // Another look at the pod says nothing twice.
+    handle.update(|want| want.absent = true);
+    handle.update(|want| want.absent = false);
+    assert!(matches!(&*handle.status.borrow(), Status::Serving { proxy: now, .. } if *now == proxy));
+
+    agent.cancel();
+    until("task ended", || async { handle.want.receiver_count() == 0 }).await;
+    assert_eq!(asked(), once);
+    let agent = CancellationToken::new();
+    let mut want = Want::keep();
+    leave(&mut want);
+    let handle = fixture.start(Some(record.clone()), want, &agent);
+    until("asked by the next agent", || async { asked() == once.repeat(2) }).await;
+    assert!(fixture.redirected().await);
+    assert_eq!(fixture.directory().record().unwrap().process, record.process);
+    handle.update(|want| want.gone = true);
+    until("gone", || async { handle.ended() }).await;
 }
 
 #[tokio::test]

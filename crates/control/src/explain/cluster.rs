@@ -8,6 +8,7 @@ use envoy_types::pb::envoy::config::endpoint::v3::lb_endpoint::HostIdentifier;
 use envoy_types::pb::envoy::config::endpoint::v3::{ClusterLoadAssignment, LbEndpoint};
 use weir_mesh::{Identity, Key};
 use weir_xds::ResourceType;
+use weir_xds::snapshot::NO_CLUSTER;
 
 use super::words::{decode, duration, percent};
 use super::{Error, Walk};
@@ -47,6 +48,11 @@ pub(super) fn follow(walk: &mut Walk<'_>, shares: &[(String, u32)]) -> Result<()
 /// Says what is known of a cluster; returns whether there is an endpoint.
 fn one(walk: &mut Walk<'_>, name: &str, lead: &str) -> Result<bool, Error> {
     let id = format!("cds/{name}");
+    if name == NO_CLUSTER {
+        walk.say("cluster", format!("{lead}none: the backend does not exist"), &id);
+        walk.end("the request is answered 500 by the proxy: its backend does not exist");
+        return Ok(false);
+    }
     let Some(resource) = walk.snapshot.get(ResourceType::Cluster, name) else {
         walk.say("cluster", format!("{lead}{name} is not there"), &id);
         return Ok(false);

@@ -12,7 +12,7 @@ use envoy_types::pb::envoy::config::route::v3::redirect_action::{
 };
 use envoy_types::pb::envoy::config::route::v3::route::Action;
 use envoy_types::pb::envoy::config::route::v3::route_action::{
-    ClusterSpecifier, HostRewriteSpecifier, RequestMirrorPolicy,
+    ClusterNotFoundResponseCode, ClusterSpecifier, HostRewriteSpecifier, RequestMirrorPolicy,
 };
 use envoy_types::pb::envoy::config::route::v3::route_match::PathSpecifier;
 use envoy_types::pb::envoy::config::route::v3::weighted_cluster::{
@@ -29,7 +29,9 @@ use weir_mesh::routes::{
     Filters, HeaderEdits, Mirror, PathMatch, PathRewrite, Redirect, RequestMatch, Rule, RuleAction, Share, TextMatch,
 };
 
-use super::{BLOCKED, cluster_name, duration, number};
+use weir_xds::snapshot::NO_CLUSTER;
+
+use super::{cluster_name, duration, number};
 
 /// A rule's routes, one a match, all with this name. What the rule says of tries and time goes on top of `usual`.
 pub(super) fn routes<'a>(rule: &'a Rule, name: &'a str, usual: &'a RouteAction) -> impl Iterator<Item = Route> + 'a {
@@ -152,6 +154,9 @@ fn forward(rule: &Rule, matched: &RequestMatch, shares: &[Share], usual: &RouteA
         request_mirror_policies: rule.filters.mirrors.iter().map(mirror).collect(),
         ..usual.clone()
     };
+    if shares.iter().any(|share| share.service.is_none()) {
+        action.cluster_not_found_response_code = ClusterNotFoundResponseCode::InternalServerError as i32;
+    }
     if let Some(timeout) = rule.timeouts.request {
         action.timeout = duration(timeout);
     }
@@ -176,7 +181,7 @@ fn forward(rule: &Rule, matched: &RequestMatch, shares: &[Share], usual: &RouteA
 fn clusters(shares: &[Share]) -> ClusterSpecifier {
     let name = |share: &Share| match &share.service {
         Some(key) => cluster_name(share.port, &key.namespace, &key.name),
-        None => BLOCKED.to_owned(),
+        None => NO_CLUSTER.to_owned(),
     };
     if let [share] = shares
         && share.filters == Filters::default()

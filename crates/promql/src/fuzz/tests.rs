@@ -8,7 +8,9 @@ use std::time::{Duration, Instant, SystemTime};
 const CHANGED: Duration = Duration::from_secs(2);
 
 fn corpus(target: &str) -> Vec<String> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/corpus").join(target);
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../../fuzz/corpus")
+        .join(target);
     let files = std::fs::read_dir(&folder).unwrap_or_else(|e| panic!("{}: {e}", folder.display()));
     let mut files: Vec<_> = files.map(|f| f.unwrap_or_else(|e| panic!("{e}")).path()).collect();
     files.sort();

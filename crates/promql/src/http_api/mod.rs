@@ -1,28 +1,41 @@
 //! Prometheus's HTTP API over an [`Engine`], on any HTTP/1.1 connection.
 //!
-//! `/api/v1/{query,query_range,series,labels,label/<name>/values,targets,status/buildinfo}` by GET or POST form, `/sd/proxies`,
-//! `/-/ready`, `/-/healthy` and `/metrics`. What may call is decided by an [`Authorize`] hook that sees the bearer token;
-//! this module knows neither Kubernetes nor the store behind the engine.
+//! Queries, series, labels, metadata, `/federate`, targets, rules, alerts and status by GET or POST form, the receiver of
+//! remote write, `/sd/proxies`, `/-/ready`, `/-/healthy` and `/metrics`. Who may call, and of which namespaces, is decided
+//! by an [`Authorize`] hook that sees the bearer token; this module knows neither Kubernetes nor the store behind the engine.
 
 mod answer;
+mod api;
+mod compress;
+mod native;
 mod params;
+mod query;
+mod receive;
 mod routes;
+mod scope;
+mod series;
+mod status;
 
-use crate::{Engine, Error};
+pub use api::{Api, JsonSource, SelfMetrics, Status, TargetsJson, any_origin};
+pub use scope::Scoped;
+
 use bytes::Bytes;
-use http::{Request, Response, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use std::{convert::Infallible, future::Future, pin::Pin, sync::Arc, time::Duration};
+use routes::{Answer, Refusal};
+use std::{convert::Infallible, future::Future, pin::Pin, sync::Arc, sync::atomic::Ordering::Relaxed, time::Duration};
 use tokio::{net::TcpListener, sync::Semaphore, time::timeout};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// Whether a caller may read the store.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Access {
-    /// Yes.
+    /// Yes, and write, where writing is on.
     Allow,
+    /// Only the series of these namespaces; nothing about the server, no writing.
+    Namespaces(Vec<String>),
     /// Unknown caller (401), and why.
     Unauthenticated(String),
     /// Known caller without the right (403), and why.
@@ -37,27 +50,10 @@ pub fn allow_all() -> Authorize {
     Arc::new(|_| Box::pin(async { Access::Allow }))
 }
 
-/// What `/api/v1/targets` answers as its `data`; asked anew for each request.
-pub type TargetsJson = Arc<dyn Fn() -> serde_json::Value + Send + Sync>;
-
-/// What `/metrics` answers besides the API's own figures: text format 0.0.4.
-pub type SelfMetrics = Arc<dyn Fn(&mut String) + Send + Sync>;
-
-/// Everything that the API serves from.
-#[derive(Clone)]
-pub struct Api {
-    /// Answers the queries.
-    pub engine: Engine,
-    /// See [`TargetsJson`].
-    pub targets: TargetsJson,
-    /// What `/sd/proxies` answers: the targets in the format of Prometheus's HTTP discovery.
-    pub discovered: TargetsJson,
-    /// See [`SelfMetrics`].
-    pub metrics: SelfMetrics,
-}
-
 /// Queries evaluated at the same time; further ones wait.
 const MAX_QUERIES: usize = 4;
+/// Bodies of remote write that are stored at the same time; further ones wait.
+const MAX_WRITES: usize = 2;
 /// Connections at the same time; further ones wait to be accepted.
 const MAX_CONNECTIONS: usize = 256;
 /// Bytes of a POST form.
@@ -71,6 +67,7 @@ struct Server {
     api: Api,
     authorize: Authorize,
     queries: Semaphore,
+    writes: Semaphore,
     counts: routes::Counts,
 }
 
@@ -81,6 +78,7 @@ pub async fn serve(listener: TcpListener, api: Api, authorize: Authorize, shutdo
         api,
         authorize,
         queries,
+        writes: Semaphore::new(MAX_WRITES),
         counts: Default::default(),
     });
     let connections = Arc::new(Semaphore::new(MAX_CONNECTIONS));
@@ -136,36 +134,157 @@ async fn accept(
 
 impl Server {
     async fn answer(self: Arc<Self>, request: Request<Incoming>) -> Response<Full<Bytes>> {
+        let zip = compress::accepted(request.headers());
+        let origin = request.headers().get(header::ORIGIN).cloned();
+        let mut response = match *request.method() {
+            // What a browser asks before the request proper.
+            Method::OPTIONS => empty(StatusCode::NO_CONTENT),
+            _ => self.route(request).await.unwrap_or_else(|refusal| refusal.answer()),
+        };
+        if let Some(origin) = origin {
+            self.share(&origin, response.headers_mut());
+        }
+        if !zip || response.headers().contains_key(header::CONTENT_ENCODING) {
+            return response;
+        }
+        let (head, body) = response.into_parts();
+        let body = body.collect().await.unwrap_or_default().to_bytes();
+        compress::compress(Response::from_parts(head, body))
+    }
+
+    async fn route(self: &Arc<Self>, request: Request<Incoming>) -> Answer {
         let path = request.uri().path().to_owned();
         // Probes carry no token, and what they learn is no secret.
-        if matches!(path.as_str(), "/-/ready" | "/-/healthy") {
-            return answer::text(StatusCode::OK, "text/plain; charset=utf-8", "Weir is ready.\n".into());
+        match path.as_str() {
+            "/-/healthy" => return Ok(status::alive(true)),
+            "/-/ready" => return Ok(status::alive((self.api.ready)())),
+            _ => {}
         }
-        let token = bearer_token(&request);
-        match (self.authorize)(token).await {
-            Access::Allow => {}
+        let namespaces = match (self.authorize)(bearer_token(&request)).await {
+            Access::Allow => None,
+            Access::Namespaces(namespaces) => Some(namespaces),
             Access::Unauthenticated(why) => {
                 let mut response = answer::error(StatusCode::UNAUTHORIZED, "unauthorized", &why);
                 response
                     .headers_mut()
-                    .insert(header::WWW_AUTHENTICATE, header::HeaderValue::from_static("Bearer"));
-                return response;
+                    .insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+                return Ok(response);
             }
-            Access::Forbidden(why) => return answer::error(StatusCode::FORBIDDEN, "forbidden", &why),
+            Access::Forbidden(message) => return Err(forbidden(message)),
+        };
+        if path == "/api/v1/write" {
+            return match namespaces {
+                None => self.write(request).await,
+                Some(_) => Err(forbidden("writing needs the right to get the path /api/v1".into())),
+            };
         }
-        let params = match read_params(request).await {
-            Ok(params) => params,
-            Err(response) => return *response,
-        };
-        let Ok(permit) = self.queries.acquire().await else {
-            return answer::error(StatusCode::SERVICE_UNAVAILABLE, "unavailable", "shutting down");
-        };
+        let params = read_params(request).await?;
+        let _permit = self.queries.acquire().await.map_err(|_| shutting_down())?;
         let server = self.clone();
+        // Whoever hangs up does not want the answer any more: this future is dropped, and the evaluation ends.
+        let cancelled = CancellationToken::new();
+        let _guard = cancelled.clone().drop_guard();
+        let engine = self.api.engine.until(cancelled);
         // Evaluation blocks: keep it off the threads that serve connections.
-        let answered =
-            tokio::task::spawn_blocking(move || routes::answer(&server.api, &server.counts, &path, &params)).await;
-        drop(permit);
-        answered.unwrap_or_else(|_| answer::error(StatusCode::INTERNAL_SERVER_ERROR, "internal", "the request failed"))
+        let answered = tokio::task::spawn_blocking(move || {
+            let server = &server;
+            routes::answer(
+                &server.api,
+                &engine,
+                &server.counts,
+                &path,
+                &params,
+                namespaces.as_deref(),
+            )
+        });
+        answered.await.map_err(|_| failed())
+    }
+
+    async fn write(self: &Arc<Self>, request: Request<Incoming>) -> Answer {
+        let Some(store) = self.api.receiver.clone() else {
+            return Err(Refusal {
+                status: StatusCode::NOT_FOUND,
+                kind: "not_found",
+                message: "remote write is off here: start with --web.enable-remote-write-receiver".into(),
+            });
+        };
+        if request.method() != Method::POST {
+            return Err(not_allowed("use POST"));
+        }
+        let version = match receive::version(request.headers()) {
+            Ok(version) => version,
+            Err(response) => return Ok(*response),
+        };
+        let _permit = self.writes.acquire().await.map_err(|_| shutting_down())?;
+        let body = read_body(request, receive::MAX_BODY_BYTES).await?;
+        let stored = tokio::task::spawn_blocking(move || receive::receive(version, &body, store.as_ref()));
+        let (response, received) = stored.await.map_err(|_| failed())?;
+        self.counts
+            .written
+            .fetch_add((received.samples + received.histograms) as u64, Relaxed);
+        self.counts.refused.fetch_add(received.refused as u64, Relaxed);
+        Ok(response)
+    }
+
+    /// Lets a page of this origin read the answer, if it may.
+    fn share(&self, origin: &HeaderValue, headers: &mut HeaderMap) {
+        for (name, value) in [
+            (
+                header::ACCESS_CONTROL_ALLOW_HEADERS,
+                "Accept, Authorization, Content-Type, Origin",
+            ),
+            (header::ACCESS_CONTROL_ALLOW_METHODS, "GET, POST, OPTIONS"),
+            (header::ACCESS_CONTROL_EXPOSE_HEADERS, "Date"),
+            (header::VARY, "Origin"),
+        ] {
+            headers.insert(name, HeaderValue::from_static(value));
+        }
+        let pattern = &self.api.cors_origin;
+        if pattern.as_str() == any_origin().as_str() {
+            headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
+        } else if let Ok(text) = origin.to_str()
+            && pattern.find(text).is_some_and(|found| found.len() == text.len())
+        {
+            headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone());
+        }
+    }
+}
+
+fn empty(status: StatusCode) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::default());
+    *response.status_mut() = status;
+    response
+}
+
+fn forbidden(message: String) -> Refusal {
+    Refusal {
+        status: StatusCode::FORBIDDEN,
+        kind: "forbidden",
+        message,
+    }
+}
+
+fn not_allowed(message: &str) -> Refusal {
+    Refusal {
+        status: StatusCode::METHOD_NOT_ALLOWED,
+        kind: "bad_data",
+        message: message.into(),
+    }
+}
+
+fn shutting_down() -> Refusal {
+    Refusal {
+        status: StatusCode::SERVICE_UNAVAILABLE,
+        kind: "unavailable",
+        message: "shutting down".into(),
+    }
+}
+
+fn failed() -> Refusal {
+    Refusal {
+        status: StatusCode::INTERNAL_SERVER_ERROR,
+        kind: "internal",
+        message: "the request failed".into(),
     }
 }
 
@@ -175,40 +294,37 @@ fn bearer_token(request: &Request<Incoming>) -> Option<String> {
     scheme.eq_ignore_ascii_case("bearer").then(|| token.trim().to_owned())
 }
 
-/// Parameters of the query string, then those of a form.
-async fn read_params(request: Request<Incoming>) -> Result<params::Params, Box<Response<Full<Bytes>>>> {
-    let bad = |message: &str| Box::new(answer::error(StatusCode::BAD_REQUEST, "bad_data", message));
+/// Parameters of a form, then those of the query string: where both have one, the form's counts.
+async fn read_params(request: Request<Incoming>) -> Result<params::Params, Refusal> {
     let mut params = params::Params::default();
-    params.add(request.uri().query().unwrap_or_default());
+    let query = request.uri().query().unwrap_or_default().to_owned();
     match *request.method() {
-        http::Method::GET | http::Method::HEAD => Ok(params),
-        http::Method::POST => {
-            let body = timeout(
-                READ_TIMEOUT,
-                Limited::new(request.into_body(), MAX_FORM_BYTES).collect(),
-            )
-            .await;
-            let body = match body {
-                Err(_) => return Err(bad("the form did not arrive in time")),
-                Ok(Err(e)) if e.is::<LengthLimitError>() => return Err(bad("the form is larger than 1 MiB")),
-                Ok(Err(_)) => return Err(bad("the form cannot be read")),
-                Ok(Ok(body)) => body.to_bytes(),
-            };
-            params.add(std::str::from_utf8(&body).map_err(|_| bad("the form is not UTF-8"))?);
-            Ok(params)
+        Method::GET | Method::HEAD => {}
+        Method::POST => {
+            let form = read_body(request, MAX_FORM_BYTES).await?;
+            params.add(std::str::from_utf8(&form).map_err(|_| bad("the form is not UTF-8".into()))?);
         }
-        _ => Err(Box::new(answer::error(
-            StatusCode::METHOD_NOT_ALLOWED,
-            "bad_data",
-            "use GET or POST",
-        ))),
+        _ => return Err(not_allowed("use GET or POST")),
+    }
+    params.add(&query);
+    Ok(params)
+}
+
+fn bad(message: String) -> Refusal {
+    Refusal {
+        status: StatusCode::BAD_REQUEST,
+        kind: "bad_data",
+        message,
     }
 }
 
-fn status(error: &Error) -> (StatusCode, &'static str) {
-    match error {
-        Error::BadQuery(_) => (StatusCode::BAD_REQUEST, "bad_data"),
-        Error::Execution(_) => (StatusCode::UNPROCESSABLE_ENTITY, "execution"),
-        Error::Timeout(_) => (StatusCode::SERVICE_UNAVAILABLE, "timeout"),
+async fn read_body(request: Request<Incoming>, max_bytes: usize) -> Result<Bytes, Refusal> {
+    match timeout(READ_TIMEOUT, Limited::new(request.into_body(), max_bytes).collect()).await {
+        Err(_) => Err(bad("the body did not arrive in time".into())),
+        Ok(Err(e)) if e.is::<LengthLimitError>() => {
+            Err(bad(format!("the body is larger than {} MiB", max_bytes >> 20)))
+        }
+        Ok(Err(_)) => Err(bad("the body cannot be read".into())),
+        Ok(Ok(body)) => Ok(body.to_bytes()),
     }
 }

@@ -1,6 +1,6 @@
 //! `application/x-www-form-urlencoded` parameters, and the times in them.
 
-use crate::{Error, format};
+use crate::{Error, format, rules::RuleFilter};
 use percent_encoding::percent_decode_str;
 use std::time::SystemTime;
 
@@ -39,6 +39,37 @@ impl Params {
                     "invalid parameter {name:?}: {text:?} is not a time; give {wanted}"
                 ))
             }),
+        }
+    }
+
+    /// A duration in milliseconds, none where it is not given.
+    pub fn optional_duration_ms(&self, name: &str) -> Result<Option<i64>, Error> {
+        match self.get(name).filter(|v| !v.is_empty()) {
+            None => Ok(None),
+            Some(_) => self.duration_ms(name).map(Some),
+        }
+    }
+
+    /// How many entries are wanted; 0 where all are.
+    pub fn limit(&self, name: &str) -> Result<usize, Error> {
+        match self.get(name).filter(|v| !v.is_empty()) {
+            None => Ok(0),
+            Some(text) => text
+                .parse()
+                .map_err(|_| Error::BadQuery(format!("invalid parameter {name:?}: {text:?} is not a whole number"))),
+        }
+    }
+
+    /// Which rules are asked for.
+    pub fn rule_filter(&self) -> RuleFilter {
+        let all = |name| self.all(name).map(str::to_owned).collect();
+        RuleFilter {
+            kind: self.get("type").unwrap_or_default().to_owned(),
+            names: all("rule_name[]"),
+            groups: all("rule_group[]"),
+            files: all("file[]"),
+            matchers: all("match[]"),
+            exclude_alerts: self.get("exclude_alerts") == Some("true"),
         }
     }
 

@@ -1,58 +1,139 @@
-//! One function a path. Everything here blocks.
+//! One path, one function. Everything here blocks.
 
-use super::{Api, answer, params::Params, params::now_ms, status};
-use crate::{Error, Value, engine};
+use super::{Api, answer, params::Params, query, scope::Scoped, series, status};
+use crate::{Engine, Error};
 use bytes::Bytes;
 use http::{Response, StatusCode};
 use http_body_util::Full;
-use std::{
-    collections::BTreeSet,
-    sync::atomic::{AtomicU64, Ordering::Relaxed},
+use serde_json::json;
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering::Relaxed},
 };
-use weir_series::{Labels, Matcher, exposition, names};
+use weir_series::{exposition, names};
 
 /// What the API counts about itself.
 #[derive(Debug, Default)]
 pub(super) struct Counts {
     queries: AtomicU64,
     failures: AtomicU64,
+    pub written: AtomicU64,
+    pub refused: AtomicU64,
 }
 
-pub(super) fn answer(api: &Api, counts: &Counts, path: &str, params: &Params) -> Response<Full<Bytes>> {
-    let answered = match path {
-        "/api/v1/query" => counted(counts, || query(api, params)),
-        "/api/v1/query_range" => counted(counts, || query_range(api, params)),
-        "/api/v1/series" => series(api, params),
-        "/api/v1/labels" => labels(api, params),
-        "/api/v1/targets" => Ok(answer::success((api.targets)())),
-        "/sd/proxies" => Ok(answer::text(
-            StatusCode::OK,
-            "application/json",
-            (api.discovered)().to_string(),
-        )),
-        "/api/v1/status/buildinfo" => Ok(build_info()),
-        "/metrics" => Ok(metrics(api, counts)),
-        _ => match path
-            .strip_prefix("/api/v1/label/")
-            .and_then(|p| p.strip_suffix("/values"))
-        {
-            Some(name) if !name.is_empty() && !name.contains('/') => label_values(api, name, params),
-            _ => {
-                return answer::error(
-                    StatusCode::NOT_FOUND,
-                    "not_found",
-                    &format!("there is nothing at {path}"),
-                );
-            }
-        },
+/// An answer that says what was wrong.
+#[derive(Debug)]
+pub(super) struct Refusal {
+    pub status: StatusCode,
+    pub kind: &'static str,
+    pub message: String,
+}
+
+impl From<Error> for Refusal {
+    fn from(error: Error) -> Self {
+        let (status, kind) = match &error {
+            Error::BadQuery(_) => (StatusCode::BAD_REQUEST, "bad_data"),
+            Error::Execution(_) => (StatusCode::UNPROCESSABLE_ENTITY, "execution"),
+            Error::Timeout(_) => (StatusCode::SERVICE_UNAVAILABLE, "timeout"),
+        };
+        Refusal {
+            status,
+            kind,
+            message: error.to_string(),
+        }
+    }
+}
+
+impl Refusal {
+    pub fn answer(&self) -> Response<Full<Bytes>> {
+        answer::error(self.status, self.kind, &self.message)
+    }
+
+    fn not_found(path: &str) -> Self {
+        Refusal {
+            status: StatusCode::NOT_FOUND,
+            kind: "not_found",
+            message: format!("there is nothing at {path}"),
+        }
+    }
+}
+
+pub(super) type Answer = Result<Response<Full<Bytes>>, Refusal>;
+
+/// Answers a path. A caller with `namespaces` sees only their series, and nothing about the server.
+pub(super) fn answer(
+    api: &Api,
+    engine: &Engine,
+    counts: &Counts,
+    path: &str,
+    params: &Params,
+    namespaces: Option<&[String]>,
+) -> Response<Full<Bytes>> {
+    let engine = match namespaces.map(|n| Scoped::namespaces(engine.store().clone(), n)) {
+        None => engine.clone(),
+        Some(Ok(scoped)) => engine.with(Arc::new(scoped), engine.options().clone()),
+        Some(Err(error)) => return answer::error(StatusCode::FORBIDDEN, "forbidden", &error.to_string()),
     };
-    answered.unwrap_or_else(|error| {
-        let (code, kind) = status(&error);
-        answer::error(code, kind, &error.to_string())
+    let answered = match of_series(&engine, counts, path, params) {
+        Some(answered) => answered,
+        None if namespaces.is_some() && path != "/api/v1/status/buildinfo" => Err(Refusal {
+            status: StatusCode::FORBIDDEN,
+            kind: "forbidden",
+            message: format!("{path} tells about all namespaces: that needs the right to get the path /api/v1"),
+        }),
+        None => of_server(api, &engine, counts, path, params).unwrap_or_else(|| Err(Refusal::not_found(path))),
+    };
+    answered.unwrap_or_else(|refusal| refusal.answer())
+}
+
+/// What is answered from series alone, and so may be asked for some namespaces.
+fn of_series(engine: &Engine, counts: &Counts, path: &str, params: &Params) -> Option<Answer> {
+    Some(match path {
+        "/api/v1/query" => counted(counts, || query::instant(engine, params)),
+        "/api/v1/query_range" => counted(counts, || query::range(engine, params)),
+        "/api/v1/query_exemplars" => query::exemplars(params),
+        "/api/v1/format_query" => query::format(params),
+        "/api/v1/parse_query" => query::tree(params),
+        "/api/v1/series" => series::series(engine, params),
+        "/api/v1/labels" => series::labels(engine, params),
+        "/api/v1/metadata" => series::metadata(engine, params),
+        "/federate" => series::federate(engine, params),
+        _ => {
+            let name = path.strip_prefix("/api/v1/label/")?.strip_suffix("/values")?;
+            if name.is_empty() || name.contains('/') {
+                return None;
+            }
+            series::values(engine, name, params)
+        }
     })
 }
 
-type Answer = Result<Response<Full<Bytes>>, Error>;
+fn of_server(api: &Api, engine: &Engine, counts: &Counts, path: &str, params: &Params) -> Option<Answer> {
+    let rules = api.rules.as_ref();
+    let data = match path {
+        "/api/v1/targets" => (api.targets)(),
+        "/api/v1/targets/metadata" => return Some(series::target_metadata(engine, &(api.targets)(), params)),
+        "/api/v1/rules" => match rules {
+            Some(rules) => match rules.to_json(&params.rule_filter()) {
+                Ok(json) => json,
+                Err(why) => return Some(Err(Error::BadQuery(why).into())),
+            },
+            None => json!({ "groups": [] }),
+        },
+        "/api/v1/alerts" => rules.map_or_else(|| json!({ "alerts": [] }), |r| r.alerts_json()),
+        "/api/v1/alertmanagers" => rules.map_or_else(
+            || json!({ "activeAlertmanagers": [], "droppedAlertmanagers": [] }),
+            |r| r.alertmanagers_json(),
+        ),
+        "/sd/proxies" => {
+            let json = (api.discovered)().to_string();
+            return Some(Ok(answer::text(StatusCode::OK, "application/json", json)));
+        }
+        "/metrics" => return Some(Ok(metrics(api, counts))),
+        _ => return status::status(api, engine, path.strip_prefix("/api/v1/status/")?, params),
+    };
+    Some(Ok(answer::success(data)))
+}
 
 fn counted(counts: &Counts, f: impl FnOnce() -> Answer) -> Answer {
     counts.queries.fetch_add(1, Relaxed);
@@ -61,102 +142,31 @@ fn counted(counts: &Counts, f: impl FnOnce() -> Answer) -> Answer {
     })
 }
 
-fn query(api: &Api, params: &Params) -> Answer {
-    let time = params.time("time", now_ms())?;
-    let value = api.engine.instant(params.required("query")?, time)?;
-    Ok(answer::success(answer::QueryData(value)))
-}
-
-fn query_range(api: &Api, params: &Params) -> Answer {
-    params.required("start")?;
-    params.required("end")?;
-    let (start, end) = (params.time("start", 0)?, params.time("end", 0)?);
-    let series = api
-        .engine
-        .range(params.required("query")?, start, end, params.duration_ms("step")?)?;
-    Ok(answer::success(answer::QueryData(Value::Matrix(series))))
-}
-
-/// The selectors of `match[]`, and the time, which by default is all there is.
-fn scope(params: &Params) -> Result<(Vec<Vec<Matcher>>, i64, i64), Error> {
-    let selectors = params.all("match[]").map(engine::selector).collect::<Result<_, _>>()?;
-    Ok((
-        selectors,
-        params.time("start", i64::MIN)?,
-        params.time("end", i64::MAX)?,
-    ))
-}
-
-fn series(api: &Api, params: &Params) -> Answer {
-    let (selectors, start, end) = scope(params)?;
-    if selectors.is_empty() {
-        return Err(Error::BadQuery("the parameter match[] is missing".into()));
-    }
-    let mut found: BTreeSet<Labels> = BTreeSet::new();
-    for matchers in selectors {
-        found.extend(api.engine.store().series(&matchers, start, end).map_err(store_error)?);
-    }
-    Ok(answer::success(found))
-}
-
-fn labels(api: &Api, params: &Params) -> Answer {
-    let names = union(params, |matchers, start, end| {
-        api.engine
-            .store()
-            .label_names(matchers, start, end)
-            .map_err(store_error)
-    })?;
-    Ok(answer::success(names))
-}
-
-fn label_values(api: &Api, name: &str, params: &Params) -> Answer {
-    let values = union(params, |matchers, start, end| {
-        api.engine
-            .store()
-            .label_values(name, matchers, start, end)
-            .map_err(store_error)
-    })?;
-    Ok(answer::success(values))
-}
-
-/// What all selectors give together; without any, what the store gives without conditions.
-fn union(
-    params: &Params,
-    ask: impl Fn(&[Matcher], i64, i64) -> Result<Vec<String>, Error>,
-) -> Result<BTreeSet<String>, Error> {
-    let (selectors, start, end) = scope(params)?;
-    if selectors.is_empty() {
-        return Ok(ask(&[], start, end)?.into_iter().collect());
-    }
-    let mut found = BTreeSet::new();
-    for matchers in selectors {
-        found.extend(ask(&matchers, start, end)?);
-    }
-    Ok(found)
-}
-
-fn store_error(error: weir_series::SelectError) -> Error {
-    Error::Execution(error.to_string())
-}
-
-fn build_info() -> Response<Full<Bytes>> {
-    // `application` tells clients that ask whether this is Prometheus itself that it is not.
-    answer::success(serde_json::json!({ "version": env!("CARGO_PKG_VERSION"), "application": "weir" }))
-}
-
 fn metrics(api: &Api, counts: &Counts) -> Response<Full<Bytes>> {
     let mut page = String::new();
-    let own = [
+    for (name, help, count) in [
         (names::QUERY_TOTAL, "Queries, instant and range.", &counts.queries),
         (
-            "weir_query_failures_total",
+            names::QUERY_FAILURES_TOTAL,
             "Queries that were answered with an error.",
             &counts.failures,
         ),
-    ];
-    for (name, help, count) in own {
+        (
+            names::RECEIVED_SAMPLES_TOTAL,
+            "Samples that came by remote write and were stored.",
+            &counts.written,
+        ),
+        (
+            names::RECEIVED_REFUSED_TOTAL,
+            "Samples that came by remote write and were refused.",
+            &counts.refused,
+        ),
+    ] {
         exposition::write_header(&mut page, name, "counter", help);
         exposition::write_sample(&mut page, name, "", "", count.load(Relaxed) as f64);
+    }
+    if let Some(rules) = &api.rules {
+        rules.render(&mut page);
     }
     (api.metrics)(&mut page);
     answer::text(StatusCode::OK, exposition::CONTENT_TYPE, page)

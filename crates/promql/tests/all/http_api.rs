@@ -33,10 +33,9 @@ impl Served {
         };
         let engine = Engine::new(Arc::new(Memory(vec![up("a"), up("b")])), Options::default());
         let api = Api {
-            engine,
-            targets: Arc::new(|| json!({ "activeTargets": [] })),
             discovered: Arc::new(|| json!([{ "targets": ["10.244.0.5:8900"], "labels": { "pod": "web-0" } }])),
             metrics: Arc::new(|page| page.push_str("weir_own 1\n")),
+            ..Api::new(engine)
         };
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap_or_else(|e| panic!("{e}"));
         let address = listener.local_addr().unwrap_or_else(|e| panic!("{e}"));
@@ -113,7 +112,7 @@ async fn answers_as_prometheus_does() {
     let (_, body) = served.get("/api/v1/label/pod/values?match[]=up").await;
     assert_eq!(body["data"], json!(["a", "b"]));
     let (_, body) = served.get("/api/v1/targets").await;
-    assert_eq!(body["data"], json!({ "activeTargets": [] }));
+    assert_eq!(body["data"]["activeTargets"], json!([]));
     let (status, body) = served.get("/sd/proxies").await;
     assert_eq!((status, body[0]["targets"][0].as_str()), (200, Some("10.244.0.5:8900")));
     let (status, _) = served.get("/api/v1/status/buildinfo").await;

@@ -1,6 +1,9 @@
 //! Tests of the crate from outside: scripts of loads and evaluations, and the HTTP API over a socket.
 
+mod alike;
 mod differential;
 mod http_api;
 mod literal;
+mod peers;
 mod scripts;
+mod traffic;

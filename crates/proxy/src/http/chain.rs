@@ -50,6 +50,6 @@ impl Chain {
 
     /// Whether the client should be told to come back on another connection.
     pub fn is_ending(&self, flow: &Flow) -> bool {
-        self.outdated || flow.worker.shared.life.draining()
+        self.outdated || flow.worker.shared.life.sends_away(flow.direction)
     }
 }

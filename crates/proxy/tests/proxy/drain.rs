@@ -161,3 +161,53 @@ async fn the_administration_socket_shows_and_drains() {
     eventually("it ends", async || proxy.has_ended()).await;
     assert!(!socket.exists());
 }
+
+/// The pod is leaving: clients from outside are to come back elsewhere, and the application's own requests go on.
+#[tokio::test]
+async fn a_drain_of_the_inbound_side_leaves_the_other_alone() {
+    let server = Server::http(|_, _| ok("x")).await;
+    let (inbound, outbound) = (free_port(), free_port());
+    let directory = tempfile::tempdir().unwrap();
+    let socket = directory.path().join("admin.sock");
+    let listener = |name: &str, port, direction| {
+        format!(
+            "  - {{name: {name}, traffic_direction: {direction}, address: {{socket_address: {{address: 127.0.0.1, port_value: {port}}}}}, \
+             filter_chains: [{{filters: [{{name: http, typed_config: {{\"@type\": \
+             type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager, stat_prefix: {name}, \
+             http_filters: [{{name: router, typed_config: {{\"@type\": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router}}}}], \
+             route_config: {{virtual_hosts: [{{name: all, domains: [\"*\"], routes: [{{match: {{prefix: /}}, route: {{cluster: svc}}}}]}}]}}}}}}]}}]}}\n"
+        )
+    };
+    let bootstrap = format!(
+        "admin: {{address: {{pipe: {{path: \"{}\"}}}}}}\nstatic_resources:\n  listeners:\n{}{}  clusters:\n  - {{name: svc, type: STATIC, \
+         load_assignment: {{cluster_name: svc, endpoints: [{{lb_endpoints: [{{endpoint: {{address: {{socket_address: {{address: 127.0.0.1, \
+         port_value: {}}}}}}}}}]}}]}}}}\n",
+        socket.display(),
+        listener("in", inbound, "INBOUND"),
+        listener("out", outbound, "OUTBOUND"),
+        server.address.port(),
+    );
+    let proxy = Proxy::launch(&bootstrap, directory, Duration::from_secs(5));
+    proxy.wait_ready().await;
+    let post = async |path: &str| {
+        let mut stream = UnixStream::connect(&socket).await.unwrap();
+        let request = format!("POST {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut text = String::new();
+        stream.read_to_string(&mut text).await.unwrap();
+        text
+    };
+    let closes = async |port| get(local(port), "/").await.header("connection") == Some("close");
+    let unsupported = post("/drain_listeners").await;
+    assert!(
+        unsupported.starts_with("HTTP/1.1 400") && unsupported.contains("graceful&skip_exit"),
+        "{unsupported}"
+    );
+    assert_eq!((closes(inbound).await, closes(outbound).await), (false, false));
+    let told = post("/drain_listeners?graceful&skip_exit&inboundonly").await;
+    assert!(told.starts_with("HTTP/1.1 200"), "{told}");
+    assert_eq!((closes(inbound).await, closes(outbound).await), (true, false));
+    let told = post("/drain_listeners?graceful&skip_exit").await;
+    assert!(told.starts_with("HTTP/1.1 200"), "{told}");
+    assert!(closes(outbound).await && !proxy.has_ended());
+}

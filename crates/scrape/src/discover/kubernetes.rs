@@ -22,6 +22,8 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use weir_series::{Labels, names};
 
+pub(crate) mod sd;
+
 /// Which pods are targets.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -214,11 +216,7 @@ impl State {
             self.owner(namespace, pod)
                 .map(|(kind, owner)| (owner_label(&kind).to_owned(), owner)),
         );
-        Target {
-            address,
-            path: config.path.clone(),
-            labels: Labels::new(labels),
-        }
+        Target::new(address, &config.path, Labels::new(labels))
     }
 
     /// Kind in lower case and name of what the user made: the Deployment rather than its ReplicaSet.

@@ -3,19 +3,21 @@ use crate::memory::Memory;
 
 const T: i64 = 1_700_000_000_000;
 
+fn job() -> Job {
+    let mut job = Job::named("weir");
+    (job.exact, job.limits.samples) = (true, 1000);
+    job
+}
+
 fn pages() -> Pages {
     let labels = Labels::new([("namespace", "default"), ("pod", "web")]);
-    let target = Target {
-        address: "10.0.0.1:8900".into(),
-        path: "/metrics".into(),
-        labels,
-    };
-    Pages::new(&target, 1000)
+    let target = Target::new("10.0.0.1:8900".to_owned(), "/metrics", labels);
+    Pages::new(&target, Arc::new(job()))
 }
 
 fn store(pages: &mut Pages, memory: &Memory, after_ms: i64, page: &str) -> Stored {
     pages
-        .store(page, T + after_ms, memory)
+        .store(page.as_bytes(), Format::Text, T + after_ms, memory)
         .unwrap_or_else(|e| panic!("{e}"))
 }
 
@@ -111,25 +113,30 @@ fn a_target_that_was_down_does_not_begin_anew() {
 fn nothing_of_a_bad_page_is_stored() {
     let (mut pages, memory) = (pages(), Memory::default());
     let error = pages
-        .store("a 1\nb{ 2\n", T, &memory)
+        .store(b"a 1\nb{ 2\n", Format::Text, T, &memory)
         .map(|_| String::new())
         .unwrap_or_else(|e| e.to_string());
     assert!(error.contains("line 2"), "{error}");
     let many: String = (0..1001).map(|i| format!("m{i} 1\n")).collect();
     let error = pages
-        .store(&many, T, &memory)
+        .store(many.as_bytes(), Format::Text, T, &memory)
         .map(|_| String::new())
         .unwrap_or_else(|e| e.to_string());
-    assert_eq!(error, "the page has more than 1000 samples");
+    assert_eq!(
+        error,
+        "the page has more than the 1000 samples that sample_limit allows"
+    );
     assert_eq!(memory.names(), [""; 0]);
 }
 
 #[test]
 fn refusals_are_counted_and_harm_no_other_series() {
     let (mut pages, memory) = (pages(), Memory::limited(1));
-    let stored = store(&mut pages, &memory, 0, "a 1\nb 2\nc 3 9999999999999\n");
+    let stored = store(&mut pages, &memory, 0, "a 1\nb 2\nc 3\n");
     assert_eq!((stored.samples, stored.refused), (3, 2));
     assert_eq!(stored.first_refusal, Some(AppendError::SeriesLimit { limit: 1 }));
+    let stored = store(&mut pages, &memory, 0, "a 1 9999999999999\n");
+    assert_eq!((stored.samples, stored.refused), (1, 1));
     assert_eq!(memory.names(), [series("a")]);
 }
 
@@ -147,8 +154,14 @@ fn series_that_the_store_forgot_are_made_again() {
 #[test]
 fn a_target_that_goes_ends_everything_about_it() {
     let (mut pages, memory) = (pages(), Memory::default());
-    store(&mut pages, &memory, 0, "a 1\n");
-    pages.report(T, true, 0.25, 1, &memory);
+    let stored = store(&mut pages, &memory, 0, "a 1\n");
+    let report = Report {
+        up: true,
+        duration_s: 0.25,
+        body_bytes: 4,
+        stored,
+    };
+    pages.report(T, &report, &memory);
     pages.end(T + 1000, &memory);
     assert_eq!(memory.samples(&series("a"), T), [(0, Some(1.0)), (1000, None)]);
     assert_eq!(memory.samples(&series("up"), T), [(0, Some(1.0)), (1000, None)]);

@@ -33,14 +33,7 @@ where
         }
     });
     let labels = Labels::new([("instance", address.as_str())]);
-    (
-        Target {
-            address,
-            path: "/metrics".into(),
-            labels,
-        },
-        connections,
-    )
+    (Target::new(address, "/metrics", labels), connections)
 }
 
 /// Answers every request of a connection with a page.
@@ -77,13 +70,12 @@ async fn until(what: &str, mut done: impl FnMut() -> bool) {
     panic!("never: {what}");
 }
 
-fn config() -> ScrapeConfig {
-    ScrapeConfig {
-        interval: Duration::from_millis(200),
-        timeout: Duration::from_millis(150),
-        max_bytes: 100_000,
-        max_samples: 1000,
-    }
+fn job() -> Job {
+    let mut job = Job::named("weir");
+    (job.interval, job.timeout) = (Duration::from_millis(200), Duration::from_millis(150));
+    (job.limits.body_bytes, job.limits.samples) = (100_000, 1000);
+    job.exact = true;
+    job
 }
 
 #[tokio::test]
@@ -98,21 +90,18 @@ async fn hostile_targets_harm_nobody_else() {
         std::future::pending::<()>().await;
     })
     .await;
-    let closed = Target {
-        address: "127.0.0.1:1".into(),
-        ..good.clone()
-    };
+    let closed = Target::new("127.0.0.1:1".to_owned(), "/metrics", good.labels.clone());
     let all = [&good, &garbage, &slow, &large, &silent, &closed];
 
     let (sender, list) = discover::fixed(all.map(Clone::clone).to_vec());
     let (memory, targets, shutdown) = (Arc::new(Memory::default()), Targets::new(), CancellationToken::new());
-    let running = tokio::spawn(run(config(), list, memory.clone(), targets.clone(), shutdown.clone()));
+    let running = tokio::spawn(run_job(job(), list, memory.clone(), targets.clone(), shutdown.clone()));
 
     let status = |target: &Target| -> TargetStatus {
         targets
             .snapshot()
             .into_iter()
-            .find(|s| s.url == target.url())
+            .find(|s| s.url == target.url)
             .unwrap_or_default()
     };
     until("all are judged", || {
@@ -132,7 +121,7 @@ async fn hostile_targets_harm_nobody_else() {
     for (target, part) in [
         (&garbage, "line 1: a metric name"),
         (&slow, "did not end within 0.15 s"),
-        (&large, "larger than 100000 bytes"),
+        (&large, "larger than the 100000 bytes"),
         (&silent, "did not end within 0.15 s"),
         (&closed, "onnection refused"),
     ] {
@@ -168,17 +157,17 @@ async fn shows_targets_as_prometheus_does() {
     let (good, _) = serve(|s| page(s, "a 1\n")).await;
     let (_sender, list) = discover::fixed(vec![good.clone()]);
     let (targets, shutdown) = (Targets::new(), CancellationToken::new());
-    let running = tokio::spawn(run(
-        config(),
+    let running = tokio::spawn(run_job(
+        job(),
         list,
         Arc::new(Memory::default()),
         targets.clone(),
         shutdown.clone(),
     ));
     until("it is up", || targets.snapshot().iter().any(|t| t.health == Health::Up)).await;
-    let json = targets.to_json();
+    let json = targets.to_json("any", "");
     let target = &json["activeTargets"][0];
-    assert_eq!(target["scrapeUrl"], good.url());
+    assert_eq!(target["scrapeUrl"], good.url);
     assert_eq!(
         (target["health"].as_str(), target["lastError"].as_str()),
         (Some("up"), Some(""))

@@ -121,6 +121,11 @@ pub fn encode(version: Version, request: &WriteRequest) -> Vec<u8> {
     compress(&message)
 }
 
+/// The families that a series of this name may belong to: the name, and without the suffixes that series of a family have.
+pub fn families_of(name: &str) -> impl Iterator<Item = &str> {
+    v2::families_of(name)
+}
+
 /// Decodes a compressed body that holds at most `max_bytes` when decompressed.
 pub fn decode(version: Version, body: &[u8], max_bytes: usize) -> Result<WriteRequest, DecodeError> {
     let message = decompress(body, max_bytes)?;

@@ -42,10 +42,14 @@ pub(super) fn encode(request: &WriteRequest) -> Vec<u8> {
 /// The suffixes that series of a family may have, longest names first.
 const SUFFIXES: [&str; 4] = ["_bucket", "_count", "_sum", "_total"];
 
+/// The families that a series of this name may belong to, the likeliest first.
+pub(super) fn families_of(name: &str) -> impl Iterator<Item = &str> {
+    let stripped = SUFFIXES.iter().filter_map(move |suffix| name.strip_suffix(suffix));
+    std::iter::once(name).chain(stripped)
+}
+
 fn metadata_of<'a>(name: &str, families: &RapidHashMap<&str, &'a Metadata>) -> Option<&'a Metadata> {
-    let stripped = SUFFIXES.iter().filter_map(|suffix| name.strip_suffix(suffix));
-    let mut names = std::iter::once(name).chain(stripped);
-    names.find_map(|name| families.get(name).copied())
+    families_of(name).find_map(|name| families.get(name).copied())
 }
 
 /// The family of a series by its name and what it is said to be.

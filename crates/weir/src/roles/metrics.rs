@@ -14,8 +14,9 @@ use weir_metrics_api::access::StoreAccess;
 use weir_metrics_api::{WINDOW_DEFAULT, aggregated, scrape_status};
 use weir_promql::http_api::{self, Access, Api, Authorize};
 use weir_promql::{Engine, Options as EngineOptions};
+use weir_scrape::config::Job;
 use weir_scrape::discover::{self, kubernetes};
-use weir_scrape::{Health, ScrapeConfig, TargetStatus, Targets};
+use weir_scrape::{Health, TargetStatus, Targets};
 use weir_series::names;
 use weir_tsdb::{Options as StoreOptions, Tsdb};
 
@@ -37,10 +38,11 @@ pub async fn run(arguments: args::Metrics) -> Result<()> {
     let engine = Engine::new(store.clone(), EngineOptions::default());
     let targets = Targets::new();
     let interval = Duration::from_secs(arguments.scrape_interval_seconds.max(1));
-    let scrape = ScrapeConfig {
+    let scrape = Job {
         interval,
         timeout: interval.mul_f64(0.8),
-        ..ScrapeConfig::default()
+        exact: true,
+        ..Job::named(names::JOB_PROXIES)
     };
     let discovery = kubernetes::Config {
         annotation: labels::PROXY.to_owned(),
@@ -70,19 +72,19 @@ pub async fn run(arguments: args::Metrics) -> Result<()> {
         let (found, discovered) = discover::channel();
         let discovering = kubernetes::run(client.clone(), discovery, found, shutdown.clone());
         let for_prometheus = discovered.clone();
-        let scraping = weir_scrape::run(scrape, discovered, store.clone(), targets.clone(), shutdown.clone());
+        let scraping = weir_scrape::run_job(scrape, discovered, store.clone(), targets.clone(), shutdown.clone());
         let scraped: scrape_status::Targets = {
             let targets = targets.clone();
             Arc::new(move || targets.snapshot().into_iter().map(scrape_target).collect())
         };
         let api = Api {
-            engine: engine.clone(),
-            targets: Arc::new(move || targets.to_json()),
+            targets: Arc::new(move || targets.to_json("any", "")),
             discovered: Arc::new(move || service_discovery(&for_prometheus.borrow())),
             metrics: {
                 let store = store.clone();
                 Arc::new(move |out| store.render(out))
             },
+            ..Api::new(engine.clone())
         };
         let serving = http_api::serve(listener, api, authorize(client.clone()), shutdown.clone());
         let answering = weir_metrics_api::run(api_server, client, Arc::new(engine), scraped, shutdown.clone());

@@ -7,6 +7,7 @@ pub mod install;
 pub mod local;
 pub mod metrics;
 pub mod proxy;
+pub mod store;
 pub mod zipkin;
 
 use std::future::Future;

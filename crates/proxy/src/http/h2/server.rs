@@ -80,7 +80,7 @@ pub async fn serve(flow: Rc<Flow>, wire: Wire, chain: Chain) {
         Poll::Pending => time.poll(cx).map(|()| None),
     });
     let Some(mut connection) = shaken.await else { return };
-    let draining = flow.worker.shared.life.drained.clone();
+    let draining = flow.worker.shared.life.sent_away(flow.direction).clone();
     let mut draining = std::pin::pin!(draining.cancelled_owned());
     let session = Rc::new(Session {
         flow,

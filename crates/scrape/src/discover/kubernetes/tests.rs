@@ -55,7 +55,7 @@ fn published(state: &State) -> Vec<String> {
     let (out, list) = super::super::channel();
     state.publish(&config(), &out);
     let list = list.borrow();
-    list.iter().map(|t| format!("{} {}", t.url(), t.labels)).collect()
+    list.iter().map(|t| format!("{} {}", t.url, t.labels)).collect()
 }
 
 const COMMON: &str = r#"instance="10.244.0.7:8900",job="weir-proxies","#;

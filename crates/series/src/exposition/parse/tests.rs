@@ -108,7 +108,7 @@ proptest! {
         prop_assert_eq!(read.len(), series.len());
         for (entry, (name, labels, value)) in read.iter().zip(&series) {
             prop_assert_eq!(entry.name, name);
-            let got: Vec<_> = entry.labels().map(|(n, v)| (n.to_owned(), v.into_owned())).collect();
+            let got: Vec<_> = entry.labels().map(|(n, v)| (n.into_owned(), v.into_owned())).collect();
             prop_assert_eq!(&got, labels);
             prop_assert!(entry.value == *value || (entry.value.is_nan() && value.is_nan()));
         }

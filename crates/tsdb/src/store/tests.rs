@@ -1,6 +1,7 @@
 use super::*;
-use weir_series::SeriesData;
-use weir_series::{MatchOp, stale_nan};
+use crate::head::now_ms;
+use std::time::Duration;
+use weir_series::{Buckets, MatchOp, SeriesData, Span, stale_nan};
 
 const HOUR_MS: i64 = 3_600_000;
 
@@ -113,13 +114,11 @@ fn forgets_what_is_older_than_the_retention() {
     );
     assert_eq!(refused, [(0, AppendError::Unknown)]);
     assert_eq!(put(&db, &old, 1, 1.0), Err(AppendError::TooOld));
-    assert_eq!(
-        db.label_values("pod", &[], 0, i64::MAX),
-        Ok(vec!["live".to_owned(), "old".to_owned()])
-    );
+    assert_eq!(db.stats().series, 2);
     // Made anew for the sample that was refused, it is waited for once.
     db.maintain(1000 * 10_000);
     db.maintain(1000 * 10_000);
+    assert_eq!(db.stats().series, 1);
     assert_eq!(db.label_values("pod", &[], 0, i64::MAX), Ok(vec!["live".to_owned()]));
 }
 
@@ -208,5 +207,121 @@ fn a_usual_series_is_small() {
     }
     let stats = db.stats();
     let each = stats.heap_bytes / stats.series;
-    assert!(each < 2500, "{each} bytes a series for 720 samples");
+    assert!(each < 1200, "{each} bytes a series for 720 samples");
+}
+
+#[test]
+fn bytes_beyond_the_limit_cost_the_oldest_samples() {
+    let limit = 200_000;
+    let db = Tsdb::new(Options {
+        retention_bytes: Some(limit),
+        ..Options::default()
+    });
+    let mut random = 1u64;
+    for i in 0..700 {
+        for pod in 0..50 {
+            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            let value = f64::from_bits(random >> 4);
+            assert_eq!(put(&db, &series("x", &pod.to_string()), i * 5000, value), Ok(()));
+        }
+    }
+    assert!(db.stats().heap_bytes > limit);
+    db.maintain(3_500_000);
+    let stats = db.stats();
+    assert!(
+        stats.heap_bytes <= limit && stats.heap_bytes > limit / 2,
+        "{} bytes are left",
+        stats.heap_bytes
+    );
+    let left = all(&db, i64::MIN, i64::MAX);
+    assert!(left.len() == 50 && left.iter().all(|(_, s)| s.last().is_some_and(|s| s.0 == 699 * 5000)));
+}
+
+#[test]
+fn refuses_what_is_far_ahead_of_the_clock() {
+    let db = Tsdb::new(Options::default());
+    let (x, now) = (series("x", "a"), now_ms());
+    assert_eq!(put(&db, &x, now + 3_600_000, 1.0), Err(AppendError::TooNew));
+    assert_eq!(put(&db, &x, now + 60_000, 1.0), Ok(()));
+    let mut text = String::new();
+    db.render(&mut text);
+    assert!(
+        text.contains("weir_store_samples_refused_total{reason=\"too_new\"} 1\n"),
+        "{text}"
+    );
+}
+
+#[test]
+fn keeps_histograms_and_what_is_told_about_families() {
+    let db = Tsdb::new(Options::default());
+    let id = db.resolve(&series("h", "a")).unwrap_or_else(|e| panic!("{e}"));
+    let value = |count: f64| Histogram {
+        schema: 3,
+        count,
+        sum: 1.5,
+        positive: Buckets {
+            spans: vec![Span { offset: 1, length: 1 }],
+            counts: vec![count],
+        },
+        ..Histogram::default()
+    };
+    let mut refused = Vec::new();
+    let batch = [
+        (id, 1000, value(1.0)),
+        (id, 2000, value(2.0)),
+        (id, 2000, value(3.0)),
+        (id, 500, value(1.0)),
+    ];
+    db.append_histograms(&batch, &mut refused);
+    assert_eq!(refused, [(2, AppendError::Duplicate), (3, AppendError::OutOfOrder)]);
+    let found = db.select(&[], 1500, 9000, 99).unwrap_or_else(|e| panic!("{e}"));
+    assert_eq!(found.len(), 1);
+    assert_eq!(
+        (found[0].histograms[0].ts_ms, &*found[0].histograms[0].value),
+        (2000, &value(2.0))
+    );
+    // Samples of the other kind keep the order too.
+    assert_eq!(put(&db, &series("h", "a"), 2000, 1.0), Err(AppendError::OutOfOrder));
+    assert_eq!(put(&db, &series("h", "a"), 3000, 1.0), Ok(()));
+    let told = Metadata {
+        kind: "histogram".into(),
+        help: "Help.".into(),
+        unit: String::new(),
+    };
+    db.describe("h", &told);
+    assert_eq!(db.metadata(Some("h")), [("h".to_owned(), told.clone())]);
+    assert_eq!((db.metadata(None).len(), db.metadata(Some("g")).len()), (1, 0));
+}
+
+#[test]
+fn a_visit_shows_identities_and_ends_when_told() {
+    let db = Tsdb::new(Options::default());
+    for pod in 0..1000 {
+        assert_eq!(
+            put(&db, &series("x", &format!("p{pod:04}")), 1000, f64::from(pod)),
+            Ok(())
+        );
+    }
+    let mut seen = Vec::new();
+    let result = db.visit(&[], 0, 2000, &mut |view| {
+        assert_eq!((view.identity.get("__name__"), view.identity.get("none")), ("x", ""));
+        assert_eq!(view.identity.labels(), series("x", view.identity.get("pod")));
+        seen.push((view.identity.get("pod").to_owned(), view.samples[0].value));
+        if seen.len() == 700 {
+            std::ops::ControlFlow::Break(())
+        } else {
+            std::ops::ControlFlow::Continue(())
+        }
+    });
+    assert!(result.is_ok() && seen.len() == 700);
+    assert!(seen.iter().all(|(pod, value)| *pod == format!("p{value:04}")));
+}
+
+#[test]
+fn borrowed_pairs_are_the_same_series() {
+    let db = Tsdb::new(Options::default());
+    let a = db.resolve(&series("x", "a"));
+    assert!(a.is_ok() && a == db.resolve_pairs(&[("__name__", "x"), ("pod", "a")]));
+    assert_ne!(a, db.resolve_pairs(&[("__name__", "x"), ("pod", "b")]));
+    assert_eq!(db.resolve_pairs(&[]), Err(AppendError::Unsupported));
 }

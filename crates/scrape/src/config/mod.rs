@@ -1,0 +1,270 @@
+//! `prometheus.yml`: the text of a file goes in, a checked [`Config`] comes out, or the field that is wrong.
+//!
+//! Knows what can be written, not what is done with it. The sections that do not concern scraping (`rule_files`, `alerting`,
+//! `remote_write`, `storage`) are handed on as they stand, for those who read them.
+
+mod client;
+mod discovery;
+mod fields;
+mod job;
+pub mod units;
+
+pub use client::{Authorization, HttpConfig, Pem, TlsConfig};
+pub(crate) use discovery::read_group;
+pub use discovery::{Discovery, Group, KubernetesSd, Role, Selector};
+pub(crate) use fields::Fields;
+pub use job::{Job, Limits, Protocol};
+
+use serde_json::Value;
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+/// What is wrong, and where.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub struct ConfigError {
+    /// The file, where it is known.
+    pub file: Option<PathBuf>,
+    /// The field, such as `scrape_configs[0].relabel_configs[2].action`; empty for the file as a whole.
+    pub field: String,
+    /// What is wrong with it and what would be right.
+    pub message: String,
+}
+
+impl std::fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if let Some(file) = &self.file {
+            write!(f, "{}: ", file.display())?;
+        }
+        if !self.field.is_empty() {
+            write!(f, "{}: ", self.field)?;
+        }
+        f.write_str(&self.message)
+    }
+}
+
+impl ConfigError {
+    pub(crate) fn new(field: &str, message: impl Into<String>) -> Self {
+        ConfigError {
+            file: None,
+            field: field.to_owned(),
+            message: message.into(),
+        }
+    }
+}
+
+/// `global`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Global {
+    /// Time between two scrapes of a target, where the job says nothing.
+    pub scrape_interval: Duration,
+    /// Time that a scrape may take, where the job says nothing.
+    pub scrape_timeout: Duration,
+    /// Time between two evaluations of a group of rules, where the group says nothing.
+    pub evaluation_interval: Duration,
+    /// Added to what leaves for other systems: remote write, alerts, federation.
+    pub external_labels: BTreeMap<String, String>,
+}
+
+/// A configuration file, read and checked.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    /// `global`.
+    pub global: Global,
+    /// `scrape_configs`, with those of `scrape_config_files`.
+    pub jobs: Vec<Arc<Job>>,
+    /// `rule_files`: paths and patterns, relative ones against the folder of the file.
+    pub rule_files: Vec<PathBuf>,
+    /// `alerting`, as it stands; null where there is none.
+    pub alerting: Value,
+    /// `remote_write`, as it stands; null where there is none.
+    pub remote_write: Value,
+    /// `storage.tsdb.retention` and `storage.exemplars`, as they stand; null where there are none.
+    pub storage: Value,
+    /// The file as it was read.
+    pub text: String,
+}
+
+const SCRAPE_INTERVAL: Duration = Duration::from_secs(60);
+const SCRAPE_TIMEOUT: Duration = Duration::from_secs(10);
+
+impl Config {
+    /// Reads a file.
+    ///
+    /// # Errors
+    /// Where it cannot be read, is no YAML, or says something that is wrong or not supported.
+    pub fn load(path: &Path) -> Result<Config, ConfigError> {
+        let in_file = |error: ConfigError| ConfigError {
+            file: error.file.or_else(|| Some(path.to_owned())),
+            ..error
+        };
+        let text = read(path)?;
+        let folder = path.parent().unwrap_or(Path::new(""));
+        Self::parse(&text, folder).map_err(in_file)
+    }
+
+    /// Reads a text; relative paths in it are against `folder`.
+    ///
+    /// # Errors
+    /// As [`Config::load`].
+    pub fn parse(text: &str, folder: &Path) -> Result<Config, ConfigError> {
+        let mut fields = Fields::new("", yaml(text)?)?;
+        let (global, defaults) = read_global(fields.mapping("global")?)?;
+        let mut jobs = Vec::new();
+        for (path, value) in fields.list("scrape_configs")? {
+            jobs.push(Job::read(Fields::new(path, value)?, &defaults, folder)?);
+        }
+        for pattern in fields.texts("scrape_config_files")? {
+            for file in matching_files(&folder.join(&pattern)) {
+                jobs.extend(read_jobs_file(&file, &defaults)?);
+            }
+        }
+        for (at, job) in jobs.iter().enumerate() {
+            if jobs[..at].iter().any(|other| other.name == job.name) {
+                let message = format!("{:?} is the name of two jobs: names must differ", job.name);
+                return Err(fields.error("scrape_configs", message));
+            }
+        }
+        let rule_files = fields.texts("rule_files")?.iter().map(|f| folder.join(f)).collect();
+        let alerting = fields.take("alerting").unwrap_or_default();
+        let remote_write = fields.take("remote_write").unwrap_or_default();
+        let storage = fields.take("storage").unwrap_or_default();
+        fields.unsupported("remote_read", "a store answers from what it holds itself")?;
+        fields.unsupported("tracing", "the store sends no traces of its own")?;
+        fields.unsupported("otlp", "the store takes no OTLP: send by remote write")?;
+        fields.unsupported("runtime", "the store has no garbage collector to set")?;
+        fields.finish()?;
+        Ok(Config {
+            global,
+            jobs: jobs.into_iter().map(Arc::new).collect(),
+            rule_files,
+            alerting,
+            remote_write,
+            storage,
+            text: text.to_owned(),
+        })
+    }
+}
+
+fn read(path: &Path) -> Result<String, ConfigError> {
+    std::fs::read_to_string(path).map_err(|error| ConfigError {
+        file: Some(path.to_owned()),
+        field: String::new(),
+        message: format!("cannot be read: {error}"),
+    })
+}
+
+fn yaml(text: &str) -> Result<Value, ConfigError> {
+    if text
+        .lines()
+        .all(|line| line.trim().is_empty() || line.trim_start().starts_with('#'))
+    {
+        return Ok(Value::Null);
+    }
+    serde_saphyr::from_str(text).map_err(|error| {
+        // The first line says what and where; an excerpt of the file follows, which may hold secrets.
+        let what = error.to_string();
+        ConfigError::new("", format!("is no YAML: {}", what.lines().next().unwrap_or_default()))
+    })
+}
+
+/// What jobs take from `global`.
+#[derive(Clone, Debug)]
+pub(crate) struct Defaults {
+    pub interval: Duration,
+    pub timeout: Duration,
+    pub limits: Limits,
+    pub protocols: Option<Vec<Protocol>>,
+    pub native_histograms: bool,
+    pub extra_metrics: bool,
+    pub classic_histograms: bool,
+}
+
+fn read_global(fields: Option<Fields>) -> Result<(Global, Defaults), ConfigError> {
+    let mut fields = match fields {
+        Some(fields) => fields,
+        None => Fields::new("global", Value::Null)?,
+    };
+    let interval = fields.duration("scrape_interval")?.filter(|d| !d.is_zero());
+    let interval = interval.unwrap_or(SCRAPE_INTERVAL);
+    let timeout = fields.duration("scrape_timeout")?.filter(|d| !d.is_zero());
+    if timeout.is_some_and(|timeout| timeout > interval) {
+        return Err(fields.error("scrape_timeout", "must not be longer than scrape_interval"));
+    }
+    let evaluation = fields.duration("evaluation_interval")?.filter(|d| !d.is_zero());
+    let global = Global {
+        scrape_interval: interval,
+        scrape_timeout: timeout.unwrap_or(SCRAPE_TIMEOUT.min(interval)),
+        evaluation_interval: evaluation.unwrap_or(SCRAPE_INTERVAL),
+        external_labels: fields.pairs("external_labels")?,
+    };
+    let defaults = Defaults {
+        interval,
+        timeout: global.scrape_timeout,
+        limits: Limits::read(&mut fields, &Limits::default())?,
+        protocols: Protocol::read_list(&mut fields)?,
+        native_histograms: fields.flag("scrape_native_histograms")?.unwrap_or(false),
+        extra_metrics: fields.flag("extra_scrape_metrics")?.unwrap_or(false),
+        classic_histograms: fields.flag("always_scrape_classic_histograms")?.unwrap_or(false),
+    };
+    job::refuse_naming(&mut fields)?;
+    fields.take("query_log_file").map_or(Ok(()), |_| {
+        Err(fields.error("query_log_file", "is not supported; the store keeps no log of queries"))
+    })?;
+    fields.unsupported("scrape_failure_log_file", "failures stand in /api/v1/targets")?;
+    fields.take("rule_query_offset");
+    fields.finish()?;
+    Ok((global, defaults))
+}
+
+fn read_jobs_file(path: &Path, defaults: &Defaults) -> Result<Vec<Job>, ConfigError> {
+    let in_file = |error: ConfigError| ConfigError {
+        file: Some(path.to_owned()),
+        ..error
+    };
+    let read = || {
+        let mut fields = Fields::new("", yaml(&read(path)?)?)?;
+        let folder = path.parent().unwrap_or(Path::new(""));
+        let jobs = fields.list("scrape_configs")?.into_iter();
+        let jobs = jobs.map(|(path, value)| Job::read(Fields::new(path, value)?, defaults, folder));
+        let jobs = jobs.collect::<Result<Vec<_>, _>>()?;
+        fields.finish()?;
+        Ok(jobs)
+    };
+    read().map_err(in_file)
+}
+
+/// The files that a path names; `*` in its last part stands for anything.
+pub(crate) fn matching_files(pattern: &Path) -> Vec<PathBuf> {
+    let name = pattern.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    if !name.contains('*') {
+        return vec![pattern.to_owned()];
+    }
+    let folder = pattern.parent().unwrap_or(Path::new("."));
+    let parts: Vec<&str> = name.split('*').collect();
+    let fits = |name: &str| {
+        let mut rest = name;
+        let last = parts.len() - 1;
+        parts.iter().enumerate().all(|(at, part)| match at {
+            0 => rest.strip_prefix(part).map(|r| rest = r).is_some(),
+            _ if at == last => rest.ends_with(part),
+            _ => rest
+                .find(part)
+                .map(|found| rest = &rest[found + part.len()..])
+                .is_some(),
+        })
+    };
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    let mut files: Vec<PathBuf> = entries
+        .filter(|entry| fits(&entry.file_name().to_string_lossy()))
+        .map(|entry| entry.path())
+        .collect();
+    files.sort();
+    files
+}
+
+#[cfg(test)]
+mod tests;

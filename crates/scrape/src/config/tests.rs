@@ -1,0 +1,212 @@
+use super::*;
+
+fn error(text: &str) -> String {
+    Config::parse(text, Path::new("/etc/prometheus"))
+        .err()
+        .map(|e| e.to_string())
+        .unwrap_or_default()
+}
+
+fn config(text: &str) -> Config {
+    Config::parse(text, Path::new("/etc/prometheus")).unwrap_or_else(|e| panic!("{e}"))
+}
+
+#[test]
+fn what_is_wrong_is_named_with_its_path() {
+    let table = [
+        (
+            "scrape_configs:\n- {}",
+            "scrape_configs[0].job_name: every job needs a name",
+        ),
+        (
+            "scrape_configs:\n- {job_name: a}\n- {job_name: a}",
+            "scrape_configs: \"a\" is the name of two jobs: names must differ",
+        ),
+        (
+            "global: {scrape_interval: 5}",
+            "global.scrape_interval: \"5\" is no duration such as 15s, 1m30s or 500ms",
+        ),
+        (
+            "global: {scrape_interval: 5s, scrape_timeout: 10s}",
+            "global.scrape_timeout: must not be longer than scrape_interval",
+        ),
+        (
+            "global: {scrape_intervall: 5s}",
+            "global.scrape_intervall: there is no such field here; there are ",
+        ),
+        (
+            "scrape_configs:\n- {job_name: a, sample_limit: many}",
+            "scrape_configs[0].sample_limit: a whole number from 0 must stand here, not \"many\"",
+        ),
+        (
+            "scrape_configs:\n- {job_name: a, scheme: ftp}",
+            "scrape_configs[0].scheme: \"ftp\" is neither http nor https",
+        ),
+        (
+            "scrape_configs:\n- {job_name: a, consul_sd_configs: [{server: x}]}",
+            "scrape_configs[0].consul_sd_configs: is not supported; there are static_configs, file_sd_configs",
+        ),
+        (
+            "scrape_configs:\n- {job_name: a, static_configs: [{targets: ['http://x']}]}",
+            "scrape_configs[0].static_configs[0].targets: \"http://x\" must be an address like",
+        ),
+        (
+            "scrape_configs:\n- {job_name: a, basic_auth: {username: u, password: p}, bearer_token: t}",
+            "scrape_configs[0].bearer_token: there is basic_auth already: write one of the two",
+        ),
+        (
+            "scrape_configs:\n- {job_name: a, oauth2: {client_id: x}}",
+            "scrape_configs[0].oauth2: is not supported; use authorization with credentials_file",
+        ),
+        (
+            "scrape_configs:\n- {job_name: a, tls_config: {cert_file: x}}",
+            "scrape_configs[0].tls_config.cert_file: a certificate needs its key",
+        ),
+        (
+            "scrape_configs:\n- {job_name: a, kubernetes_sd_configs: [{role: pods}]}",
+            "scrape_configs[0].kubernetes_sd_configs[0].role: \"pods\" is no role; there are pod, endpoints",
+        ),
+        (
+            "scrape_configs:\n- {job_name: a, scrape_protocols: [Text]}",
+            "scrape_configs[0].scrape_protocols: \"Text\" is no protocol; there are PrometheusProto",
+        ),
+        (
+            "scrape_configs:\n- {job_name: a, relabel_configs: [{action: hashmod, target_label: x}]}",
+            "scrape_configs[0].relabel_configs[0].modulus: hashmod needs a number of 1 or more",
+        ),
+        (
+            "remote_read: [{url: x}]",
+            "remote_read: is not supported; a store answers from what it holds itself",
+        ),
+        (
+            "scrape_config: []",
+            "scrape_config: there is no such field here; there are alerting, global, remote_write, rule_files, scrape_config_files, scrape_configs, storage",
+        ),
+        ("- a", "a mapping must stand here, not a list"),
+        ("a: [", "is no YAML: "),
+    ];
+    for (text, message) in table {
+        assert!(error(text).starts_with(message), "{text}: {}", error(text));
+    }
+    let missing = Config::load(Path::new("/nowhere/prometheus.yml"))
+        .err()
+        .map(|e| e.to_string());
+    assert!(missing.is_some_and(|m| m.starts_with("/nowhere/prometheus.yml: cannot be read: ")));
+}
+
+/// A configuration as many have it.
+#[test]
+fn a_whole_file() {
+    let text = "
+global:
+  scrape_interval: 15s
+  external_labels: {cluster: eu, replica: 0}
+rule_files: [rules/*.yml]
+alerting:
+  alertmanagers: [{static_configs: [{targets: ['alertmanager:9093']}]}]
+remote_write:
+- url: http://long-term/api/v1/write
+scrape_configs:
+- job_name: prometheus
+  static_configs:
+  - targets: ['localhost:9090', 'localhost:9091']
+    labels: {team: a}
+- job_name: kubernetes-pods
+  scrape_interval: 5s
+  honor_labels: true
+  sample_limit: 1000
+  body_size_limit: 10MB
+  label_limit: 0
+  kubernetes_sd_configs:
+  - role: pod
+    namespaces: {names: [default]}
+    selectors: [{role: pod, label: app=x}]
+  relabel_configs:
+  - source_labels: [__meta_kubernetes_pod_annotation_prometheus_io_scrape]
+    action: keep
+    regex: true
+  - source_labels: [__address__, __meta_kubernetes_pod_annotation_prometheus_io_port]
+    action: replace
+    regex: ([^:]+)(?::\\d+)?;(\\d+)
+    replacement: $1:$2
+    target_label: __address__
+- job_name: node
+  scheme: https
+  tls_config: {ca_file: ca.crt, insecure_skip_verify: true}
+  bearer_token_file: /var/run/token
+  file_sd_configs: [{files: ['targets/*.json'], refresh_interval: 1m}]
+  http_sd_configs: [{url: 'http://sd/targets'}]
+";
+    let config = config(text);
+    assert_eq!(config.global.scrape_interval, Duration::from_secs(15));
+    assert_eq!(config.global.scrape_timeout, Duration::from_secs(10));
+    assert_eq!(config.global.external_labels["replica"], "0");
+    assert_eq!(config.rule_files, [PathBuf::from("/etc/prometheus/rules/*.yml")]);
+    assert_eq!(config.remote_write[0]["url"], "http://long-term/api/v1/write");
+    assert!(config.alerting["alertmanagers"].is_array());
+    let [prometheus, pods, node] = config.jobs.as_slice() else {
+        panic!("three jobs")
+    };
+    assert_eq!(prometheus.interval, Duration::from_secs(15));
+    assert!(matches!(&prometheus.discovery[0], Discovery::Static(groups) if groups[0].targets.len() == 2));
+    assert_eq!(
+        (pods.interval, pods.timeout),
+        (Duration::from_secs(5), Duration::from_secs(5))
+    );
+    assert!(pods.honor_labels && pods.relabel.len() == 2);
+    assert_eq!(
+        (pods.limits.samples, pods.limits.body_bytes, pods.limits.labels),
+        (1000, 10 << 20, u64::MAX)
+    );
+    assert!(
+        matches!(&pods.discovery[0], Discovery::Kubernetes(k) if k.namespaces == ["default"] && k.selectors.len() == 1)
+    );
+    let token = PathBuf::from("/var/run/token");
+    assert_eq!(
+        node.http.authorization,
+        Some(Authorization::File {
+            kind: "Bearer".to_owned(),
+            path: token
+        })
+    );
+    assert!(
+        matches!(&node.discovery[0], Discovery::File { files, .. } if files[0] == Path::new("/etc/prometheus/targets/*.json"))
+    );
+    assert_eq!(
+        config,
+        Config::parse(text, Path::new("/etc/prometheus")).unwrap_or_else(|e| panic!("{e}"))
+    );
+}
+
+#[test]
+fn an_empty_file_is_a_configuration() {
+    assert!(config("").jobs.is_empty());
+    assert!(config("# nothing\n").jobs.is_empty());
+    assert!(config("global:\nscrape_configs:\n").jobs.is_empty());
+}
+
+#[test]
+fn secrets_are_not_shown() {
+    let text = "scrape_configs:\n- {job_name: a, basic_auth: {username: u, password: hush}}\n- {job_name: b, authorization: {credentials: hush}}";
+    let shown = format!("{:?}", config(text).jobs);
+    assert!(!shown.contains("hush"), "{shown}");
+}
+
+#[test]
+fn patterns_of_files() {
+    let folder = tempfile::tempdir().unwrap_or_else(|e| panic!("{e}"));
+    for name in ["a.yml", "ab.yml", "b.yml", "a.json"] {
+        std::fs::write(folder.path().join(name), "").unwrap_or_else(|e| panic!("{e}"));
+    }
+    let names = |pattern: &str| -> Vec<String> {
+        let files = matching_files(&folder.path().join(pattern));
+        files
+            .iter()
+            .map(|f| f.file_name().unwrap_or_default().to_string_lossy().into_owned())
+            .collect()
+    };
+    assert_eq!(names("*.yml"), ["a.yml", "ab.yml", "b.yml"]);
+    assert_eq!(names("a*.yml"), ["a.yml", "ab.yml"]);
+    assert_eq!(names("a.yml"), ["a.yml"]);
+    assert_eq!(names("x*"), [""; 0]);
+}
