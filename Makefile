@@ -86,7 +86,7 @@ promql-diff: ## PromQL against a real Prometheus: the table and 2,000 random que
 	WEIR_PROMQL_RANDOM=2000 WEIR_PROMQL_SEED=$$seed cargo test --release -p weir-promql --test all differential -- --nocapture
 
 fuzz: SECONDS = 60
-fuzz: ## look for bytes that break the proxy's codec or configuration (TARGET=h1_request SECONDS=60)
+fuzz: ## look for bytes that break our parsers of bytes (TARGET=h1_request SECONDS=60)
 	@TARGET=$(TARGET) ./hack/fuzz $(SECONDS)
 
 clean: ## remove what builds made (not the installed tools)
