@@ -98,7 +98,7 @@ crash-test: ## the store is killed under load, its files are damaged, its disk f
 	WEIR_CRASH_ROUNDS=$(ROUNDS) $(if $(SEED),WEIR_CRASH_SEED=$(SEED)) cargo test -p weir-tsdb --test crash
 
 fuzz: SECONDS = 60
-fuzz: ## look for bytes that break the proxy's codec or configuration, or the store (TARGET=h1_request SECONDS=60)
+fuzz: ## look for bytes that break what reads bytes of strangers (TARGET=h1_request SECONDS=60)
 	@TARGET=$(TARGET) ./hack/fuzz $(SECONDS)
 
 clean: ## remove what builds made (not the installed tools)
