@@ -122,7 +122,10 @@ impl Running {
 
     /// Ends every series that the group has written, as when it is taken out of the configuration.
     pub fn end(&mut self, now_ms: i64, store: &dyn Append) {
-        let written = self.memories.iter_mut().flat_map(|memory| std::mem::take(&mut memory.written));
+        let written = self
+            .memories
+            .iter_mut()
+            .flat_map(|memory| std::mem::take(&mut memory.written));
         let all: Vec<(Labels, Output)> = written.map(|(labels, kind)| (labels, kind.marker())).collect();
         write(&mut self.refs, store, now_ms, &all);
     }
