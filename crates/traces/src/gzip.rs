@@ -48,7 +48,7 @@ pub fn content(body: &[u8], limit: usize) -> Result<Vec<u8>, Refused> {
 mod tests {
     use super::*;
     use proptest::prelude::*;
-    use std::io::{Read as _, Write as _};
+    use std::io::Write as _;
     use std::process::{Command, Stdio};
 
     /// Compressed by the program that everybody has.

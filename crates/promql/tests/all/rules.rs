@@ -379,7 +379,9 @@ fn the_shipped_rules_are_good() {
                 ("dst_deployment", "db"),
             ];
             let mut labels = series.labels.builder();
-            more.iter().for_each(|(n, v)| drop(labels.set(*n, *v)));
+            for (n, v) in more {
+                labels.set(*n, *v);
+            }
             let labels = labels.build();
             let mut all = vec![labels.clone()];
             if labels.metric_name() == "response_total" {
