@@ -380,7 +380,7 @@ fn the_shipped_rules_are_good() {
             ];
             let mut labels = series.labels.builder();
             for (n, v) in more {
-                labels.set(*n, *v);
+                labels.set(n, v);
             }
             let labels = labels.build();
             let mut all = vec![labels.clone()];
