@@ -59,7 +59,7 @@ pub async fn run(arguments: args::Store) -> Result<()> {
         let api = Api {
             targets: {
                 let targets = targets.clone();
-                Arc::new(move || targets.to_json("any", ""))
+                Arc::new(move || targets.to_json())
             },
             metrics: figures(store.clone(), rules.clone(), senders.clone()),
             rules: Some(rules.clone()),
@@ -167,13 +167,19 @@ impl Reloader {
 
 /// `POST /-/reload`, and `/-/quit` where it is on.
 fn control(reloader: Arc<Reloader>, quit: Option<CancellationToken>) -> http_api::Control {
-    Arc::new(move |order| match (order, &quit) {
-        ("reload", _) => Some(reloader.reload().map_err(|error| format!("failed to reload: {error:#}"))),
+    Arc::new(move |order: &str| match (order, &quit) {
+        ("reload", _) => Some(
+            reloader
+                .reload()
+                .map_err(|error| format!("failed to reload: {error:#}")),
+        ),
         ("quit", Some(shutdown)) => {
             shutdown.cancel();
             Some(Ok(()))
         }
-        ("quit", None) => Some(Err("start with --web.enable-lifecycle to end the process this way".to_owned())),
+        ("quit", None) => Some(Err(
+            "start with --web.enable-lifecycle to end the process this way".to_owned()
+        )),
         _ => None,
     })
 }
@@ -185,8 +191,17 @@ fn status(reloader: &Arc<Reloader>, arguments: &args::Store) -> Status {
         ("config.file", arguments.config_file.display().to_string()),
         ("web.listen-address", arguments.listen_address.to_string()),
         ("web.enable-lifecycle", arguments.enable_lifecycle.to_string()),
-        ("web.enable-remote-write-receiver", arguments.enable_receiver.to_string()),
-        ("storage.tsdb.path", arguments.path.as_ref().map_or(String::new(), |p| p.display().to_string())),
+        (
+            "web.enable-remote-write-receiver",
+            arguments.enable_receiver.to_string(),
+        ),
+        (
+            "storage.tsdb.path",
+            arguments
+                .path
+                .as_ref()
+                .map_or(String::new(), |p| p.display().to_string()),
+        ),
         ("storage.tsdb.retention.time", retention.clone()),
     ];
     Status {
@@ -196,7 +211,7 @@ fn status(reloader: &Arc<Reloader>, arguments: &args::Store) -> Status {
             serde_json::json!({
                 "storageRetention": retention,
                 "reloadConfigSuccess": of_runtime.succeeded.load(Relaxed),
-                "lastConfigTime": http_api::rfc3339(of_runtime.loaded_ms.load(Relaxed)),
+                "lastConfigTime": jiff::Timestamp::from_millisecond(of_runtime.loaded_ms.load(Relaxed)).unwrap_or_default().to_string(),
             })
         }),
         ..Status::default()

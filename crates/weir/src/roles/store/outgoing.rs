@@ -50,7 +50,13 @@ pub fn rules(config: &Config, address: SocketAddr) -> Result<rules::Config> {
 }
 
 fn external_labels(config: &Config) -> Labels {
-    Labels::new(config.global.external_labels.iter().map(|(n, v)| (n.as_str(), v.as_str())))
+    Labels::new(
+        config
+            .global
+            .external_labels
+            .iter()
+            .map(|(n, v)| (n.as_str(), v.as_str())),
+    )
 }
 
 fn sender(remote: &RemoteWrite, external_labels: Labels) -> Result<write::Config> {
@@ -108,7 +114,9 @@ fn settings(http: &HttpConfig) -> Result<Settings> {
         credentials,
         headers: http.headers.clone(),
         ca_file: http.tls.ca.as_ref().map(file).transpose()?,
-        identity: identity.map(|(cert, key)| Ok::<_, anyhow::Error>((file(cert)?, file(key)?))).transpose()?,
+        identity: identity
+            .map(|(cert, key)| Ok::<_, anyhow::Error>((file(cert)?, file(key)?)))
+            .transpose()?,
         server_name: http.tls.server_name.clone(),
         insecure_skip_verify: http.tls.insecure_skip_verify,
     })
