@@ -124,29 +124,22 @@ impl Targets {
             .collect()
     }
 
-    /// The names of all jobs.
-    pub fn pools(&self) -> Vec<String> {
-        self.lock().keys().cloned().collect()
-    }
-
-    /// What `/api/v1/targets` of Prometheus shows, of one job if it is named; `state` is `active`, `dropped`, or anything else
-    /// for both.
-    pub fn to_json(&self, state: &str, pool: &str) -> Json {
+    /// What `/api/v1/targets` of Prometheus shows.
+    pub fn to_json(&self) -> Json {
         let all = self.lock();
-        let wanted = || all.iter().filter(|(name, _)| pool.is_empty() || *name == pool);
-        let mut answer = json!({ "activeTargets": [], "droppedTargets": [], "droppedTargetCounts": {} });
-        if state != "dropped" {
-            let targets = wanted().flat_map(|(_, pool)| pool.active.values());
-            answer["activeTargets"] = targets.map(target_json).collect();
-        }
-        if state != "active" {
-            let shown = wanted().flat_map(|(name, pool)| pool.dropped.shown.iter().map(move |labels| (name, labels)));
-            let dropped = shown.map(|(name, labels)| json!({ "discoveredLabels": labels, "scrapePool": name }));
-            answer["droppedTargets"] = dropped.collect();
-        }
-        let counts = wanted().map(|(name, pool)| (name.clone(), Json::from(pool.dropped.count)));
-        answer["droppedTargetCounts"] = Json::Object(counts.collect());
-        answer
+        let active = all.values().flat_map(|pool| pool.active.values()).map(target_json);
+        let shown = all
+            .iter()
+            .flat_map(|(name, pool)| pool.dropped.shown.iter().map(move |labels| (name, labels)));
+        let dropped = shown.map(|(name, labels)| json!({ "discoveredLabels": labels, "scrapePool": name }));
+        let counts = all
+            .iter()
+            .map(|(name, pool)| (name.clone(), Json::from(pool.dropped.count)));
+        json!({
+            "activeTargets": active.collect::<Json>(),
+            "droppedTargets": dropped.collect::<Json>(),
+            "droppedTargetCounts": counts.collect::<Json>(),
+        })
     }
 
     pub(crate) fn add_pool(&self, pool: &str) {

@@ -15,6 +15,10 @@ pub type TargetsJson = JsonSource;
 /// What `/metrics` answers besides the API's own figures: text format 0.0.4.
 pub type SelfMetrics = Arc<dyn Fn(&mut String) + Send + Sync>;
 
+/// Obeys an order that came as `POST /-/<order>`: `reload`, `quit`. None where there is no such order; the error is told to
+/// whoever gave it. May block.
+pub type Control = Arc<dyn Fn(&str) -> Option<Result<(), String>> + Send + Sync>;
+
 /// Everything that the API serves from. Begin with [`Api::new`] and set what there is.
 #[derive(Clone)]
 pub struct Api {
@@ -36,6 +40,8 @@ pub struct Api {
     pub cors_origin: Regex,
     /// Whether `/-/ready` answers 200.
     pub ready: Arc<dyn Fn() -> bool + Send + Sync>,
+    /// See [`Control`].
+    pub control: Control,
 }
 
 /// What the status endpoints tell.
@@ -78,6 +84,7 @@ impl Api {
             status: Status::default(),
             cors_origin: any_origin(),
             ready: Arc::new(|| true),
+            control: Arc::new(|_: &str| None),
         }
     }
 }

@@ -15,8 +15,9 @@ mod routes;
 mod scope;
 mod series;
 mod status;
+mod targets;
 
-pub use api::{Api, JsonSource, SelfMetrics, Status, TargetsJson, any_origin};
+pub use api::{Api, Control, JsonSource, SelfMetrics, Status, TargetsJson, any_origin};
 pub use scope::Scoped;
 
 use bytes::Bytes;
@@ -172,6 +173,12 @@ impl Server {
             }
             Access::Forbidden(message) => return Err(forbidden(message)),
         };
+        if let Some(order) = path.strip_prefix("/-/") {
+            return match namespaces {
+                None => self.obey(order.to_owned(), request.method()).await,
+                Some(_) => Err(forbidden("orders need the right to get the path /api/v1".into())),
+            };
+        }
         if path == "/api/v1/write" {
             return match namespaces {
                 None => self.write(request).await,
@@ -198,6 +205,27 @@ impl Server {
             )
         });
         answered.await.map_err(|_| failed())
+    }
+
+    async fn obey(&self, order: String, method: &Method) -> Answer {
+        if !matches!(*method, Method::POST | Method::PUT) {
+            return Err(not_allowed("use POST"));
+        }
+        let control = self.api.control.clone();
+        let path = format!("/-/{order}");
+        let obeyed = tokio::task::spawn_blocking(move || control(&order));
+        match obeyed.await.map_err(|_| failed())? {
+            Some(Ok(())) => Ok(empty(StatusCode::OK)),
+            Some(Err(why)) => {
+                let kind = "text/plain; charset=utf-8";
+                Ok(answer::text(
+                    StatusCode::INTERNAL_SERVER_ERROR,
+                    kind,
+                    format!("{why}\n"),
+                ))
+            }
+            None => Err(Refusal::not_found(&path)),
+        }
     }
 
     async fn write(self: &Arc<Self>, request: Request<Incoming>) -> Answer {

@@ -1,6 +1,6 @@
 //! One path, one function. Everything here blocks.
 
-use super::{Api, answer, params::Params, query, scope::Scoped, series, status};
+use super::{Api, answer, params::Params, query, scope::Scoped, series, status, targets};
 use crate::{Engine, Error};
 use bytes::Bytes;
 use http::{Response, StatusCode};
@@ -49,7 +49,7 @@ impl Refusal {
         answer::error(self.status, self.kind, &self.message)
     }
 
-    fn not_found(path: &str) -> Self {
+    pub fn not_found(path: &str) -> Self {
         Refusal {
             status: StatusCode::NOT_FOUND,
             kind: "not_found",
@@ -111,7 +111,8 @@ fn of_series(engine: &Engine, counts: &Counts, path: &str, params: &Params) -> O
 fn of_server(api: &Api, engine: &Engine, counts: &Counts, path: &str, params: &Params) -> Option<Answer> {
     let rules = api.rules.as_ref();
     let data = match path {
-        "/api/v1/targets" => (api.targets)(),
+        "/api/v1/targets" => targets::wanted((api.targets)(), params),
+        "/api/v1/scrape_pools" => targets::pools(&(api.targets)()),
         "/api/v1/targets/metadata" => return Some(series::target_metadata(engine, &(api.targets)(), params)),
         "/api/v1/rules" => {
             let filter = params.rule_filter();

@@ -21,7 +21,7 @@ pub struct Limits {
     pub targets: u64,
     /// Dropped targets that are remembered to be shown.
     pub dropped_targets: u64,
-    /// Buckets of a native histogram; one that has more is merged down to a coarser resolution.
+    /// Buckets of a native histogram.
     pub buckets: u64,
 }
 

@@ -262,7 +262,7 @@ fn read_jobs_file(path: &Path, defaults: &Defaults) -> Result<Vec<Job>, ConfigEr
 }
 
 /// The files that a path names; `*` in its last part stands for anything.
-pub(crate) fn matching_files(pattern: &Path) -> Vec<PathBuf> {
+pub fn matching_files(pattern: &Path) -> Vec<PathBuf> {
     let name = pattern.file_name().unwrap_or_default().to_string_lossy().into_owned();
     if !name.contains('*') {
         return vec![pattern.to_owned()];

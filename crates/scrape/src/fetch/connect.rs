@@ -12,8 +12,8 @@ use tokio::{
     net::TcpStream,
 };
 
-/// Reads are as large as pages are.
-const READ_BYTES_MAX: usize = 512 << 10;
+/// What a connection keeps between scrapes: there is one for each target.
+const READ_BYTES_MAX: usize = 32 << 10;
 
 pub(super) struct Connection {
     scheme: String,

@@ -302,6 +302,6 @@ fn a_page_in_another_order_is_the_same_page() {
         expected
     );
     // A longer name at the place of a shorter one.
-    let expected = ["a{job=\"j\"} 1@0 end@1000", "a_b{job=\"j\"} 2@1000"];
+    let expected = ["a_b{job=\"j\"} 2@1000", "a{job=\"j\"} 1@0 end@1000"];
     assert_eq!(after("sample_limit: 9", &["a 1\n", "a_b 2\n"]), expected);
 }

@@ -107,7 +107,7 @@ pub async fn run(arguments: args::Metrics) -> Result<()> {
             Arc::new(move || targets.snapshot().into_iter().map(scrape_target).collect())
         };
         let api = Api {
-            targets: Arc::new(move || targets.to_json("any", "")),
+            targets: Arc::new(move || targets.to_json()),
             discovered: Arc::new(move || service_discovery(&for_prometheus.borrow())),
             metrics: {
                 let store = store.clone();

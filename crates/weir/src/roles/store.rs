@@ -59,7 +59,7 @@ pub async fn run(arguments: args::Store) -> Result<()> {
         let api = Api {
             targets: {
                 let targets = targets.clone();
-                Arc::new(move || targets.to_json("any", ""))
+                Arc::new(move || targets.to_json())
             },
             metrics: figures(store.clone(), rules.clone(), senders.clone()),
             rules: Some(rules.clone()),
@@ -167,7 +167,7 @@ impl Reloader {
 
 /// `POST /-/reload`, and `/-/quit` where it is on.
 fn control(reloader: Arc<Reloader>, quit: Option<CancellationToken>) -> http_api::Control {
-    Arc::new(move |order| match (order, &quit) {
+    Arc::new(move |order: &str| match (order, &quit) {
         ("reload", _) => Some(
             reloader
                 .reload()
@@ -211,7 +211,7 @@ fn status(reloader: &Arc<Reloader>, arguments: &args::Store) -> Status {
             serde_json::json!({
                 "storageRetention": retention,
                 "reloadConfigSuccess": of_runtime.succeeded.load(Relaxed),
-                "lastConfigTime": http_api::rfc3339(of_runtime.loaded_ms.load(Relaxed)),
+                "lastConfigTime": jiff::Timestamp::from_millisecond(of_runtime.loaded_ms.load(Relaxed)).unwrap_or_default().to_string(),
             })
         }),
         ..Status::default()
