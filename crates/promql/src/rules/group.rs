@@ -123,9 +123,9 @@ impl Running {
     /// Ends every series that the group has written, as when it is taken out of the configuration.
     pub fn end(&mut self, now_ms: i64, store: &dyn Append) {
         let written = self
-            .states
+            .memories
             .iter_mut()
-            .flat_map(|state| std::mem::take(&mut state.written));
+            .flat_map(|memory| std::mem::take(&mut memory.written));
         let all: Vec<(Labels, Output)> = written.map(|(labels, kind)| (labels, kind.marker())).collect();
         write(&mut self.refs, store, now_ms, &all);
     }
@@ -221,9 +221,10 @@ fn write(
                 },
             };
             // What ends is not needed again.
-            match row.1.is_marker() {
-                true => drop(refs.remove(&row.0)),
-                false => drop(refs.insert(row.0.clone(), id)),
+            if row.1.is_marker() {
+                refs.remove(&row.0);
+            } else {
+                refs.insert(row.0.clone(), id);
             }
             match &row.1 {
                 Output::Float(value) => {
