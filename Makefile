@@ -9,18 +9,19 @@ DEMO_SECONDS ?= 0
 # Of the scenarios and the churn: which engine (both if empty), and what decides the random changes (printed if empty).
 ENGINE ?=
 SEED ?=
-# Of the benchmarks: runs a case and seconds a run; which cases and peers (all if empty); requests of the soak test.
+# Of the benchmarks: runs a case and seconds a run; which cases and peers (all if empty); series of the store; requests of the soak test.
 RUNS ?= 5
 SECONDS ?= 4
 ONLY ?=
 PEERS ?=
+SCALE ?= 100000,500000
 REQUESTS ?= 20000000
 # Of the control plane's benchmark: `label` or `scale` for one half, and the sizes.
 ARGS ?=
 # Of the fuzzer: which target (all if empty), and seconds for each.
 TARGET ?=
 
-.PHONY: help demo test unit e2e scenarios churn conformance tools tools-demo tools-bench build lint fmt tidy bench-up bench-proxy bench-control soak fuzz clean
+.PHONY: help demo test unit e2e scenarios churn conformance tools tools-demo tools-bench build lint fmt tidy bench-up bench-proxy bench-control soak fuzz promql-diff crash-test bench-metrics clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -74,6 +75,13 @@ bench-up: tools-demo build ## time from `weir up` to figures, and the memory of 
 bench-proxy: tools-bench build ## the proxy beside Envoy, HAProxy and nginx: CPU a request, memory (RUNS=5 SECONDS=4 ONLY=case,.. PEERS=peer,..)
 	@RUNS=$(RUNS) SECONDS=$(SECONDS) ONLY=$(ONLY) PEERS=$(PEERS) ./bench/proxy/run
 
+bench-metrics: SECONDS = 60
+bench-metrics: RUNS = 3
+bench-metrics: tools-bench ## the store beside Prometheus and VictoriaMetrics: CPU a sample, memory a series, queries (SCALE=100000,500000 RUNS=3 SECONDS=60 PEERS=..)
+	cargo build --release -p weir
+	cargo build --release -p weir-series --example bench_targets
+	@SCALE=$(SCALE) RUNS=$(RUNS) SECONDS=$(SECONDS) PEERS=$(PEERS) ./bench/metrics/run
+
 bench-control: tools-demo build ## the control plane: from a label to its effect; 1,000 Services and 1,000 clients (ARGS="scale --clients 1000")
 	cargo build --release -p weir-control --example bench_control
 	./bench/control $(ARGS)
@@ -81,8 +89,16 @@ bench-control: tools-demo build ## the control plane: from a label to its effect
 soak: tools-bench build ## the proxy under long load while endpoints come and go: does anything grow? (REQUESTS=20000000)
 	@REQUESTS=$(REQUESTS) ./bench/soak/run
 
+promql-diff: ## PromQL against a real Prometheus: the table and 2,000 random queries (SEED=n)
+	@seed=$${SEED:-$$RANDOM}; echo "SEED=$$seed"; \
+	WEIR_PROMQL_RANDOM=2000 WEIR_PROMQL_SEED=$$seed cargo test --release -p weir-promql --test all differential -- --nocapture
+
+crash-test: ROUNDS = 50
+crash-test: ## the store is killed under load, its files are damaged, its disk fills up: nothing that was safe is lost (ROUNDS=50 SEED=n)
+	WEIR_CRASH_ROUNDS=$(ROUNDS) $(if $(SEED),WEIR_CRASH_SEED=$(SEED)) cargo test -p weir-tsdb --test crash
+
 fuzz: SECONDS = 60
-fuzz: ## look for bytes that break the proxy's codec or configuration (TARGET=h1_request SECONDS=60)
+fuzz: ## look for bytes that break what reads bytes of strangers (TARGET=h1_request SECONDS=60)
 	@TARGET=$(TARGET) ./hack/fuzz $(SECONDS)
 
 clean: ## remove what builds made (not the installed tools)

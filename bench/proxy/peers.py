@@ -16,8 +16,6 @@ from machine import PROXY_CORE, Failure, accepts, children
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 SNAPSHOTS = ROOT / "crates" / "control" / "testdata" / "snapshots"
-# What the control plane sends beyond what Weir's proxy takes from a file; it has no effect there.
-ONLY_BY_XDS = {"http_protocol_options", "server_header_transformation", "skip_xff_append", "circuit_breakers"}
 ENVOY_FLAGS = ["--concurrency", "1", "--disable-hot-restart", "--log-level", "error"]
 
 
@@ -70,12 +68,6 @@ def only(resources):
     return found
 
 
-def without(value, keys):
-    if isinstance(value, dict):
-        return {k: without(v, keys) for k, v in value.items() if k not in keys}
-    return [without(v, keys) for v in value] if isinstance(value, list) else value
-
-
 def mesh(engine, kind, values):
     """The bootstrap that holds what the control plane sends an engine for one Service of one pod.
 
@@ -101,9 +93,6 @@ def mesh(engine, kind, values):
     if os.geteuid() != 0:
         # A socket mark needs a right that an ordinary user has not.
         del cluster["upstream_bind_config"]
-    if engine == "weir":
-        drop = ONLY_BY_XDS | ({"typed_extension_protocol_options"} if kind in ("http1", "tcp") else set())
-        listener, cluster = without(listener, drop), without(cluster, drop)
     if kind in ("http2", "grpc"):
         # What the control plane sends for a port labelled so.
         options = cluster["typed_extension_protocol_options"]["envoy.extensions.upstreams.http.v3.HttpProtocolOptions"]

@@ -1,6 +1,6 @@
 //! The entrance: a query as text and its times go in, a [`Value`] or a readable [`Error`] comes out.
 
-use crate::eval::{Annotations, Evaluator, Grid, Output, Point};
+use crate::eval::{Annotations, Asked, Evaluator, Grid, Output, Point};
 use promql_parser::parser::{self, Expr, Function, function::register_extra_functions, value::ValueType};
 use std::{
     sync::{Arc, Once},
@@ -158,7 +158,12 @@ impl Engine {
             step_ms: 1,
             steps: 1,
         };
-        self.evaluate(query, grid, |evaluator, expr| {
+        let asked = Asked {
+            start_ms: ts_ms,
+            end_ms: ts_ms,
+            step_ms: 0,
+        };
+        self.evaluate(query, asked, |evaluator, expr| {
             if let Some(matrix) = evaluator.top_level_matrix(expr, &grid)? {
                 return Ok(Value::Matrix(matrix));
             }
@@ -202,7 +207,12 @@ impl Engine {
         step_ms: i64,
     ) -> Result<(Vec<SeriesData>, Annotations), Error> {
         let grid = self.grid(start_ms, end_ms, step_ms)?;
-        self.evaluate(query, grid, |evaluator, expr| {
+        let asked = Asked {
+            start_ms,
+            end_ms,
+            step_ms,
+        };
+        self.evaluate(query, asked, |evaluator, expr| {
             let mut series: Vec<SeriesData> = match evaluator.eval(expr, &grid)? {
                 Output::Scalar(values) => {
                     let samples = grid.times().zip(values);
@@ -249,7 +259,7 @@ impl Engine {
     fn evaluate<T: Send>(
         &self,
         query: &str,
-        grid: Grid,
+        asked: Asked,
         f: impl FnOnce(&mut Evaluator<'_>, &Expr) -> Result<T, Error> + Send,
     ) -> Result<(T, Annotations), Error> {
         check_size(query)?;
@@ -259,7 +269,7 @@ impl Engine {
                 .stack_size(STACK_BYTES);
             let work = move || {
                 let expr = parse(query)?;
-                let mut evaluator = Evaluator::new(self.store.as_ref(), &self.options, &self.cancelled, grid);
+                let mut evaluator = Evaluator::new(self.store.as_ref(), &self.options, &self.cancelled, asked);
                 let value = f(&mut evaluator, &expr)?;
                 Ok((value, evaluator.annotations))
             };

@@ -25,6 +25,11 @@ pub fn value(v: f64) -> String {
     format!("{v}")
 }
 
+/// A value as digits, however many: what `count_values` makes a label of.
+pub fn digits(v: f64) -> String {
+    if v.is_finite() { format!("{v}") } else { value(v) }
+}
+
 /// A time in seconds since 1970 with up to three decimals.
 pub fn time(ms: i64) -> String {
     let (seconds, rest) = (ms.unsigned_abs() / 1000, ms.unsigned_abs() % 1000);
@@ -78,6 +83,8 @@ mod tests {
 
     #[test]
     fn times_and_durations() {
+        assert_eq!(digits(1.5e21), "1500000000000000000000");
+        assert_eq!(digits(f64::INFINITY), "+Inf");
         assert_eq!(time(1_700_000_000_500), "1700000000.5");
         assert_eq!(time(-1), "-0.001");
         assert_eq!(parse_time("1700000000.5"), Some(1_700_000_000_500));

@@ -7,6 +7,7 @@
 mod engine;
 mod eval;
 pub mod format;
+pub mod fuzz;
 pub mod http_api;
 pub mod remote;
 pub mod rules;

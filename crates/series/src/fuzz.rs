@@ -3,13 +3,19 @@
 //! Enters: bytes of anybody. Leaves: nothing, or a panic that tells which invariant is broken. `fuzz/` drives them with
 //! libFuzzer; the tests replay its corpus. The invariants themselves stand beside what they are about.
 
+use crate::exposition::fuzz as exposition;
 use crate::remote_write::fuzz as remote_write;
 
 /// One function to fuzz.
 pub type Target = fn(&[u8]);
 
 /// All of them; the name is that of the folder of its corpus.
-pub const TARGETS: [(&str, Target); 1] = [("remote_write", remote_write::body)];
+pub const TARGETS: [(&str, Target); 4] = [
+    ("remote_write", remote_write::body),
+    ("exposition_text", exposition::text),
+    ("exposition_openmetrics", exposition::open_metrics),
+    ("exposition_protobuf", exposition::protobuf),
+];
 
 /// Runs one target.
 ///

@@ -132,7 +132,8 @@ pub enum SelectError {
 /// Where samples come from. All times are milliseconds since 1970, both ends included.
 pub trait Select: Send + Sync {
     /// Shows every series that satisfies all matchers and has samples in the time, one after another, in no particular
-    /// order. Nothing is collected, so that an aggregation over many series needs the memory of one.
+    /// order. Nothing is collected, so that an aggregation over many series needs the memory of one. The visitor must not
+    /// call the store: it may be locked meanwhile.
     fn visit(
         &self,
         matchers: &[Matcher],

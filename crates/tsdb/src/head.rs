@@ -60,17 +60,19 @@ impl Head {
         labels: impl Iterator<Item = (&'a str, &'a str)> + Clone,
     ) -> Result<SeriesRef, AppendError> {
         let mut pairs: Vec<PairId> = Vec::with_capacity(32);
-        {
+        let looked_at = {
             let index = self.index();
             if index.find_pairs(labels.clone(), &mut pairs)
                 && let Some(id) = index.find(&pairs)
             {
                 return Ok(SeriesRef(id));
             }
-        }
+            index.next()
+        };
         let mut index = self.index_mut();
-        // Another thread may have been faster, and pairs may have gone in between.
-        if index.find_pairs(labels.clone(), &mut pairs)
+        // Another thread may have been faster.
+        if index.next() != looked_at
+            && index.find_pairs(labels.clone(), &mut pairs)
             && let Some(id) = index.find(&pairs)
         {
             return Ok(SeriesRef(id));

@@ -5,6 +5,7 @@
 //! no scraping and no query language.
 
 mod chunk;
+pub mod fuzz;
 mod head;
 mod histogram;
 mod index;

@@ -1,15 +1,19 @@
-//! Encoded xDS resources as readable JSON, for people.
+//! Encoded xDS resources as JSON, and JSON as people write it as encoded xDS messages.
 //!
-//! A small wire-format reader driven by tables that list the fields Weir writes, under the names of Envoy's own
-//! documentation. It reads the very bytes that are sent; a field that the tables do not know is shown as `field_N`, so
-//! that nothing is hidden but private keys, which stand there as `[redacted]`. It is for reading only: nothing is parsed
-//! back.
+//! Both ways are driven by tables that list the fields Weir writes or reads, under the names of Envoy's own documentation.
+//! [`resource`] and [`body`] read the very bytes that are sent; a field that the tables do not know is shown as `field_N`,
+//! so that nothing is hidden but private keys, which stand there as `[redacted]`, and bytes are shown as text. [`encode`]
+//! takes protobuf's JSON, where bytes are base64, and refuses what the tables do not know.
 
 use serde_json::{Map, Value};
 
 use crate::types::{Resource, ResourceType};
 
+pub mod duration;
 mod tables;
+mod write;
+
+pub use write::{Error, encode, snake};
 
 /// How deep messages may nest; deeper ones are shown as raw bytes.
 const DEPTH_MAX: usize = 32;
@@ -31,8 +35,14 @@ pub fn body(ty: ResourceType, body: &[u8]) -> Value {
 #[derive(Clone, Copy)]
 pub(crate) enum Kind {
     Bool,
+    /// `uint32`.
     Int,
+    Int32,
+    Int64,
+    UInt64,
     Str,
+    /// Shown as text, written as base64.
+    Bytes,
     /// Names by number; an unknown number is shown as it is.
     Enum(&'static [&'static str]),
     Double,
@@ -54,7 +64,11 @@ pub(crate) enum Kind {
     /// A message with a secret in it: one that cannot be read is not shown.
     Closed(&'static [Field]),
     /// Never shown.
+    Hidden(&'static Kind),
+    /// Never shown, and not to be written.
     Redacted,
+    /// May be written, and says nothing to Weir: it is left out.
+    Skipped,
 }
 
 /// One field of a message.
@@ -64,6 +78,15 @@ pub(crate) struct Field {
     name: &'static str,
     kind: Kind,
     repeated: bool,
+    /// Of the fields with the same word here, a message has one at most; empty: it has none to do with others.
+    group: &'static str,
+}
+
+impl Field {
+    /// A member of a `oneof`.
+    pub(crate) const fn of(self, group: &'static str) -> Self {
+        Self { group, ..self }
+    }
 }
 
 /// A field that occurs once.
@@ -73,6 +96,7 @@ pub(crate) const fn one(number: u32, name: &'static str, kind: Kind) -> Field {
         name,
         kind,
         repeated: false,
+        group: "",
     }
 }
 
@@ -83,6 +107,7 @@ pub(crate) const fn many(number: u32, name: &'static str, kind: Kind) -> Field {
         name,
         kind,
         repeated: true,
+        group: "",
     }
 }
 
@@ -218,13 +243,14 @@ fn value(kind: Kind, wire: &Wire<'_>, depth: usize) -> Value {
         (Kind::Bool, Wire::Varint(n)) => Value::from(*n != 0),
         // Negative numbers are ten bytes of two's complement.
         #[allow(clippy::cast_possible_wrap)]
-        (Kind::Int, Wire::Varint(n)) => Value::from(*n as i64),
+        (Kind::Int | Kind::Int32 | Kind::Int64, Wire::Varint(n)) => Value::from(*n as i64),
+        (Kind::UInt64, Wire::Varint(n)) => Value::from(*n),
         (Kind::Enum(names), Wire::Varint(n)) => usize::try_from(*n)
             .ok()
             .and_then(|n| names.get(n))
             .map_or_else(|| Value::from(*n), |name| Value::from(*name)),
         (Kind::Double, Wire::Bits(bits)) => Value::from(f64::from_bits(*bits)),
-        (Kind::Str, Wire::Bytes(bytes)) => Value::from(String::from_utf8_lossy(bytes)),
+        (Kind::Str | Kind::Bytes, Wire::Bytes(bytes)) => Value::from(String::from_utf8_lossy(bytes)),
         (Kind::Msg(fields), Wire::Bytes(bytes)) => message(fields, bytes, depth),
         (Kind::Wrapped(kind), Wire::Bytes(bytes)) => match Reader(bytes).field() {
             Some((1, inner)) => value(*kind, &inner, depth),
@@ -259,7 +285,7 @@ fn value(kind: Kind, wire: &Wire<'_>, depth: usize) -> Value {
         (Kind::Closed(fields), Wire::Bytes(bytes)) => {
             fields_of(fields, bytes, depth).unwrap_or_else(|| Value::from(REDACTED))
         }
-        (Kind::Redacted | Kind::Closed(_), _) => Value::from(REDACTED),
+        (Kind::Redacted | Kind::Hidden(_) | Kind::Closed(_), _) => Value::from(REDACTED),
         (_, wire) => unknown(wire),
     }
 }
@@ -268,7 +294,7 @@ fn value(kind: Kind, wire: &Wire<'_>, depth: usize) -> Value {
 fn zero(kind: Kind) -> Value {
     match kind {
         Kind::Bool => Value::from(false),
-        Kind::Int => Value::from(0),
+        Kind::Int | Kind::Int32 | Kind::Int64 | Kind::UInt64 => Value::from(0),
         Kind::Double => Value::from(0.0),
         _ => Value::from(""),
     }
@@ -343,7 +369,7 @@ mod tests {
                 nanos: 500_000_000,
             }),
             per_connection_buffer_limit_bytes: Some(UInt32Value { value: 0 }),
-            alt_stat_name: "shown anyway".into(),
+            connection_pool_per_downstream_connection: true,
             ..Default::default()
         };
         let shown = body(ResourceType::Cluster, &cluster.encode_to_vec());
@@ -353,7 +379,7 @@ mod tests {
                 "name": "80|default|web.outbound",
                 "connect_timeout": "1.5s",
                 "per_connection_buffer_limit_bytes": 0,
-                "field_28": "shown anyway",
+                "field_51": 1,
             })
         );
     }

@@ -267,7 +267,7 @@ impl Evaluator<'_> {
             for step in 0..grid.steps {
                 let value = match cells.point(step) {
                     None => continue,
-                    Some(Point::Float(value)) => crate::format::value(value),
+                    Some(Point::Float(value)) => crate::format::digits(value),
                     Some(Point::Histogram(h)) => native::text(&h),
                 };
                 let at = match index.get(&(group, value.clone())) {

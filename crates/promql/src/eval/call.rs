@@ -92,13 +92,12 @@ impl Evaluator<'_> {
 
     /// Start, end, length and step of the query, and the larger or smaller of two scalars.
     fn times_of_query(&mut self, call: &Call, grid: &Grid) -> Result<Option<Output>, Error> {
-        let (start, end) = (self.query.start_ms, self.query.end_ms());
+        let (start, end) = (self.query.start_ms, self.query.end_ms);
         let ms = match call.func.name {
             "start" => start,
             "end" => end,
             "range" => end.saturating_sub(start),
-            "step" if self.query.steps > 1 => self.query.step_ms,
-            "step" => 0,
+            "step" => self.query.step_ms,
             name @ ("max_of" | "min_of") => {
                 let a = self.scalar(argument(call, 0)?, grid)?;
                 let b = self.scalar(argument(call, 1)?, grid)?;

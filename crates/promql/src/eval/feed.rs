@@ -36,7 +36,7 @@ impl Identity for Nameless<'_> {
 impl Evaluator<'_> {
     /// Hands every series of an instant vector to `sink`, in no particular order.
     pub(super) fn feed(&mut self, expr: &Expr, grid: &Grid, sink: &mut Sink<'_>) -> Result<(), Error> {
-        let varies = grid.steps == 1 || !invariant::is_worthwhile(expr);
+        let varies = grid.steps <= 1 || !invariant::is_worthwhile(expr);
         match expr {
             Expr::Paren(p) => self.feed(&p.expr, grid, sink),
             Expr::VectorSelector(selector) if varies => self.feed_newest(selector, grid, false, sink),

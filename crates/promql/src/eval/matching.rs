@@ -81,7 +81,12 @@ impl Evaluator<'_> {
             one.extend(for_one);
             many.extend(for_many);
         }
-        let ones = matching.index(&one, if swapped { "left" } else { "right" })?;
+        // Where one side is empty nothing is matched, and nothing is wrong.
+        let mut matched = vec![false; matching.grid.steps];
+        for (step, matched) in matched.iter_mut().enumerate() {
+            *matched = many.iter().any(|c| c.cells.is_present(step));
+        }
+        let ones = matching.index(&one, &matched, if swapped { "left" } else { "right" })?;
         let mut results: RapidHashMap<Labels, usize> = RapidHashMap::default();
         let mut out: Vec<Column> = Vec::new();
         // One-to-one: at which steps a signature has been used.
@@ -194,8 +199,8 @@ impl Matching<'_> {
         out
     }
 
-    /// The one side by signature; at any step only one of a signature may be present.
-    fn index(&self, one: &[Column], side: &str) -> Result<RapidHashMap<Labels, Vec<usize>>, Error> {
+    /// The one side by signature; at a step at which anything is matched only one of a signature may be present.
+    fn index(&self, one: &[Column], matched: &[bool], side: &str) -> Result<RapidHashMap<Labels, Vec<usize>>, Error> {
         let mut index: RapidHashMap<Labels, Vec<usize>> = RapidHashMap::default();
         // Those that are alone in their group, which is the rule, need no look at their steps.
         let mut taken: RapidHashMap<Labels, Vec<Option<usize>>> = RapidHashMap::default();
@@ -208,7 +213,7 @@ impl Matching<'_> {
                     (0..self.grid.steps).map(first_at).collect()
                 });
                 for (step, taken) in taken.iter_mut().enumerate() {
-                    if !column.cells.is_present(step) {
+                    if !matched[step] || !column.cells.is_present(step) {
                         continue;
                     }
                     if let Some(other) = taken.replace(i) {

@@ -61,6 +61,15 @@ impl Grid {
     }
 }
 
+/// The times that were asked for; the last step may lie before the end.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Asked {
+    pub start_ms: i64,
+    pub end_ms: i64,
+    /// 0 of an instant query.
+    pub step_ms: i64,
+}
+
 /// What a node yields.
 pub(crate) enum Output {
     Scalar(Vec<f64>),
@@ -73,12 +82,12 @@ pub(crate) struct Evaluator<'a> {
     options: &'a Options,
     budget: Budget<'a>,
     /// The times of the whole query, whatever subquery is evaluated now: what `start()` and `end()` mean.
-    query: Grid,
+    query: Asked,
     pub annotations: Annotations,
 }
 
 impl<'a> Evaluator<'a> {
-    pub fn new(store: &'a dyn Select, options: &'a Options, cancelled: &'a CancellationToken, query: Grid) -> Self {
+    pub fn new(store: &'a dyn Select, options: &'a Options, cancelled: &'a CancellationToken, query: Asked) -> Self {
         Evaluator {
             store,
             options,

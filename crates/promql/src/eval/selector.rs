@@ -1,6 +1,6 @@
 //! Selectors: which series, and at which times to look at them.
 
-use super::{Cells, Grid, Point};
+use super::{Asked, Cells, Grid, Point};
 use crate::engine::Error;
 use promql_parser::{
     label::MatchOp as ParsedOp,
@@ -18,10 +18,10 @@ pub(super) struct Shift {
 
 impl Shift {
     /// `query` are the times of the whole query, which `start()` and `end()` mean even within a subquery.
-    pub fn new(at: &Option<AtModifier>, offset: &Option<Offset>, query: &Grid) -> Self {
+    pub fn new(at: &Option<AtModifier>, offset: &Option<Offset>, query: &Asked) -> Self {
         let at_ms = at.as_ref().map(|at| match at {
             AtModifier::Start => query.start_ms,
-            AtModifier::End => query.end_ms(),
+            AtModifier::End => query.end_ms,
             AtModifier::At(time) => unix_ms(*time),
         });
         let offset_ms = match offset {

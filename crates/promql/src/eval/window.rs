@@ -130,14 +130,11 @@ impl Evaluator<'_> {
             params.push(self.scalar(super::call::argument(call, *at)?, grid)?);
         }
         let expr = super::call::argument(call, function.range_at)?;
-        let invalid = invalid_factor(name, &params);
+        let invalid = invalid_factor(name, &params).map(Error::Execution);
         let (mut named, mut warned) = (String::new(), false);
         let is_rate = matches!(name, "rate" | "increase");
         let mut names_seen = Vec::new();
         let mut checked = |budget: &mut super::Budget<'_>, identity: &dyn Identity, cells: &mut Cells| {
-            if let Some(why) = &invalid {
-                return Err(Error::Execution(why.clone()));
-            }
             let metric = identity.get(names::METRIC_NAME);
             if is_rate && !cells.has_histograms() && (!warned || metric != named) {
                 warned = true;
@@ -150,6 +147,11 @@ impl Evaluator<'_> {
                 sink(budget, &Nameless(identity), cells)
             }
         };
+        if let Some(error) = invalid {
+            // Whether it matters: only where there is anything to smooth.
+            let present = lookup("present_over_time").unwrap_or(function);
+            return self.feed_windows(expr, present, &[], grid, &mut |_, _, _| Err(error.clone()));
+        }
         if function.keeps_name || pins_series(expr) {
             self.feed_windows(expr, function, &params, grid, &mut checked)?;
         } else {

@@ -3,6 +3,7 @@
 mod alike;
 mod differential;
 mod http_api;
+mod literal;
 mod peers;
 mod remote;
 mod rules;

@@ -12,12 +12,17 @@
 //! eval fail at 50s QUERY                      then a part of the error
 //!   many-to-many
 //! ```
+//! A native histogram is `{{schema:0 sum:5 count:4 z_bucket:1 z_bucket_w:0.001 offset:1 buckets:[1 2] n_buckets:[1]}}`,
+//! perhaps with `n_offset`, `custom_values:[..]` and `reset:gauge|reset|none`, repeated as in `{{..}}x3` (four times).
+//! Of what is wanted, a line `warning: TEXT` or `info: TEXT` is part of an annotation of the answer.
+//!
 //! A number alone stands for a scalar. `#` begins a comment line. Values agree to a relative 1e-9.
 
+use crate::literal::{self, Cell};
 use std::{path::Path, sync::Arc};
-use weir_promql::{Engine, Options, Value, format};
+use weir_promql::{Annotations, Engine, Options, Value, format};
 use weir_series::memory::Memory;
-use weir_series::{Labels, Sample, SeriesData, exposition, stale_nan};
+use weir_series::{HistogramSample, Labels, Sample, SeriesData, exposition};
 
 #[test]
 fn all_scripts() {
@@ -88,24 +93,28 @@ fn millis(text: &str) -> i64 {
 
 fn load(store: &mut Memory, step_ms: i64, line: &str) {
     let (labels, values) = series(line);
-    let samples = values.into_iter().enumerate().filter_map(|(i, v)| {
-        Some(Sample {
-            ts_ms: i as i64 * step_ms,
-            value: v?,
-        })
-    });
-    store.0.push(SeriesData {
+    let mut data = SeriesData {
         labels,
-        samples: samples.collect(),
         ..SeriesData::default()
-    });
+    };
+    for (i, cell) in values.into_iter().enumerate() {
+        let ts_ms = i as i64 * step_ms;
+        match cell {
+            None => {}
+            Some(Cell::Float(value)) => data.samples.push(Sample { ts_ms, value }),
+            Some(Cell::Histogram(value)) => data.histograms.push(HistogramSample { ts_ms, value }),
+        }
+    }
+    store.0.push(data);
 }
 
 /// Labels and values of a line; None for `_`.
-fn series(line: &str) -> (Labels, Vec<Option<f64>>) {
-    let end = line
-        .find('}')
-        .map_or_else(|| line.find(' ').unwrap_or(line.len()), |brace| brace + 1);
+fn series(line: &str) -> (Labels, Vec<Option<Cell>>) {
+    let end = match (line.find(' '), line.find('{'), line.find('}')) {
+        // Labels begin before the first blank, or the line has none.
+        (space, Some(open), Some(close)) if space.is_none_or(|s| open < s) && !line.starts_with("{{") => close + 1,
+        (space, ..) => space.unwrap_or(line.len()),
+    };
     let (head, values) = line.split_at(end);
     // A label set alone is no line of a page: lend it a name.
     let (page, lent) = if head.starts_with('{') {
@@ -120,36 +129,26 @@ fn series(line: &str) -> (Labels, Vec<Option<f64>>) {
     let name = if lent { "" } else { entry.name };
     let pairs = entry.labels().map(|(n, v)| (n.to_owned(), v.into_owned()));
     let labels = Labels::new(pairs.chain([("__name__".into(), name.to_owned())]));
-    (labels, values.split_whitespace().flat_map(expand).collect())
+    (labels, literal::cells(values))
 }
 
-fn expand(word: &str) -> Vec<Option<f64>> {
-    match word {
-        "_" => return vec![None],
-        "stale" => return vec![Some(stale_nan())],
-        _ => {}
+/// Every annotation that is wanted must be there; the lines that are left are the answer.
+fn annotated<'a>(body: &[&'a str], annotations: &Annotations) -> Result<Vec<&'a str>, String> {
+    let mut rest = Vec::new();
+    for line in body {
+        let (all, part) = match line.split_once(": ") {
+            Some(("warning", part)) => (&annotations.warnings, part),
+            Some(("info", part)) => (&annotations.infos, part),
+            _ => {
+                rest.push(*line);
+                continue;
+            }
+        };
+        if !all.iter().any(|text| text.contains(part)) {
+            return Err(format!("wanted {line}, got {annotations:?}"));
+        }
     }
-    let Some((term, times)) = word.split_once('x') else {
-        return vec![Some(number(word))];
-    };
-    let times: usize = times
-        .parse()
-        .unwrap_or_else(|_| panic!("{word:?}: a count must follow x"));
-    if term == "_" {
-        return vec![None; times];
-    }
-    let sign = term.rfind(['+', '-']).filter(|at| *at > 0);
-    let (start, step) = sign.map_or_else(|| (number(term), 0.0), |at| (number(&term[..at]), number(&term[at..])));
-    (0..=times).map(|i| Some(start + step * i as f64)).collect()
-}
-
-fn number(text: &str) -> f64 {
-    match text {
-        "NaN" => f64::NAN,
-        "+Inf" | "Inf" => f64::INFINITY,
-        "-Inf" => f64::NEG_INFINITY,
-        text => text.parse().unwrap_or_else(|_| panic!("{text:?} is not a number")),
-    }
+    Ok(rest)
 }
 
 fn eval(store: &Memory, rest: &str, body: &[&str]) -> Result<(), String> {
@@ -161,31 +160,43 @@ fn eval(store: &Memory, rest: &str, body: &[&str]) -> Result<(), String> {
             return Err("eval range from A to B step C QUERY".into());
         };
         let (from, to, step) = (millis(from), millis(to), millis(step));
-        let got = engine.range(query, from, to, step).map_err(|e| e.to_string())?;
+        let got = engine.range_annotated(query, from, to, step);
+        let (got, annotations) = got.map_err(|e| e.to_string())?;
         let times = (to - from) / step + 1;
         let values = |s: &SeriesData| {
-            let at = |time| s.samples.iter().find(|s| s.ts_ms == time).map(|s| s.value);
+            let float = |time| s.samples.iter().find(|s| s.ts_ms == time).map(|s| Cell::Float(s.value));
+            let native = |time| s.histograms.iter().find(|h| h.ts_ms == time);
+            let at = |time| float(time).or_else(|| native(time).map(|h| Cell::Histogram(h.value.clone())));
             (0..times).map(|i| at(from + i * step)).collect()
         };
-        return compare(got.iter().map(|s| (s.labels.clone(), values(s))).collect(), body, false);
+        let body = annotated(body, &annotations)?;
+        return compare(
+            got.iter().map(|s| (s.labels.clone(), values(s))).collect(),
+            &body,
+            false,
+        );
     }
     let (time, query) = rest
         .strip_prefix("at ")
         .and_then(|r| r.split_once(' '))
         .ok_or("at TIME QUERY?")?;
-    let answer = engine.instant(query, millis(time));
+    let answer = engine.instant_annotated(query, millis(time));
     if kind == "fail" {
-        let error = answer.map(|v| format!("no error but {v:?}")).map_err(|e| e.to_string());
+        let error = answer
+            .map(|(v, _)| format!("no error but {v:?}"))
+            .map_err(|e| e.to_string());
         let part = body.first().copied().unwrap_or_default();
         return match error {
             Err(error) if error.contains(part) => Ok(()),
             Ok(other) | Err(other) => Err(format!("wanted an error with {part:?}, got: {other}")),
         };
     }
-    match answer.map_err(|e| e.to_string())? {
+    let (answer, annotations) = answer.map_err(|e| e.to_string())?;
+    let body = annotated(body, &annotations)?;
+    match answer {
         Value::Scalar(s) => {
-            let want = number(body.first().copied().unwrap_or_default());
-            if same(s.value, want) {
+            let want = literal::number(body.first().copied().unwrap_or_default());
+            if literal::near(s.value, want) {
                 Ok(())
             } else {
                 Err(format!("wanted {want}, got {}", s.value))
@@ -198,23 +209,23 @@ fn eval(store: &Memory, rest: &str, body: &[&str]) -> Result<(), String> {
                 Err(value)
             }
         }
-        Value::Vector { samples, .. } => compare(
-            samples.into_iter().map(|s| (s.labels, vec![Some(s.value)])).collect(),
-            body,
-            kind == "ordered",
-        ),
+        Value::Vector { samples, .. } => {
+            let cell = |s: &weir_promql::InstantSample| match &s.histogram {
+                Some(h) => Cell::Histogram(h.clone()),
+                None => Cell::Float(s.value),
+            };
+            let rows = samples.into_iter().map(|s| (s.labels.clone(), vec![Some(cell(&s))]));
+            compare(rows.collect(), &body, kind == "ordered")
+        }
         Value::Matrix(series) => {
-            let values = |s: &SeriesData| s.samples.iter().map(|s| Some(s.value)).collect();
-            compare(
-                series.iter().map(|s| (s.labels.clone(), values(s))).collect(),
-                body,
-                false,
-            )
+            let values = |s: &SeriesData| s.samples.iter().map(|s| Some(Cell::Float(s.value))).collect();
+            let rows = series.iter().map(|s| (s.labels.clone(), values(s)));
+            compare(rows.collect(), &body, false)
         }
     }
 }
 
-type Rows = Vec<(Labels, Vec<Option<f64>>)>;
+type Rows = Vec<(Labels, Vec<Option<Cell>>)>;
 
 fn compare(mut got: Rows, body: &[&str], ordered: bool) -> Result<(), String> {
     let mut want: Rows = body.iter().map(|line| series(line)).collect();
@@ -224,8 +235,8 @@ fn compare(mut got: Rows, body: &[&str], ordered: bool) -> Result<(), String> {
     }
     let equal = got.len() == want.len()
         && got.iter().zip(&want).all(|(g, w)| {
-            let pair = |(g, w): (&Option<f64>, &Option<f64>)| match (g, w) {
-                (Some(g), Some(w)) => same(*g, *w),
+            let pair = |(g, w): (&Option<Cell>, &Option<Cell>)| match (g, w) {
+                (Some(g), Some(w)) => g.is_near(w),
                 (g, w) => g.is_none() && w.is_none(),
             };
             g.0 == w.0 && g.1.len() == w.1.len() && g.1.iter().zip(&w.1).all(pair)
@@ -241,8 +252,4 @@ fn compare(mut got: Rows, body: &[&str], ordered: bool) -> Result<(), String> {
     } else {
         Err(format!("wanted\n{}\ngot\n{}", show(&want), show(&got)))
     }
-}
-
-fn same(a: f64, b: f64) -> bool {
-    a == b || (a.is_nan() && b.is_nan()) || (a - b).abs() <= 1e-9 * a.abs().max(b.abs())
 }

@@ -265,6 +265,7 @@ impl Bootstrap {
     /// Reads a bootstrap.
     pub fn parse(text: &str) -> Result<Self, BootstrapError> {
         let value = proto_json::parse(text).map_err(BootstrapError::Syntax)?;
+        proto_json::no_lists("bootstrap", &value).or_else(|(field, message)| wrong(field, message))?;
         let file: File = from_value("bootstrap", value)?;
         for (name, given) in [
             ("layered_runtime", file.layered_runtime.is_some()),
@@ -280,27 +281,30 @@ impl Bootstrap {
                 );
             }
         }
-        let admin = file.admin.map(admin).transpose()?;
+        let admin = file.admin.map(|admin| statics::admin(&admin.address)).transpose()?;
         let (ads, ads_cluster) = match file.dynamic_resources.and_then(|d| d.ads_config) {
             None => (None, None),
             Some(config) => ads(config, &file.static_resources.clusters)?,
         };
         let mut resources = Vec::new();
-        for (i, secret) in file.static_resources.secrets.into_iter().enumerate() {
-            resources.push(statics::secret(&format!("static_resources.secrets[{i}]"), secret)?);
-        }
-        for (i, cluster) in file.static_resources.clusters.into_iter().enumerate() {
-            let name = cluster.get("name").and_then(Value::as_str);
-            if name.is_some() && name == ads_cluster.as_deref() {
-                continue;
+        let StaticResources {
+            listeners,
+            clusters,
+            secrets,
+        } = file.static_resources;
+        for (ty, kind, values) in [
+            (ResourceType::Secret, "secrets", secrets),
+            (ResourceType::Cluster, "clusters", clusters),
+            (ResourceType::Listener, "listeners", listeners),
+        ] {
+            for (i, value) in values.iter().enumerate() {
+                let name = value.get("name").and_then(Value::as_str);
+                if ty == ResourceType::Cluster && name.is_some() && name == ads_cluster.as_deref() {
+                    continue;
+                }
+                let at = format!("static_resources.{kind}[{i}]");
+                resources.push(statics::resource(&at, ty, value)?);
             }
-            resources.push(statics::cluster(&format!("static_resources.clusters[{i}]"), cluster)?);
-        }
-        for (i, listener) in file.static_resources.listeners.into_iter().enumerate() {
-            resources.push(statics::listener(
-                &format!("static_resources.listeners[{i}]"),
-                listener,
-            )?);
         }
         Ok(Self {
             node: file.node,
@@ -312,24 +316,8 @@ impl Bootstrap {
 }
 
 /// Serde's own message names the field that is unknown or missing.
-pub(super) fn from_value<T: serde::de::DeserializeOwned>(field: &str, value: Value) -> Result<T, BootstrapError> {
+fn from_value<T: serde::de::DeserializeOwned>(field: &str, value: Value) -> Result<T, BootstrapError> {
     serde_json::from_value(value).or_else(|e| wrong(field, e.to_string()))
-}
-
-fn admin(admin: Admin) -> Result<AdminAddress, BootstrapError> {
-    let path = admin
-        .address
-        .get("pipe")
-        .and_then(|p| p.get("path"))
-        .and_then(Value::as_str);
-    if let Some(path) = path {
-        return Ok(AdminAddress::Pipe(path.into()));
-    }
-    let (host, port) = statics::host_and_port("admin.address", &admin.address)?;
-    match host.parse() {
-        Ok(ip) => Ok(AdminAddress::Tcp(SocketAddr::new(ip, port))),
-        Err(_) => wrong("admin.address", format!("{host:?} is no IP address")),
-    }
 }
 
 type AdsAndCluster = (Option<Ads>, Option<String>);
@@ -363,7 +351,7 @@ fn ads(config: AdsConfig, clusters: &[Value]) -> Result<AdsAndCluster, Bootstrap
             let Some(cluster) = cluster else {
                 return wrong(at, format!("cluster {name:?} is not among static_resources.clusters"));
             };
-            let (target, tls) = statics::ads_cluster(cluster.clone())?;
+            let (target, tls) = statics::ads_cluster(cluster)?;
             Ok((
                 Some(Ads {
                     target,

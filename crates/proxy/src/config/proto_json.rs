@@ -38,12 +38,12 @@ fn snake(value: Value) -> Value {
 }
 
 fn field((key, value): (String, Value)) -> (String, Value) {
-    let key = snake_key(&key);
+    let key = weir_xds::json::snake(&key);
     let value = match key.as_str() {
-        "filter_metadata" | "args" => value,
+        "filter_metadata" | "args" | "json_format" => value,
         // Of a node a free-form struct, of anything else a message with `filter_metadata`.
         "metadata" if !has_filter_metadata(&value) => value,
-        "typed_extension_protocol_options" => match value {
+        "typed_extension_protocol_options" | "typed_per_filter_config" => match value {
             Value::Object(fields) => Value::Object(fields.into_iter().map(|(k, v)| (k, snake(v))).collect()),
             other => other,
         },
@@ -59,17 +59,36 @@ fn has_filter_metadata(value: &Value) -> bool {
         .is_some()
 }
 
-fn snake_key(key: &str) -> String {
-    let mut out = String::with_capacity(key.len() + 4);
-    for c in key.chars() {
-        if c.is_ascii_uppercase() {
-            out.push('_');
-            out.push(c.to_ascii_lowercase());
-        } else {
-            out.push(c);
-        }
+/// Refuses a list where a message stands: serde would take its items for the message's fields. Resources are left out, and
+/// so is what is free or only concerns Envoy.
+pub fn no_lists(at: &str, value: &Value) -> Result<(), (String, String)> {
+    const LISTS: [&str; 2] = ["grpc_services", "call_credentials"];
+    const ELSEWHERE: [&str; 12] = [
+        "access_log",
+        "args",
+        "cds_config",
+        "clusters",
+        "layered_runtime",
+        "lds_config",
+        "listeners",
+        "locality",
+        "metadata",
+        "overload_manager",
+        "secrets",
+        "stats_config",
+    ];
+    match value {
+        Value::Array(_) => Err((at.to_owned(), "must be a message, not a list".to_owned())),
+        Value::Object(fields) => fields.iter().try_for_each(|(key, value)| match value {
+            _ if ELSEWHERE.contains(&key.as_str()) => Ok(()),
+            Value::Array(items) if LISTS.contains(&key.as_str()) => items
+                .iter()
+                .enumerate()
+                .try_for_each(|(i, item)| no_lists(&format!("{at}.{key}[{i}]"), item)),
+            value => no_lists(&format!("{at}.{key}"), value),
+        }),
+        _ => Ok(()),
     }
-    out
 }
 
 #[cfg(test)]

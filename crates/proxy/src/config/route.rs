@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use weir_xds::snapshot::NO_CLUSTER;
 
 use super::Map;
 use super::fault::{Fault, Percent};
@@ -377,7 +378,7 @@ impl RouteTable {
         })
     }
 
-    /// Names of all clusters that routes lead to, those of copies included.
+    /// Names of all clusters that routes lead to, those of copies included: what has to be there before the table is used.
     pub fn clusters(&self) -> impl Iterator<Item = &Arc<str>> {
         let forwards = self
             .hosts
@@ -387,7 +388,8 @@ impl RouteTable {
                 Action::Forward(forward) => Some(forward),
                 Action::Respond { .. } | Action::Redirect(_) => None,
             });
-        forwards.flat_map(|f| f.clusters().chain(f.mirrors.iter().map(|m| &m.cluster)))
+        let named = forwards.flat_map(|f| f.clusters().chain(f.mirrors.iter().map(|m| &m.cluster)));
+        named.filter(|name| ***name != *NO_CLUSTER)
     }
 }
 

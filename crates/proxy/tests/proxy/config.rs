@@ -34,7 +34,11 @@ async fn errors_name_the_field() {
             "route_konfig:",
             "static_resources.listeners[0].filter_chains[0].filters[0].typed_config: unknown field `route_konfig`",
         ),
-        ("prefix: /}", "prefix: /, headers: []}", "static_resources.listeners[0]"),
+        (
+            "prefix: /}",
+            "prefix: /, headers: {}}",
+            "routes[1].match.headers: must be a list",
+        ),
         (
             "connectTimeout: 1s",
             "connectTimeout: 1",

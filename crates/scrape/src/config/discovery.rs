@@ -132,6 +132,15 @@ const OTHERS: [&str; 27] = [
     "outscale_sd_configs",
 ];
 
+/// The sources that stand in many files.
+pub(super) const SOURCES: [&str; 5] = [
+    "file_sd_configs",
+    "http_sd_configs",
+    "kubernetes_sd_configs",
+    "dns_sd_configs",
+    "consul_sd_configs",
+];
+
 impl Discovery {
     /// Takes the sources out of a job.
     pub(super) fn read_all(fields: &mut Fields, folder: &Path) -> Result<Vec<Discovery>, ConfigError> {

@@ -241,7 +241,7 @@ impl Job {
     }
 }
 
-fn scheme(fields: &mut Fields) -> Result<String, ConfigError> {
+pub(super) fn scheme(fields: &mut Fields) -> Result<String, ConfigError> {
     match fields.text("scheme")?.map(|s| s.to_lowercase()) {
         None => Ok("http".to_owned()),
         Some(scheme) if scheme == "http" || scheme == "https" => Ok(scheme),

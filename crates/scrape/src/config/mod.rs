@@ -1,12 +1,12 @@
 //! `prometheus.yml`: the text of a file goes in, a checked [`Config`] comes out, or the field that is wrong.
 //!
-//! Knows what can be written, not what is done with it. The sections that do not concern scraping (`rule_files`, `alerting`,
-//! `remote_write`, `storage`) are handed on as they stand, for those who read them.
+//! Knows what can be written, not what is done with it.
 
 mod client;
 mod discovery;
 mod fields;
 mod job;
+mod remote;
 pub mod units;
 
 pub use client::{Authorization, HttpConfig, Pem, TlsConfig};
@@ -14,6 +14,7 @@ pub(crate) use discovery::read_group;
 pub use discovery::{Discovery, Group, KubernetesSd, Role, Selector};
 pub(crate) use fields::Fields;
 pub use job::{Job, Limits, Protocol};
+pub use remote::{Alertmanager, Queue, RemoteWrite};
 
 use serde_json::Value;
 use std::{
@@ -78,12 +79,14 @@ pub struct Config {
     pub jobs: Vec<Arc<Job>>,
     /// `rule_files`: paths and patterns, relative ones against the folder of the file.
     pub rule_files: Vec<PathBuf>,
-    /// `alerting`, as it stands; null where there is none.
-    pub alerting: Value,
-    /// `remote_write`, as it stands; null where there is none.
-    pub remote_write: Value,
-    /// `storage.tsdb.retention` and `storage.exemplars`, as they stand; null where there are none.
-    pub storage: Value,
+    /// `alerting`: who hears of alerts.
+    pub alertmanagers: Vec<Alertmanager>,
+    /// `remote_write`: where samples go besides the store.
+    pub remote_write: Vec<RemoteWrite>,
+    /// `storage.tsdb.retention.time`, where it is given.
+    pub retention: Option<Duration>,
+    /// `storage.tsdb.retention.size`, in bytes, where it is given.
+    pub retention_bytes: Option<u64>,
     /// The file as it was read.
     pub text: String,
 }
@@ -129,9 +132,9 @@ impl Config {
             }
         }
         let rule_files = fields.texts("rule_files")?.iter().map(|f| folder.join(f)).collect();
-        let alerting = fields.take("alerting").unwrap_or_default();
-        let remote_write = fields.take("remote_write").unwrap_or_default();
-        let storage = fields.take("storage").unwrap_or_default();
+        let alertmanagers = remote::read_alerting(&mut fields, folder)?;
+        let remote_write = remote::read_remote_write(&mut fields, folder)?;
+        let (retention, retention_bytes) = read_storage(&mut fields)?;
         fields.unsupported("remote_read", "a store answers from what it holds itself")?;
         fields.unsupported("tracing", "the store sends no traces of its own")?;
         fields.unsupported("otlp", "the store takes no OTLP: send by remote write")?;
@@ -141,9 +144,10 @@ impl Config {
             global,
             jobs: jobs.into_iter().map(Arc::new).collect(),
             rule_files,
-            alerting,
+            alertmanagers,
             remote_write,
-            storage,
+            retention,
+            retention_bytes,
             text: text.to_owned(),
         })
     }
@@ -218,6 +222,26 @@ fn read_global(fields: Option<Fields>) -> Result<(Global, Defaults), ConfigError
     fields.take("rule_query_offset");
     fields.finish()?;
     Ok((global, defaults))
+}
+
+/// How long and how much is kept.
+fn read_storage(fields: &mut Fields) -> Result<(Option<Duration>, Option<u64>), ConfigError> {
+    let Some(mut storage) = fields.mapping("storage")? else {
+        return Ok((None, None));
+    };
+    let mut kept = (None, None);
+    if let Some(mut tsdb) = storage.mapping("tsdb")? {
+        if let Some(mut retention) = tsdb.mapping("retention")? {
+            kept = (retention.duration("time")?, retention.bytes("size")?);
+            retention.finish()?;
+        }
+        tsdb.unsupported("out_of_order_time_window", "samples must come in the order of time")?;
+        tsdb.finish()?;
+    }
+    // There are no exemplars, however many may be kept.
+    storage.take("exemplars");
+    storage.finish()?;
+    Ok(kept)
 }
 
 fn read_jobs_file(path: &Path, defaults: &Defaults) -> Result<Vec<Job>, ConfigError> {

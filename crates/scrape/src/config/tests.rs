@@ -103,7 +103,7 @@ global:
   external_labels: {cluster: eu, replica: 0}
 rule_files: [rules/*.yml]
 alerting:
-  alertmanagers: [{static_configs: [{targets: ['alertmanager:9093']}]}]
+  alertmanagers: [{path_prefix: /am/, static_configs: [{targets: ['alertmanager:9093']}]}]
 remote_write:
 - url: http://long-term/api/v1/write
 scrape_configs:
@@ -142,8 +142,8 @@ scrape_configs:
     assert_eq!(config.global.scrape_timeout, Duration::from_secs(10));
     assert_eq!(config.global.external_labels["replica"], "0");
     assert_eq!(config.rule_files, [PathBuf::from("/etc/prometheus/rules/*.yml")]);
-    assert_eq!(config.remote_write[0]["url"], "http://long-term/api/v1/write");
-    assert!(config.alerting["alertmanagers"].is_array());
+    assert_eq!(config.remote_write[0].url, "http://long-term/api/v1/write");
+    assert_eq!(config.alertmanagers[0].url, "http://alertmanager:9093/am");
     let [prometheus, pods, node] = config.jobs.as_slice() else {
         panic!("three jobs")
     };

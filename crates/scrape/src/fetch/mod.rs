@@ -318,35 +318,4 @@ fn chain(error: &(dyn StdError + 'static)) -> String {
 type Roots = Arc<rustls::RootCertStore>;
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn formats_are_asked_for_in_the_order_of_the_job() {
-        let text = accept(&[Protocol::OpenMetrics1, Protocol::Text]);
-        let expected = "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.3,text/plain;version=0.0.4;q=0.2,*/*;q=0.1";
-        assert_eq!(text, expected);
-        let proto = accept(&[Protocol::Proto]);
-        assert!(
-            proto.starts_with("application/vnd.google.protobuf;proto=io.prometheus.client.MetricFamily;"),
-            "{proto}"
-        );
-    }
-
-    #[test]
-    fn redirects() {
-        let from = parse("http://a:1/x/y?z").unwrap_or_else(|e| panic!("{e}"));
-        let to = |location: &'static str| {
-            follow(&from, &HeaderValue::from_static(location))
-                .map(|u| u.to_string())
-                .map_err(|e| e.to_string())
-        };
-        assert_eq!(to("https://b/metrics"), Ok("https://b/metrics".to_owned()));
-        assert_eq!(to("/m"), Ok("http://a:1/m".to_owned()));
-        assert_eq!(to("m"), Ok("http://a:1/x/m".to_owned()));
-        assert_eq!(
-            to("ftp://b/"),
-            Err("the redirect to \"ftp://b/\" leads nowhere".to_owned())
-        );
-    }
-}
+mod tests;

@@ -37,8 +37,14 @@ pub(super) struct Scraped<'a> {
     pub metric_type: MetricType,
 }
 
-/// Labels of a series as it is stored; None where relabelling drops it.
-pub(super) fn of(scraped: Scraped<'_>, target: &Labels, job: &Job) -> Result<Option<Labels>, IdentityError> {
+/// Gives `resolve` the labels of a series as it is stored: sorted by name, names unique, no value empty. None where relabelling
+/// drops it.
+pub(super) fn with<R>(
+    scraped: Scraped<'_>,
+    target: &Labels,
+    job: &Job,
+    resolve: impl FnOnce(&[(&str, &str)]) -> R,
+) -> Result<Option<R>, IdentityError> {
     let Scraped {
         name,
         mut labels,
@@ -48,18 +54,13 @@ pub(super) fn of(scraped: Scraped<'_>, target: &Labels, job: &Job) -> Result<Opt
         canonical_bound(&name, metric_type, &mut labels);
     }
     check(&name, &labels, &job.limits)?;
-    if job.metric_relabel.is_empty() && !labels.iter().any(|(label, _)| !target.get(label).is_empty()) {
-        // Nothing collides: no need to look at each label against all others.
-        let own = target.iter().map(|l| l.clone());
-        let scraped = labels.into_iter().map(|(name, value)| weir_series::Label {
-            name: name.as_ref().into(),
-            value: value.as_ref().into(),
-        });
-        let name = weir_series::Label {
-            name: names::METRIC_NAME.into(),
-            value: name.as_ref().into(),
-        };
-        return Ok(Some(Labels::from_vec(scraped.chain(own).chain([name]).collect())));
+    let collides = |name: &str| name == names::METRIC_NAME || !target.get(name).is_empty();
+    if job.metric_relabel.is_empty() && !labels.iter().any(|(label, _)| collides(label)) {
+        // The usual: no need to look at each label against all others.
+        let own = target.iter().map(|l| (l.name.as_ref(), l.value.as_ref()));
+        let scraped = labels.iter().map(|(name, value)| (name.as_ref(), value.as_ref()));
+        let all = scraped.chain(own).chain([(names::METRIC_NAME, name.as_ref())]);
+        return Ok(Some(resolve(&sorted(all.collect()))));
     }
     let mut set: LabelSet = [(names::METRIC_NAME, name.as_ref())].into_iter().collect();
     merge(&labels, target, job.honor_labels, &mut set);
@@ -69,7 +70,21 @@ pub(super) fn of(scraped: Scraped<'_>, target: &Labels, job: &Job) -> Result<Opt
     if set.get(names::METRIC_NAME).is_empty() {
         return Err(IdentityError::Nameless(name.into_owned()));
     }
-    Ok(Some(set.to_labels()))
+    Ok(Some(resolve(&sorted(set.iter().collect()))))
+}
+
+/// Of equal names the last one counts.
+fn sorted<'a>(mut pairs: Vec<(&'a str, &'a str)>) -> Vec<(&'a str, &'a str)> {
+    pairs.sort_by(|a, b| a.0.cmp(b.0));
+    pairs.dedup_by(|later, first| {
+        let same = later.0 == first.0;
+        if same {
+            first.1 = later.1;
+        }
+        same
+    });
+    pairs.retain(|(_, value)| !value.is_empty());
+    pairs
 }
 
 /// Labels of the target win, and what they win over is kept under another name; or the other way about.

@@ -331,7 +331,7 @@ impl<'p> Scrape<'_, 'p> {
         let ts_ms = given.filter(|_| self.job.honor_timestamps).unwrap_or(self.now_ms);
         if ts_ms > self.now_ms + MAX_AHEAD_MS {
             self.result.kept += 1;
-            self.result.refuse(AppendError::OutOfOrder);
+            self.result.refuse(AppendError::TooNew);
             return Ok(None);
         }
         Ok(Some(ts_ms))
@@ -361,12 +361,7 @@ impl<'p> Scrape<'_, 'p> {
         if self.job.metric_relabel.is_empty() {
             self.count_kept()?;
         }
-        let place = self.walk.push(Known {
-            mark,
-            timed,
-            native: false,
-            series: UNRESOLVED,
-        });
+        let place = self.walk.push(Known::new(mark, timed, false));
         let at = self.batch.len();
         self.fresh.push(Fresh {
             scraped,
@@ -387,14 +382,14 @@ impl<'p> Scrape<'_, 'p> {
         let born_ms = birth.at_ms(self.now_ms, self.started_s, store);
         for fresh in std::mem::take(&mut self.fresh) {
             let starts_at_zero = fresh.scraped.metric_type.starts_at_zero(&fresh.scraped.name);
-            let labels = identity::of(fresh.scraped, self.labels, self.job)?;
-            let series = match labels {
+            let resolve = |pairs: &[(&str, &str)]| store.resolve_pairs(pairs);
+            let series = match identity::with(fresh.scraped, self.labels, self.job, resolve)? {
                 None => DROPPED,
-                Some(labels) => {
+                Some(resolved) => {
                     if !self.job.metric_relabel.is_empty() {
                         self.count_kept()?;
                     }
-                    store.resolve(&labels).unwrap_or_else(|refusal| {
+                    resolved.unwrap_or_else(|refusal| {
                         self.result.refuse(refusal);
                         UNRESOLVED
                     })
@@ -493,12 +488,7 @@ impl proto::Sink for Scrape<'_, '_> {
                     if self.job.metric_relabel.is_empty() {
                         self.count_kept()?;
                     }
-                    let place = self.walk.push(Known {
-                        mark,
-                        timed,
-                        native: true,
-                        series: UNRESOLVED,
-                    });
+                    let place = self.walk.push(Known::new(mark, timed, true));
                     let (scraped, at) = (Self::proto_series(series), self.histograms.len());
                     self.fresh.push(Fresh {
                         scraped,

@@ -9,14 +9,18 @@ use weir_series::{SeriesRef, exposition::text::Mark};
 /// A series of a page.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Known {
-    pub mark: Mark,
+    /// What it is in the store; [`DROPPED`] where relabelling drops it.
+    pub series: SeriesRef,
+    // Not a mark as such, which would be larger by its padding: there is one of these for every series there is.
+    hash: u64,
+    len: u32,
     /// It comes with timestamps of its own.
     pub timed: bool,
     /// It is a native histogram.
     pub native: bool,
-    /// What it is in the store; [`DROPPED`] where relabelling drops it.
-    pub series: SeriesRef,
 }
+
+const _: () = assert!(size_of::<Known>() == 24);
 
 /// No store has so many series.
 pub(super) const DROPPED: SeriesRef = SeriesRef(u64::MAX);
@@ -24,6 +28,24 @@ pub(super) const DROPPED: SeriesRef = SeriesRef(u64::MAX);
 pub(super) const UNRESOLVED: SeriesRef = SeriesRef(u64::MAX - 1);
 
 impl Known {
+    /// One that is not resolved yet.
+    pub fn new(mark: Mark, timed: bool, native: bool) -> Self {
+        let Mark { hash, len } = mark;
+        Known {
+            series: UNRESOLVED,
+            hash,
+            len,
+            timed,
+            native,
+        }
+    }
+
+    /// The mark of its text.
+    pub fn mark(&self) -> Mark {
+        let Known { hash, len, .. } = *self;
+        Mark { hash, len }
+    }
+
     /// Whether the store has it.
     pub fn is_stored(&self) -> bool {
         self.series != DROPPED && self.series != UNRESOLVED
@@ -89,7 +111,7 @@ impl Order {
 impl Walk<'_> {
     /// What should come next.
     pub fn expected(&self) -> Option<Mark> {
-        self.last.get(self.cursor).map(|known| known.mark)
+        self.last.get(self.cursor).map(Known::mark)
     }
 
     /// The series that was expected came.
@@ -113,7 +135,7 @@ impl Walk<'_> {
             .differing
             .get_or_insert_with(|| Differing::new(self.last, self.cursor));
         let at = *differing.by_hash.get(&mark.hash)? as usize;
-        if self.last[at].mark != mark {
+        if self.last[at].mark() != mark {
             return None;
         }
         self.cursor = at;
@@ -181,7 +203,7 @@ impl Difference {
 
 impl Differing {
     fn new(last: &[Known], cursor: usize) -> Self {
-        let place = |(at, known): (usize, &Known)| (known.mark.hash, u32::try_from(at).unwrap_or(u32::MAX));
+        let place = |(at, known): (usize, &Known)| (known.hash, u32::try_from(at).unwrap_or(u32::MAX));
         let mut seen = vec![false; last.len()];
         seen[..cursor].fill(true);
         Differing {

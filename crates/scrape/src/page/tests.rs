@@ -170,3 +170,138 @@ fn a_target_that_goes_ends_everything_about_it() {
         [(0, Some(0.25)), (1000, None)]
     );
 }
+
+/// Pages of a job with the given fields, and what is in the store after each page, with the names of series.
+fn after(yaml: &str, all: &[&str]) -> Vec<String> {
+    let text = format!("scrape_configs:\n- {{job_name: j, {yaml}}}");
+    let config = crate::config::Config::parse(&text, std::path::Path::new("")).unwrap_or_else(|e| panic!("{e}"));
+    let labels = Labels::new([("job", "j")]);
+    let target = Target::new("h:1".to_owned(), "/", labels);
+    let (mut pages, memory) = (Pages::new(&target, config.jobs[0].clone()), Memory::default());
+    let mut out = Vec::new();
+    for (at, page) in all.iter().enumerate() {
+        let now = T + at as i64 * 1000;
+        if let Err(error) = pages.store(page.as_bytes(), Format::Text, now, &memory) {
+            pages.fail(now, &memory);
+            out.push(error.to_string());
+        }
+    }
+    for name in memory.names() {
+        let show = |(ms, value): (i64, Option<f64>)| match value {
+            Some(value) => format!("{value}@{ms}"),
+            None => format!("end@{ms}"),
+        };
+        let samples: Vec<String> = memory.samples(&name, T).into_iter().map(show).collect();
+        out.push(format!("{name} {}", samples.join(" ")));
+    }
+    out
+}
+
+#[test]
+fn what_a_job_says_of_its_pages() {
+    let table: [(&str, &[&str], &[&str]); 12] = [
+        (
+            "honor_labels: true",
+            &["a{job=\"x\"} 1\nb{job=\"\"} 1\n"],
+            &["a{job=\"x\"} 1@0", "b{} 1@0"],
+        ),
+        (
+            "honor_labels: false",
+            &["a{job=\"x\"} 1\n"],
+            &["a{exported_job=\"x\",job=\"j\"} 1@0"],
+        ),
+        // Series with times of their own have no markers, unless the job wants them.
+        (
+            "sample_limit: 9",
+            &["a 1 1700000000000\n", "b 1\n"],
+            &["a{job=\"j\"} 1@0", "b{job=\"j\"} 1@1000"],
+        ),
+        (
+            "track_timestamps_staleness: true",
+            &["a 1 1700000000000\n", "b 1\n"],
+            &["a{job=\"j\"} 1@0 end@1000", "b{job=\"j\"} 1@1000"],
+        ),
+        (
+            "honor_timestamps: false",
+            &["a 1 5\n", "b 1\n"],
+            &["a{job=\"j\"} 1@0 end@1000", "b{job=\"j\"} 1@1000"],
+        ),
+        (
+            "metric_relabel_configs: [{source_labels: [__name__], regex: 'go_.*', action: drop}, {regex: id, action: labeldrop}]",
+            &["go_x 1\na{id=\"1\"} 1\n", "go_x 2\na{id=\"1\"} 2\n", "go_x 2\n"],
+            &["a{job=\"j\"} 1@0 2@1000 end@2000"],
+        ),
+        // What rules drop does not count.
+        (
+            "sample_limit: 1, metric_relabel_configs: [{source_labels: [__name__], regex: 'go_.*', action: drop}]",
+            &["go_x 1\na 1\n", "a 1\nb 1\n"],
+            &[
+                "the page has more than the 1 samples that sample_limit allows",
+                "a{job=\"j\"} 1@0 end@1000",
+                "b{job=\"j\"} ",
+            ],
+        ),
+        (
+            "label_limit: 2",
+            &["a{b=\"1\",c=\"2\"} 1\n"],
+            &["a has 3 labels where label_limit allows 2"],
+        ),
+        (
+            "label_name_length_limit: 8",
+            &["a{much_too_long=\"1\"} 1\n"],
+            &["a has a label name of 13 bytes where label_name_length_limit allows 8: much_too_long"],
+        ),
+        (
+            "label_value_length_limit: 3",
+            &["a{b=\"long\"} 1\n"],
+            &["label b of a has a value of 4 bytes where label_value_length_limit allows 3"],
+        ),
+        // Bounds are the same however they are written.
+        (
+            "sample_limit: 9",
+            &[
+                "# TYPE h histogram\nh_bucket{le=\"1\"} 1\nh_bucket{le=\"+Inf\"} 2\n",
+                "# TYPE h histogram\nh_bucket{le=\"1.0\"} 3\nh_bucket{le=\"+Inf\"} 2\n",
+            ],
+            &[
+                "h_bucket{job=\"j\",le=\"+Inf\"} 2@0 2@1000",
+                "h_bucket{job=\"j\",le=\"1.0\"} 1@0 3@1000",
+            ],
+        ),
+        // UTF-8 names.
+        (
+            "sample_limit: 9",
+            &["{\"my.metric\",\"a.b\"=\"c\"} 1\n"],
+            &["my.metric{a.b=\"c\",job=\"j\"} 1@0"],
+        ),
+    ];
+    for (yaml, pages, expected) in table {
+        assert_eq!(after(yaml, pages), expected, "{yaml}");
+    }
+}
+
+#[test]
+fn a_page_in_another_order_is_the_same_page() {
+    let first = "a 1\nb{x=\"1\"} 1\nc 1\nd 1\n";
+    let moved = "d 2\na 2\nc 2\nb{x=\"1\"} 2\n";
+    let grown = "d 3\nnew 3\na 3\nc 3\nb{x=\"1\"} 3\nlast 3\n";
+    let less = "new 4\nc 4\n";
+    let expected = [
+        "a{job=\"j\"} 1@0 2@1000 3@2000 end@3000",
+        "b{job=\"j\",x=\"1\"} 1@0 2@1000 3@2000 end@3000",
+        "c{job=\"j\"} 1@0 2@1000 3@2000 4@3000",
+        "d{job=\"j\"} 1@0 2@1000 3@2000 end@3000",
+        "last{job=\"j\"} 3@2000 end@3000",
+        "new{job=\"j\"} 3@2000 4@3000",
+    ];
+    assert_eq!(after("sample_limit: 9", &[first, moved, grown, less]), expected);
+    // Cut short at its end, and whole again.
+    let expected = ["a{job=\"j\"} 1@0 1@1000 1@2000", "b{job=\"j\"} 1@0 end@1000 1@2000"];
+    assert_eq!(
+        after("sample_limit: 9", &["a 1\nb 1\n", "a 1\n", "a 1\nb 1\n"]),
+        expected
+    );
+    // A longer name at the place of a shorter one.
+    let expected = ["a{job=\"j\"} 1@0 end@1000", "a_b{job=\"j\"} 2@1000"];
+    assert_eq!(after("sample_limit: 9", &["a 1\n", "a_b 2\n"]), expected);
+}

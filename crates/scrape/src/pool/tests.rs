@@ -177,3 +177,162 @@ async fn shows_targets_as_prometheus_does() {
     shutdown.cancel();
     assert!(running.await.is_ok());
 }
+
+/// Answers with a body that is made while it is sent, and headers of its own.
+async fn with_headers(mut stream: TcpStream, headers: &'static str, body: Arc<Vec<u8>>) {
+    let mut buffer = [0; 4096];
+    while stream.read(&mut buffer).await.is_ok_and(|n| n > 0) {
+        let head = format!("HTTP/1.1 200 OK\r\n{headers}content-length: {}\r\n\r\n", body.len());
+        if stream.write_all(head.as_bytes()).await.is_err() || stream.write_all(&body).await.is_err() {
+            return;
+        }
+    }
+}
+
+async fn page_of(headers: &'static str, body: Vec<u8>) -> Target {
+    let body = Arc::new(body);
+    serve(move |stream| with_headers(stream, headers, body.clone())).await.0
+}
+
+fn gzip(content: &[u8]) -> Vec<u8> {
+    let mut out = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    std::io::Write::write_all(&mut out, content).unwrap_or_else(|e| panic!("{e}"));
+    out.finish().unwrap_or_else(|e| panic!("{e}"))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_kind_of_bad_page_is_named_and_stays_alone() {
+    let lines = |n: usize, line: fn(usize) -> String| (0..n).map(line).collect::<String>().into_bytes();
+    let many = lines(300_000, |i| format!("a{{b=\"{i}\"}} 1\n"));
+    let long_value = format!("a{{b=\"{}\"}} 1\n", "x".repeat(70_000)).into_bytes();
+    let many_labels = format!(
+        "a{{{}}} 1\n",
+        (0..600).map(|i| format!("l{i}=\"1\",")).collect::<String>()
+    )
+    .into_bytes();
+    let bomb = gzip(&vec![b'#'; 8 << 20]);
+    let good = "a NaN\nb +Inf\nc 1\n".to_owned();
+    let odd_times = "old 1 1000\nnew 1 3786912000000\nnow 1\n".to_owned();
+    // (target, part of its error; "" for none)
+    let all = [
+        (page_of("", good.into_bytes()).await, ""),
+        (page_of("content-encoding: gzip\r\n", gzip(b"zipped 1\n")).await, ""),
+        (page_of("", odd_times.into_bytes()).await, ""),
+        (
+            page_of("", many).await,
+            "more than the 100000 samples that sample_limit allows",
+        ),
+        (
+            page_of("", long_value).await,
+            "a value of 70000 bytes where label_value_length_limit allows 65536",
+        ),
+        (
+            page_of("", many_labels).await,
+            "601 labels where label_limit allows 512",
+        ),
+        (
+            page_of("", b"a 1\nb{c=\"\xff\"} 1\n".to_vec()).await,
+            "not UTF-8 in line 2",
+        ),
+        (
+            page_of("content-encoding: gzip\r\n", bomb).await,
+            "larger than the 6000000 bytes",
+        ),
+        (
+            page_of("content-encoding: gzip\r\n", b"plain".to_vec()).await,
+            "is no gzip",
+        ),
+        (
+            page_of("content-type: text/html\r\n", b"<html>".to_vec()).await,
+            "text/html",
+        ),
+        (
+            page_of(
+                "content-type: application/openmetrics-text; version=1.0.0\r\n",
+                b"a 1\n".to_vec(),
+            )
+            .await,
+            "line 2: the page is cut off",
+        ),
+        (
+            page_of("content-type: application/vnd.google.protobuf\r\n", b"\x05ab".to_vec()).await,
+            "line 1: the message is cut off",
+        ),
+    ];
+    let mut job = job();
+    (job.interval, job.timeout) = (Duration::from_millis(500), Duration::from_millis(450));
+    (job.limits.body_bytes, job.limits.samples) = (6_000_000, 100_000);
+    job.exact = false;
+    let (_sender, list) = discover::fixed(all.iter().map(|(target, _)| target.clone()).collect());
+    let (memory, targets, shutdown) = (Arc::new(Memory::default()), Targets::new(), CancellationToken::new());
+    let running = tokio::spawn(run_job(job, list, memory.clone(), targets.clone(), shutdown.clone()));
+    let status = |target: &Target| {
+        targets
+            .snapshot()
+            .into_iter()
+            .find(|s| s.url == target.url)
+            .unwrap_or_default()
+    };
+    until("all are judged", || {
+        all.iter().all(|(t, _)| status(t).health != Health::Unknown)
+    })
+    .await;
+    for (target, part) in &all {
+        let status = status(target);
+        match *part {
+            "" => assert_eq!((status.health, status.last_error.as_str()), (Health::Up, "")),
+            part => assert!(
+                status.health == Health::Down && status.last_error.contains(part),
+                "{part}: {status:?}"
+            ),
+        }
+    }
+    let of = |name: &str, at: usize| {
+        memory.samples(
+            &format!("{name}{{instance=\"{}\"}}", all[at].0.labels.get("instance")),
+            0,
+        )
+    };
+    until("values of every kind are stored", || {
+        of("a", 0).len() > 1 && of("b", 0).len() > 1 && of("zipped", 1).len() > 1
+    })
+    .await;
+    assert!(of("a", 0)[0].1.is_some_and(f64::is_nan) && of("b", 0)[0].1 == Some(f64::INFINITY));
+    assert_eq!(
+        of("old", 2).first().map(|(t, _)| *t),
+        Some(1000),
+        "whether it is too old is the store's to say"
+    );
+    assert!(of("new", 2).is_empty() && !of("now", 2).is_empty());
+    assert!(
+        status(&all[2].0)
+            .last_warning
+            .starts_with("1 of 3 samples were not stored"),
+        "{:?}",
+        status(&all[2].0)
+    );
+    shutdown.cancel();
+    assert!(running.await.is_ok());
+}
+
+#[tokio::test]
+async fn many_slow_targets_delay_nobody() {
+    let (slow, _) = serve(|s| endless(s, b"a 1\n", Duration::from_millis(20))).await;
+    let (good, _) = serve(|s| page(s, "fine 1\n")).await;
+    let slow = (0..300).map(|n| Target::new(slow.address.clone(), "/metrics", Labels::new([("n", n.to_string())])));
+    let list: Vec<Target> = slow.chain([good.clone()]).collect();
+    let (_sender, list) = discover::fixed(list);
+    let (memory, targets, shutdown) = (Arc::new(Memory::default()), Targets::new(), CancellationToken::new());
+    let mut job = job();
+    (job.interval, job.timeout, job.exact) = (Duration::from_secs(1), Duration::from_secs(1), false);
+    let running = tokio::spawn(run_job(job, list, memory.clone(), targets, shutdown.clone()));
+    let series = format!("fine{{instance=\"{}\"}}", good.address);
+    until("the good one is scraped several times", || {
+        memory.samples(&series, 0).len() >= 4
+    })
+    .await;
+    let times: Vec<i64> = memory.samples(&series, 0).iter().map(|(t, _)| *t).collect();
+    assert!(times.windows(2).all(|w| w[1] - w[0] < 2000), "{times:?}");
+    shutdown.cancel();
+    assert!(running.await.is_ok());
+}

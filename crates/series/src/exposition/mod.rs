@@ -3,6 +3,7 @@
 
 pub mod encode;
 mod format;
+pub(crate) mod fuzz;
 pub mod parse;
 pub mod proto;
 pub mod series;

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use weir_series::{Histogram, Metadata, Sample, SeriesRef};
 
 /// What waits beyond that means that the disk does not keep up: it is given up until a snapshot has caught up.
-const BYTES_MAX: usize = 128 << 20;
+const BYTES_MAX: usize = 64 << 20;
 /// What waits beyond that is written before its time.
 const BYTES_HIGH: usize = 4 << 20;
 

@@ -129,7 +129,10 @@ pub(crate) fn put_samples(values: &mut Values, samples: impl Iterator<Item = (Id
         let next = id == id_before.wrapping_add(1);
         let value = sample.value.to_bits();
         let last = std::mem::replace(values.of(id), value);
-        if next && last == value && run < RUN_MAX {
+        if next && last == value {
+            if run == RUN_MAX {
+                end_run(&mut run, out);
+            }
             run += 1;
         } else {
             end_run(&mut run, out);

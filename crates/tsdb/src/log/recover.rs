@@ -311,3 +311,74 @@ impl<'a> Replay<'a> {
         Some(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::options::Options;
+    use weir_series::{Matcher, is_stale};
+
+    /// Files that were put together by hand from the description of the format: what is on disks stays readable.
+    const LOG: &[u8] = include_bytes!("../../../../fuzz/corpus/tsdb_log/log");
+    const SNAPSHOT: &[u8] = include_bytes!("../../../../fuzz/corpus/tsdb_log/snapshot");
+
+    /// A file without the byte for the fuzzer, and how far it is good.
+    fn replay(magic: &[u8; 8], bytes: &[u8]) -> (Head, u64, u64) {
+        let file = [magic, &bytes[1..]].concat();
+        let head = Head::new(Options::default(), None);
+        let good = replay_bytes(&file, &head, magic);
+        (head, good, file.len() as u64)
+    }
+
+    fn samples(head: &Head, pod: &str) -> Vec<(i64, f64)> {
+        let mut all = Vec::new();
+        head.visit(&[Matcher::equal("pod", pod)], i64::MIN, i64::MAX, &mut |view| {
+            let after = |s: &weir_series::Sample| (s.ts_ms - 1_700_000_000_000, s.value);
+            all.extend(view.samples.iter().map(after));
+            std::ops::ControlFlow::Continue(())
+        });
+        all
+    }
+
+    #[test]
+    fn reads_a_log_as_it_is_described() {
+        let (head, good, length) = replay(frame::LOG, LOG);
+        assert_eq!(good, length);
+        assert_eq!(samples(&head, "a"), [(0, 1.0), (5000, 1.0), (10_000, 3.0)]);
+        assert_eq!(samples(&head, "b")[..2], [(0, 7.0), (5000, 7.0)]);
+        assert_eq!(samples(&head, "c")[..2], [(0, 0.1), (5000, 0.1)]);
+        let mut histograms = Vec::new();
+        head.visit(&[Matcher::equal("__name__", "h")], 0, i64::MAX, &mut |view| {
+            histograms.extend_from_slice(view.histograms);
+            std::ops::ControlFlow::Continue(())
+        });
+        assert_eq!(histograms[0].value.positive.counts, [2.0, 1.0]);
+        assert!(histograms[0].value.sum == 1.5 && is_stale(histograms[1].value.sum));
+        assert_eq!(head.families().get(None).len(), 1);
+    }
+
+    #[test]
+    fn reads_a_snapshot_as_it_is_described() {
+        let (head, good, length) = replay(frame::SNAPSHOT, SNAPSHOT);
+        assert_eq!(good, length);
+        assert_eq!(samples(&head, "a"), [(0, 1.0), (5000, 1.0), (10_000, 1.0)]);
+        assert_eq!((head.index().len(), head.index().next()), (2, 9));
+    }
+
+    #[test]
+    fn every_flipped_bit_and_every_cut_is_found() {
+        for at in 1..LOG.len() {
+            for bit in 0..8 {
+                let mut bytes = LOG.to_vec();
+                bytes[at] ^= 1 << bit;
+                let (_, good, length) = replay(frame::LOG, &bytes);
+                assert!(
+                    good < length && good <= at as u64 + 7,
+                    "bit {bit} of byte {at}: good up to {good}"
+                );
+            }
+            let (head, good, length) = replay(frame::LOG, &LOG[..at]);
+            assert!(good <= length && head.index().len() <= 4);
+        }
+    }
+}

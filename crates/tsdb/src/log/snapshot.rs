@@ -118,5 +118,5 @@ pub(crate) fn read_chunks(reader: &mut Reader<'_>, oldest_ms: i64) -> Option<Ser
 /// What the last record says: how many series there are, and the first number that was never used.
 pub(crate) fn read_end(reader: &mut Reader<'_>) -> Option<(u64, Id)> {
     let (series, next) = (reader.number()?, reader.number()?);
-    (next < super::record::ID_MAX).then_some((series, next))
+    (next <= super::record::ID_MAX).then_some((series, next))
 }

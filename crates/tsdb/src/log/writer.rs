@@ -299,6 +299,8 @@ impl Writer {
         making.end(&self.head, &mut out);
         write(&mut out)?;
         file.sync_all()?;
+        // What the snapshot saw must be in the log too before it counts, for the case that it is damaged later.
+        self.drain();
         fs::rename(&path, self.directory.snapshot(number))?;
         self.directory.sync()?;
         self.snapshot_bytes = bytes;

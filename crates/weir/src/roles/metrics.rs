@@ -1,13 +1,12 @@
 //! `weir metrics`: scrape -> store -> PromQL -> the Kubernetes metric APIs.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde_json::Value;
 use tokio::net::TcpListener;
-use tokio_util::sync::CancellationToken;
 use weir_api::labels;
 use weir_api::mesh_status::ScrapeTarget;
 use weir_metrics_api::access::{Seen, StoreAccess};
@@ -24,15 +23,13 @@ use weir_scrape::{Health, TargetStatus, Targets};
 use weir_series::{Select, names};
 use weir_tsdb::{Options as StoreOptions, Tsdb};
 
-use super::{client, rules, until_signal};
+use super::{client, rules, storage, until_signal};
 use crate::args::{self, MetricsBackend};
 
 /// The port at which every proxy shows its series.
 const PROXY_METRICS_PORT: u16 = 8900;
 /// How long an Alertmanager may take.
 const ALERT_TIMEOUT: Duration = Duration::from_secs(10);
-/// How often the store drops what is older than its retention.
-const MAINTENANCE: Duration = Duration::from_secs(30);
 
 pub async fn run(arguments: args::Metrics) -> Result<()> {
     let client = client(&arguments.kubernetes).await?;
@@ -126,7 +123,7 @@ pub async fn run(arguments: args::Metrics) -> Result<()> {
             MetricsBackend::Prometheus => Arc::new(remote(&arguments.backend)?),
         };
         let answering = weir_metrics_api::run(api_server, client, figures, scraped, shutdown.clone());
-        let maintaining = maintain(store, shutdown);
+        let maintaining = storage::maintain(store, shutdown);
         let ((), (), (), (), (), answered) =
             tokio::join!(discovering, scraping, serving, evaluating, maintaining, answering);
         answered.context("metric APIs")
@@ -234,16 +231,4 @@ fn remote(arguments: &args::Backend) -> Result<Remote> {
     };
     let routes = arguments.urls.iter().map(route).collect::<Result<_>>()?;
     Remote::new(routes, EngineOptions::default()).context("--metrics-url")
-}
-
-async fn maintain(store: Arc<Tsdb>, shutdown: CancellationToken) {
-    let mut ticks = tokio::time::interval(MAINTENANCE);
-    loop {
-        tokio::select! {
-            _ = ticks.tick() => {}
-            () = shutdown.cancelled() => return,
-        }
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        store.maintain(i64::try_from(now.as_millis()).unwrap_or(i64::MAX));
-    }
 }

@@ -8,6 +8,7 @@ pub mod local;
 pub mod metrics;
 pub mod proxy;
 pub mod rules;
+mod storage;
 pub mod store;
 pub mod zipkin;
 

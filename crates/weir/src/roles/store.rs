@@ -1,62 +1,93 @@
-//! `weir store`: what a prometheus.yml says -> scrape -> store -> PromQL, alone, without Kubernetes.
+//! `weir store`: what a prometheus.yml says -> scrape -> store -> rules, PromQL; alone, without Kubernetes.
 //!
-//! The file is read again at SIGHUP; one that is wrong changes nothing but the log.
+//! The file is read again at SIGHUP and at `POST /-/reload`; one that is wrong changes nothing.
 
-use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+mod outgoing;
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use weir_promql::http_api::{self, Api, allow_all};
+use weir_promql::http_api::{self, Api, Status, allow_all};
+use weir_promql::remote::write::{Sender, Tee};
+use weir_promql::rules::Rules;
 use weir_promql::{Engine, Options as EngineOptions};
 use weir_scrape::Targets;
-use weir_scrape::config::Config;
+use weir_scrape::config::{Config, matching_files};
 use weir_scrape::discover::Clusters;
+use weir_series::Append;
 use weir_tsdb::{Options as StoreOptions, Tsdb};
 
-use super::{client, until_signal};
+use super::{client, storage, until_signal};
 use crate::args;
-
-/// How often the store drops what is older than its retention.
-const MAINTENANCE: Duration = Duration::from_secs(30);
 
 pub async fn run(arguments: args::Store) -> Result<()> {
     let config = Arc::new(Config::load(&arguments.config_file)?);
-    let (configs, scraped) = watch::channel(config);
-    let store = Arc::new(Tsdb::new(StoreOptions {
-        retention: arguments.retention,
-        max_series: arguments.max_series,
-        ..StoreOptions::default()
-    }));
+    let store = Arc::new(storage::open(options(&arguments, &config), arguments.path.as_deref())?);
     let engine = Engine::new(store.clone(), EngineOptions::default());
     let targets = Targets::new();
+    let senders = outgoing::senders(&config)?;
+    let into: Arc<dyn Append> = match senders.is_empty() {
+        true => store.clone(),
+        false => Arc::new(Tee::new(store.clone(), senders.clone())),
+    };
+    let rules = Rules::new(outgoing::rules(&config, arguments.listen_address)?).map_err(anyhow::Error::msg)?;
+    let (configs, scraped) = watch::channel(config.clone());
+    let reloader = Reloader {
+        file: arguments.config_file.clone(),
+        rules: rules.clone(),
+        configs,
+        reloading: Mutex::new(()),
+        succeeded: AtomicBool::new(true),
+        loaded_ms: AtomicI64::new(now_ms()),
+    };
+    reloader.load_rules(&config)?;
+    let reloader = Arc::new(reloader);
     let listener = TcpListener::bind(arguments.listen_address)
         .await
         .with_context(|| format!("cannot listen on {}", arguments.listen_address))?;
     tracing::info!(address = %arguments.listen_address, config = %arguments.config_file.display(), "serving");
     until_signal(|shutdown| async move {
+        let quit = arguments.enable_lifecycle.then(|| shutdown.clone());
+        let receiver = arguments.enable_receiver.then(|| into.clone());
         let api = Api {
             targets: {
                 let targets = targets.clone();
                 Arc::new(move || targets.to_json("any", ""))
             },
-            metrics: {
-                let store = store.clone();
-                Arc::new(move |out| store.render(out))
-            },
-            ..Api::new(engine)
+            metrics: figures(store.clone(), rules.clone(), senders.clone()),
+            rules: Some(rules.clone()),
+            receiver,
+            status: status(&reloader, &arguments),
+            control: control(reloader.clone(), quit),
+            ..Api::new(engine.clone())
         };
         let clusters = clusters(arguments.context.clone());
-        let scraping = weir_scrape::run(scraped, clusters, store.clone(), targets, shutdown.clone());
+        let scraping = weir_scrape::run(scraped, clusters, into.clone(), targets, shutdown.clone());
         let serving = http_api::serve(listener, api, allow_all(), shutdown.clone());
-        let reloading = reload(arguments, configs, shutdown.clone());
-        let ((), (), (), reloaded) = tokio::join!(scraping, serving, maintain(store, shutdown), reloading);
-        reloaded
+        let evaluating = rules.run(engine, into, shutdown.clone());
+        let sending = outgoing::run(senders, shutdown.clone());
+        let maintaining = storage::maintain(store, shutdown.clone());
+        let hanging_up = reload_at_hangup(reloader, shutdown);
+        let (.., hung_up) = tokio::join!(scraping, serving, evaluating, sending, maintaining, hanging_up);
+        hung_up
     })
     .await
+}
+
+fn options(arguments: &args::Store, config: &Config) -> StoreOptions {
+    StoreOptions {
+        retention: config.retention.unwrap_or(arguments.retention),
+        retention_bytes: config.retention_bytes.or(arguments.max_bytes),
+        max_series: arguments.max_series,
+        ..StoreOptions::default()
+    }
 }
 
 /// Clients for `kubernetes_sd_configs`, made when the first one is asked for.
@@ -70,36 +101,136 @@ fn clusters(cluster: Option<String>) -> Clusters {
     })
 }
 
-/// Reads the file again whenever SIGHUP comes.
-async fn reload(
-    arguments: args::Store,
+fn figures(store: Arc<Tsdb>, rules: Rules, senders: Vec<Sender>) -> http_api::SelfMetrics {
+    Arc::new(move |page| {
+        store.render(page);
+        rules.render(page);
+        for (at, sender) in senders.iter().enumerate() {
+            sender.render(page, at == 0);
+        }
+    })
+}
+
+/// Owner of the configuration in force.
+struct Reloader {
+    file: PathBuf,
+    rules: Rules,
     configs: watch::Sender<Arc<Config>>,
-    shutdown: CancellationToken,
-) -> Result<()> {
+    /// One at a time.
+    reloading: Mutex<()>,
+    succeeded: AtomicBool,
+    loaded_ms: AtomicI64,
+}
+
+impl Reloader {
+    /// Reads the file again. What is wrong with it changes nothing.
+    fn reload(&self) -> Result<()> {
+        let _one = self.reloading.lock().unwrap_or_else(PoisonError::into_inner);
+        let reloaded = self.try_reload();
+        self.succeeded.store(reloaded.is_ok(), Relaxed);
+        match &reloaded {
+            Ok(()) => {
+                self.loaded_ms.store(now_ms(), Relaxed);
+                tracing::info!("the configuration was read again");
+            }
+            Err(error) => tracing::error!("the configuration stays as it was: {error:#}"),
+        }
+        reloaded
+    }
+
+    fn try_reload(&self) -> Result<()> {
+        let config = Config::load(&self.file)?;
+        self.load_rules(&config)?;
+        let before = self.configs.borrow().clone();
+        if before.remote_write != config.remote_write
+            || before.alertmanagers != config.alertmanagers
+            || before.global.external_labels != config.global.external_labels
+        {
+            tracing::warn!("remote_write, alerting and external_labels are as they were until the next start");
+        }
+        self.configs.send_replace(Arc::new(config));
+        Ok(())
+    }
+
+    fn load_rules(&self, config: &Config) -> Result<()> {
+        let mut files = Vec::new();
+        for file in config.rule_files.iter().flat_map(|pattern| matching_files(pattern)) {
+            let text = std::fs::read_to_string(&file).with_context(|| format!("rule_files: {}", file.display()))?;
+            files.push((file.display().to_string(), text));
+        }
+        self.rules.load(&files).map_err(|problems| {
+            let all: Vec<String> = problems.iter().map(ToString::to_string).collect();
+            anyhow::anyhow!("rule_files: {}", all.join("; "))
+        })
+    }
+}
+
+/// `POST /-/reload`, and `/-/quit` where it is on.
+fn control(reloader: Arc<Reloader>, quit: Option<CancellationToken>) -> http_api::Control {
+    Arc::new(move |order| match (order, &quit) {
+        ("reload", _) => Some(
+            reloader
+                .reload()
+                .map_err(|error| format!("failed to reload: {error:#}")),
+        ),
+        ("quit", Some(shutdown)) => {
+            shutdown.cancel();
+            Some(Ok(()))
+        }
+        ("quit", None) => Some(Err(
+            "start with --web.enable-lifecycle to end the process this way".to_owned()
+        )),
+        _ => None,
+    })
+}
+
+fn status(reloader: &Arc<Reloader>, arguments: &args::Store) -> Status {
+    let (of_config, of_runtime) = (reloader.clone(), reloader.clone());
+    let retention = weir_scrape::config::units::duration_text(arguments.retention);
+    let flags = [
+        ("config.file", arguments.config_file.display().to_string()),
+        ("web.listen-address", arguments.listen_address.to_string()),
+        ("web.enable-lifecycle", arguments.enable_lifecycle.to_string()),
+        (
+            "web.enable-remote-write-receiver",
+            arguments.enable_receiver.to_string(),
+        ),
+        (
+            "storage.tsdb.path",
+            arguments
+                .path
+                .as_ref()
+                .map_or(String::new(), |p| p.display().to_string()),
+        ),
+        ("storage.tsdb.retention.time", retention.clone()),
+    ];
+    Status {
+        config: Arc::new(move || of_config.configs.borrow().text.clone()),
+        flags: flags.map(|(name, value)| (name.to_owned(), value)).into(),
+        runtime: Arc::new(move || {
+            serde_json::json!({
+                "storageRetention": retention,
+                "reloadConfigSuccess": of_runtime.succeeded.load(Relaxed),
+                "lastConfigTime": http_api::rfc3339(of_runtime.loaded_ms.load(Relaxed)),
+            })
+        }),
+        ..Status::default()
+    }
+}
+
+async fn reload_at_hangup(reloader: Arc<Reloader>, shutdown: CancellationToken) -> Result<()> {
     let mut hangup = signal(SignalKind::hangup()).context("SIGHUP handler")?;
     loop {
         tokio::select! {
             () = shutdown.cancelled() => return Ok(()),
             _ = hangup.recv() => {}
         }
-        match Config::load(&arguments.config_file) {
-            Ok(config) => {
-                tracing::info!("the configuration was read again");
-                configs.send_replace(Arc::new(config));
-            }
-            Err(error) => tracing::error!(%error, "the configuration stays as it was"),
-        }
+        // What went wrong is in the log.
+        let _ = reloader.reload();
     }
 }
 
-async fn maintain(store: Arc<Tsdb>, shutdown: CancellationToken) {
-    let mut ticks = tokio::time::interval(MAINTENANCE);
-    loop {
-        tokio::select! {
-            _ = ticks.tick() => {}
-            () = shutdown.cancelled() => return,
-        }
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        store.maintain(i64::try_from(now.as_millis()).unwrap_or(i64::MAX));
-    }
+fn now_ms() -> i64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(now.as_millis()).unwrap_or(i64::MAX)
 }

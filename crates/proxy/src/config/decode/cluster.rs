@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use envoy_types::pb::envoy::config::cluster::v3 as pb;
-use envoy_types::pb::envoy::config::core::v3::socket_option::Value;
+use envoy_types::pb::envoy::config::core::v3::socket_option::{SocketState, Value};
 use envoy_types::pb::envoy::config::core::v3::{BindConfig, SocketOption};
 use envoy_types::pb::envoy::extensions::upstreams::http::v3 as upstreams;
 
@@ -51,7 +51,6 @@ pub fn cluster(body: &[u8]) -> Decoded<ClusterSpec> {
             if refresh.is_some_and(|d| d < DNS_REFRESH_MIN) {
                 return reject("dns_refresh_rate", "must be at least 1 ms");
             }
-            rest.dns_lookup_family = 0;
             let targets = dns_endpoints(assignment).within("load_assignment")?;
             EndpointSource::Dns(Arc::new(targets), refresh.unwrap_or(DNS_REFRESH))
         }
@@ -69,6 +68,10 @@ pub fn cluster(body: &[u8]) -> Decoded<ClusterSpec> {
             EndpointSource::OriginalDst
         }
     };
+    // Said of a cluster without names, it means nothing.
+    if take(&mut rest.dns_lookup_family) == pb::cluster::DnsLookupFamily::V6Only as i32 {
+        return reject("dns_lookup_family", "must be AUTO, ALL, V4_ONLY or V4_PREFERRED");
+    }
     let metadata = rest.metadata.take();
     let policy = upstream::policy(&mut rest, kind, metadata.as_ref())?;
     let connect_timeout = optional_duration("connect_timeout", &rest.connect_timeout.take())?;
@@ -119,6 +122,7 @@ pub fn cluster(body: &[u8]) -> Decoded<ClusterSpec> {
 
 /// Fields that change nothing that this proxy promises.
 fn tuning(rest: &mut pb::Cluster) {
+    rest.upstream_connection_options = None;
     rest.alt_stat_name.clear();
     rest.per_connection_buffer_limit_bytes = None;
     rest.wait_for_warm_on_init = None;
@@ -151,6 +155,9 @@ fn socket_mark(option: &SocketOption) -> Decoded<u32> {
             "name",
             format!("level {level} name {name} is unknown; known is SO_MARK (level 1 name 36)"),
         );
+    }
+    if option.state != SocketState::StatePrebind as i32 {
+        return reject("state", "must be STATE_PREBIND");
     }
     match option.value {
         Some(Value::IntValue(value)) => {

@@ -127,7 +127,7 @@ fn port(field: &str, value: u32) -> Decoded<u16> {
 }
 
 /// Host and port of an address; other kinds than TCP are refused.
-fn host_and_port(address: Option<core::Address>) -> Decoded<(String, u16)> {
+pub(super) fn host_and_port(address: Option<core::Address>) -> Decoded<(String, u16)> {
     let Some(core::Address { address: Some(address) }) = address else {
         return reject("", "is missing; right would be socket_address {address, port_value}");
     };

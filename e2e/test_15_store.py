@@ -1,0 +1,172 @@
+"""`weir store` in the place of a Prometheus server: the same file, the same API, promtool as the client."""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import threading
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from conftest import free_port
+from harness import WEIR, tool
+
+PAGE = """# HELP requests_total All of them.
+# TYPE requests_total counter
+requests_total{code="200"} 7
+go_goroutines 3
+"""
+
+
+class Target(BaseHTTPRequestHandler):
+    """A page for those who know the password."""
+
+    def do_GET(self):
+        allowed = self.headers.get("Authorization") == "Basic dTpw"
+        body = PAGE.encode() if allowed else b"who are you?"
+        self.send_response(200 if allowed else 401)
+        self.send_header("Content-Type", "text/plain; version=0.0.4")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_):
+        pass
+
+
+class Store:
+    """A running `weir store`."""
+
+    def __init__(self, folder, config, *arguments):
+        self.port, self.config, self.log = free_port(), folder / "prometheus.yml", folder / "store.log"
+        self.config.write_text(config)
+        words = [str(WEIR), "store", f"--config.file={self.config}", f"--web.listen-address=127.0.0.1:{self.port}", *arguments]
+        with open(self.log, "ab") as log:
+            self.child = subprocess.Popen(words, stdout=log, stderr=log)
+
+    @property
+    def url(self):
+        return f"http://127.0.0.1:{self.port}"
+
+    def get(self, path, data=None):
+        with urllib.request.urlopen(self.url + path, data=data, timeout=10) as answer:
+            return answer.read().decode()
+
+    def value(self, query):
+        result = json.loads(self.get("/api/v1/query?" + urllib.parse.urlencode({"query": query})))["data"]["result"]
+        return [sample["value"][1] for sample in result]
+
+    def until(self, what, done, timeout=30):
+        end = time.monotonic() + timeout
+        while time.monotonic() < end:
+            assert self.child.poll() is None, self.log.read_text()
+            with contextlib.suppress(OSError, KeyError):
+                if done():
+                    return
+            time.sleep(0.1)
+        pytest.fail(f"not within {timeout} s: {what}\n{self.log.read_text()}")
+
+    def stop(self):
+        self.child.send_signal(signal.SIGTERM)
+        assert self.child.wait(20) == 0, self.log.read_text()
+
+
+@pytest.fixture
+def target():
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Target)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"127.0.0.1:{server.server_address[1]}"
+    server.shutdown()
+
+
+def configuration(target, rules=""):
+    return f"""
+global: {{scrape_interval: 500ms}}
+scrape_configs:
+- job_name: app
+  basic_auth: {{username: u, password: p}}
+  static_configs: [{{targets: ['{target}'], labels: {{team: a}}}}]
+  metric_relabel_configs: [{{source_labels: [__name__], regex: 'go_.*', action: drop}}]
+- job_name: stranger
+  static_configs: [{{targets: ['{target}']}}, {{targets: ['unwanted:1']}}]
+  relabel_configs: [{{source_labels: [__address__], regex: 'unwanted.*', action: drop}}]
+{rules}"""
+
+
+def test_a_prometheus_yml_is_scraped_and_answered(tmp_path, target):
+    store = Store(tmp_path, configuration(target))
+    try:
+        store.until("it is ready", lambda: store.get("/-/ready"))
+        store.until("both targets are judged", lambda: len(store.value("up")) == 2)
+        store.until("two scrapes", lambda: store.value('count_over_time(requests_total{job="app"}[1m])')[0] not in ("0", "1"))
+        assert store.value('up{job="app"}') == ["1"] and store.value('up{job="stranger"}') == ["0"]
+        assert store.value('requests_total{job="app",team="a",code="200"}') == ["7"]
+        assert store.value("go_goroutines") == []
+        assert store.value('scrape_samples_scraped{job="app"}') == ["2"]
+        assert store.value('scrape_samples_post_metric_relabeling{job="app"}') == ["1"]
+
+        targets = json.loads(store.get("/api/v1/targets"))["data"]
+        by_pool = {t["scrapePool"]: t for t in targets["activeTargets"]}
+        assert by_pool["app"]["health"] == "up" and by_pool["app"]["scrapeInterval"] == "500ms"
+        assert by_pool["app"]["discoveredLabels"]["__address__"] == target
+        assert "401" in by_pool["stranger"]["lastError"]
+        [dropped] = targets["droppedTargets"]
+        assert dropped["discoveredLabels"]["__address__"] == "unwanted:1" and targets["droppedTargetCounts"]["stranger"] == 1
+
+        said = subprocess.run(
+            [tool("promtool"), "query", "instant", store.url, "sum(requests_total)"], capture_output=True, text=True, timeout=30, check=True
+        )
+        assert "=> 7 @" in said.stdout
+    finally:
+        store.stop()
+
+
+def test_a_reload_keeps_what_is_good(tmp_path, target):
+    store = Store(tmp_path, configuration(target), "--web.enable-lifecycle")
+    try:
+        store.until("it scrapes", lambda: store.value('up{job="app"}') == ["1"])
+        store.config.write_text(configuration(target, rules="\nscrape_config: []\n"))
+        with pytest.raises(urllib.error.HTTPError) as refused:
+            store.get("/-/reload", data=b"")
+        assert refused.value.code == 500 and "scrape_config: there is no such field here" in refused.value.read().decode()
+        assert store.value('up{job="app"}') == ["1"]
+        store.config.write_text(configuration(target).replace("job_name: stranger", "job_name: other"))
+        store.child.send_signal(signal.SIGHUP)
+        store.until("the new job is scraped", lambda: store.value('up{job="other"}') == ["0"])
+        store.until("the old one has ended", lambda: store.value('up{job="stranger"}') == [])
+        assert "job_name: other" in json.loads(store.get("/api/v1/status/config"))["data"]["yaml"]
+        store.get("/-/quit", data=b"")
+        assert store.child.wait(20) == 0
+    finally:
+        if store.child.poll() is None:
+            store.stop()
+
+
+def test_what_is_stored_outlives_the_process(tmp_path, target):
+    arguments = [f"--storage.path={tmp_path / 'data'}", "--storage.retention=1d"]
+    store = Store(tmp_path, configuration(target), *arguments)
+    try:
+        store.until("it scrapes", lambda: store.value('requests_total{job="app"}') == ["7"])
+        asked = time.time()
+    finally:
+        store.stop()
+    again = Store(tmp_path, "scrape_configs: []\n", *arguments)
+    try:
+        again.until("it is ready", lambda: again.get("/-/ready"))
+        assert again.value(f'last_over_time(requests_total{{job="app"}}[1m] @ {asked:.3f})') == ["7"]
+    finally:
+        again.stop()
+
+
+def test_a_wrong_file_is_told_and_nothing_starts(tmp_path):
+    config = tmp_path / "prometheus.yml"
+    config.write_text("scrape_configs:\n- job_name: a\n  consul_sd_configs: [{server: x}]\n")
+    ended = subprocess.run([str(WEIR), "store", f"--config.file={config}"], capture_output=True, text=True, timeout=20, env={**os.environ})
+    assert ended.returncode == 1
+    assert f"{config}: scrape_configs[0].consul_sd_configs: is not supported; there are static_configs" in ended.stderr
