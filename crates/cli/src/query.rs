@@ -110,3 +110,6 @@ impl Query {
         )
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -10,8 +10,8 @@ use super::answer::{Answer, Series, number};
 const MAX_SERIES: usize = 8;
 /// Colours of series, as terminals number them.
 const COLOURS: [u8; MAX_SERIES] = [36, 33, 32, 35, 34, 31, 96, 93];
-/// Marks in the legend where there are no colours.
-const FIRST_DOT: u32 = 0x2800;
+/// The number of the character without dots.
+const NO_DOTS: u32 = 0x2800;
 
 /// The room there is.
 #[derive(Clone, Copy, Debug)]
@@ -186,7 +186,7 @@ impl Canvas {
     fn row(&self, line: usize, colours: bool) -> String {
         let mut out = String::new();
         for (dots, series) in &self.cells[line * self.width..(line + 1) * self.width] {
-            match char::from_u32(FIRST_DOT + u32::from(*dots)) {
+            match char::from_u32(NO_DOTS + u32::from(*dots)) {
                 Some(c) if *dots != 0 => out += &paint(&c.to_string(), *series, colours),
                 _ => out.push(' '),
             }

@@ -5,6 +5,7 @@ use crate::{Engine, Error};
 use bytes::Bytes;
 use http::{Response, StatusCode};
 use http_body_util::Full;
+use percent_encoding::percent_decode_str;
 use serde_json::json;
 use std::sync::{
     Arc,
@@ -103,7 +104,8 @@ fn of_series(engine: &Engine, counts: &Counts, path: &str, params: &Params) -> O
             if name.is_empty() || name.contains('/') {
                 return None;
             }
-            series::values(engine, name, params)
+            let name = percent_decode_str(name).decode_utf8_lossy();
+            series::values(engine, &name, params)
         }
     })
 }

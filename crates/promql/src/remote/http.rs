@@ -18,7 +18,7 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem:
 use std::{error::Error as StdError, path::PathBuf, sync::Arc, time::Duration};
 
 /// Bytes of an answer.
-const MAX_ANSWER_BYTES: usize = 256 << 20;
+const MAX_ANSWER_BYTES: usize = 64 << 20;
 /// Idle connections to one server.
 const MAX_IDLE: usize = 8;
 /// How long an idle connection is kept.

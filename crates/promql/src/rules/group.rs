@@ -221,9 +221,10 @@ fn write(
                 },
             };
             // What ends is not needed again.
-            match row.1.is_marker() {
-                true => drop(refs.remove(&row.0)),
-                false => drop(refs.insert(row.0.clone(), id)),
+            if row.1.is_marker() {
+                refs.remove(&row.0);
+            } else {
+                refs.insert(row.0.clone(), id);
             }
             match &row.1 {
                 Output::Float(value) => {

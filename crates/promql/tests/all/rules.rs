@@ -371,7 +371,7 @@ fn the_shipped_rules_are_good() {
 
     let end = end_ms(now_ms());
     let store = Arc::new(Tsdb::new(weir_tsdb::Options::default()));
-    for mut series in traffic(end).series {
+    for series in traffic(end).series {
         for direction in ["inbound", "outbound"] {
             let more = [
                 ("direction", direction),
@@ -379,8 +379,8 @@ fn the_shipped_rules_are_good() {
                 ("dst_deployment", "db"),
             ];
             let mut labels = series.labels.builder();
-            for (n, v) in more {
-                labels.set(n, v);
+            for (name, value) in more {
+                labels.set(name, value);
             }
             let labels = labels.build();
             let mut all = vec![labels.clone()];
@@ -393,7 +393,6 @@ fn the_shipped_rules_are_good() {
                 store.append(&batch, &mut Vec::new());
             }
         }
-        series.samples.clear();
     }
     let rules = rules(Config::default(), &text);
     rules.evaluate_all(end + 1, &engine(&store), store.as_ref());

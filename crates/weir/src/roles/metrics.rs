@@ -1,6 +1,5 @@
 //! `weir metrics`: scrape -> store -> PromQL -> the Kubernetes metric APIs.
 
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -89,17 +88,13 @@ pub async fn run(arguments: args::Metrics) -> Result<()> {
         let discovering = kubernetes::run(client.clone(), discovery, found, shutdown.clone());
         let for_prometheus = discovered.clone();
         // Where other servers give the figures, they scrape too.
-        let scraping: Pin<Box<dyn Future<Output = ()> + Send>> = match arguments.backend.metrics_backend {
-            MetricsBackend::Prometheus => Box::pin(std::future::ready(())),
-            MetricsBackend::Embedded => {
-                let (store, targets) = (store.clone(), targets.clone());
-                Box::pin(weir_scrape::run_job(
-                    scrape,
-                    discovered,
-                    store,
-                    targets,
-                    shutdown.clone(),
-                ))
+        let embedded = arguments.backend.metrics_backend == MetricsBackend::Embedded;
+        let scraping = {
+            let (store, targets, shutdown) = (store.clone(), targets.clone(), shutdown.clone());
+            async move {
+                if embedded {
+                    weir_scrape::run_job(scrape, discovered, store, targets, shutdown).await;
+                }
             }
         };
         let scraped: scrape_status::Targets = {
