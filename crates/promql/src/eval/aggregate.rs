@@ -1,11 +1,11 @@
 //! Aggregations: series are added to their groups as they come, so that only groups are held.
 
-use super::{Column, Evaluator, Grid, Output, Point, column::merge, group::Groups, math, native};
+use super::{Column, Evaluator, Grid, Output, Point, group::Groups, math, native};
 use crate::engine::Error;
 use promql_parser::parser::{AggregateExpr, Expr};
 use rapidhash::RapidHashMap;
 use std::sync::Arc;
-use weir_series::{Histogram, is_stale};
+use weir_series::{Histogram, Labels, is_stale};
 
 /// What a group is at one step while floats are added.
 trait Fold: Clone + Default {
@@ -261,6 +261,8 @@ impl Evaluator<'_> {
         }
         let mut groups = Groups::new(&aggregate.modifier);
         let mut index: RapidHashMap<(usize, String), usize> = RapidHashMap::default();
+        // Groups that differ in the label that is overwritten are one.
+        let mut by_labels: RapidHashMap<Labels, usize> = RapidHashMap::default();
         let mut out: Vec<Column> = Vec::new();
         self.feed(&aggregate.expr, grid, &mut |budget, identity, cells| {
             let group = groups.of(identity);
@@ -273,14 +275,19 @@ impl Evaluator<'_> {
                 let at = match index.get(&(group, value.clone())) {
                     Some(at) => *at,
                     None => {
-                        budget.charge(grid.steps)?;
-                        let labels = groups.labels[group]
-                            .builder()
-                            .set(label.as_str(), value.as_str())
-                            .build();
-                        index.insert((group, value), out.len());
-                        out.push(Column::absent(labels, grid));
-                        out.len() - 1
+                        let mut labels = groups.labels[group].builder();
+                        let labels = labels.set(label.as_str(), value.as_str()).build();
+                        let at = match by_labels.get(&labels) {
+                            Some(at) => *at,
+                            None => {
+                                budget.charge(grid.steps)?;
+                                by_labels.insert(labels.clone(), out.len());
+                                out.push(Column::absent(labels, grid));
+                                out.len() - 1
+                            }
+                        };
+                        index.insert((group, value), at);
+                        at
                     }
                 };
                 let count = &mut out[at].cells.values[step];
@@ -288,7 +295,7 @@ impl Evaluator<'_> {
             }
             Ok(())
         })?;
-        merge(out, &mut self.budget)
+        Ok(out)
     }
 }
 

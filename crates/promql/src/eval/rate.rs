@@ -99,7 +99,8 @@ fn histogram_difference(w: &Window, is_counter: bool, annotations: &mut Annotati
     if is_counter && w.histograms.iter().any(gauge) {
         annotations.not_counter(w.metric());
     }
-    if !is_counter && !(gauge(first) && last.reset == ResetHint::Gauge) {
+    let both_gauges = gauge(first) && last.reset == ResetHint::Gauge;
+    if !is_counter && !both_gauges {
         annotations.not_gauge(w.metric());
     }
     let custom = native::is_custom(last);

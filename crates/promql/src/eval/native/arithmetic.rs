@@ -53,6 +53,11 @@ pub(crate) fn scale(h: &Histogram, factor: f64) -> Histogram {
     out
 }
 
+/// Not so of NaN, which no widening would make equal to anything.
+fn differ(a: f64, b: f64) -> bool {
+    a.partial_cmp(&b).is_some_and(|order| order.is_ne())
+}
+
 fn combine(a: &Histogram, b: &Histogram, sign: f64) -> Result<Combined, Incompatible> {
     if is_custom(a) != is_custom(b) {
         return Err(Incompatible);
@@ -67,7 +72,7 @@ fn combine(a: &Histogram, b: &Histogram, sign: f64) -> Result<Combined, Incompat
         }
     } else {
         // Widening one zero bucket may cut a bucket of the other and widen that one further.
-        while left.zero_threshold < right.zero_threshold || left.zero_threshold > right.zero_threshold {
+        while differ(left.zero_threshold, right.zero_threshold) {
             let threshold = left.zero_threshold.max(right.zero_threshold);
             left = Cow::Owned(with_zero_threshold(&left, threshold));
             right = Cow::Owned(with_zero_threshold(&right, threshold));
