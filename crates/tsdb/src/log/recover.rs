@@ -372,7 +372,10 @@ mod tests {
                 let mut bytes = LOG.to_vec();
                 bytes[at] ^= 1 << bit;
                 let (_, good, length) = replay(frame::LOG, &bytes);
-                assert!(good < length && good <= at as u64 + 7, "bit {bit} of byte {at}: good up to {good}");
+                assert!(
+                    good < length && good <= at as u64 + 7,
+                    "bit {bit} of byte {at}: good up to {good}"
+                );
             }
             let (head, good, length) = replay(frame::LOG, &LOG[..at]);
             assert!(good <= length && head.index().len() <= 4);
