@@ -46,7 +46,7 @@ fn main() {
             batch.clear();
             for id in target {
                 // One counter in eight moves, by a few.
-                let moves = if id.0 % 8 == 0 {
+                let moves = if id.0.is_multiple_of(8) {
                     scrape as u64 * (id.0 % 13 + 1)
                 } else {
                     0
@@ -149,7 +149,7 @@ fn resolve(db: &Tsdb, n: usize) -> SeriesRef {
     let (le, pod_name) = (format!("{}", 1 << (le / 2)), format!("web-{pod}-6d4cf56db6-x{pod:04}"));
     let (deployment, dst) = (format!("web-{}", pod / 10), format!("svc-{}", destination % 500));
     let dst_pod = format!("{dst}-7f9d9c7bdc-{destination}");
-    let half = if n % 2 == 0 { "outbound" } else { "inbound" };
+    let half = if n.is_multiple_of(2) { "outbound" } else { "inbound" };
     let mut pairs = [
         ("__name__", "latency_bucket"),
         ("authority", &dst),

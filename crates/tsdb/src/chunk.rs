@@ -122,7 +122,7 @@ impl Chunk {
     #[inline]
     fn grow(&mut self) {
         if self.bytes.capacity() - self.bytes.len() < 8 {
-            self.bytes.reserve_exact(16.max(self.bytes.len() / 4 & !7));
+            self.bytes.reserve_exact(16.max((self.bytes.len() / 4) & !7));
         }
     }
 

@@ -20,6 +20,7 @@ mod stats;
 mod store;
 mod varint;
 
+pub use index::Counts;
 pub use log::{Damage, OpenError, Recovery, Status};
 pub use options::{Options, Storage};
 pub use stats::Stats;

@@ -1,6 +1,7 @@
 //! The store as others know it: the two seams over the head.
 
 use crate::head::{Head, now_ms};
+use crate::index::Counts;
 use crate::log::directory::Directory;
 use crate::log::queue::Queue;
 use crate::log::writer::{Board, Writer};
@@ -100,7 +101,7 @@ impl Tsdb {
     }
 
     /// The label names with the most values, and the pairs `name=value` with the most series; the largest first.
-    pub fn largest(&self, limit: usize) -> (Vec<(String, usize)>, Vec<(String, usize)>) {
+    pub fn largest(&self, limit: usize) -> (Counts, Counts) {
         self.head.index().largest(limit)
     }
 

@@ -17,6 +17,9 @@ use std::hash::BuildHasher;
 /// Number of a series, in the order of their making; never used twice.
 pub(crate) type Id = u64;
 
+/// What there is most of, the largest first.
+pub type Counts = Vec<(String, usize)>;
+
 /// A table is grown in one go: many small ones never stop anybody for long.
 const TABLES: usize = 64;
 
@@ -294,7 +297,7 @@ impl Index {
     }
 
     /// Label names and values with the most series, the largest first, for those who look for what costs most.
-    pub fn largest(&self, limit: usize) -> (Vec<(String, usize)>, Vec<(String, usize)>) {
+    pub fn largest(&self, limit: usize) -> (Counts, Counts) {
         let values = self.names.iter().map(|n| (n.text.to_string(), n.values.len()));
         let pairs = self.pairs.iter().filter(|p| p.postings.len() > 0).map(|p| {
             let series = p.postings.len() - p.gone as usize;
@@ -316,7 +319,7 @@ impl Index {
     }
 }
 
-fn top(mut all: Vec<(String, usize)>, limit: usize) -> Vec<(String, usize)> {
+fn top(mut all: Counts, limit: usize) -> Counts {
     all.sort_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
     all.truncate(limit);
     all

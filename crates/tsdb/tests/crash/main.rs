@@ -120,6 +120,14 @@ fn kill_and_damage(data: Data, rounds: u64) {
         let db = Tsdb::open(options(), storage(path)).expect("the store opens, whatever its files hold");
         let recovery = db.status().expect("a store on a disk").recovery;
         let found = read(&db);
+        if damage.is_some() {
+            // Two snapshots, so that no damaged file is left: two damages of different rounds may cost what one may not.
+            assert!(
+                db.close(PATIENCE) && db.close(PATIENCE),
+                "no snapshot: {:?}",
+                db.status()
+            );
+        }
         drop(db);
         let context = format!("round {round}, seed {}, {damage:?}, {recovery:#?}", data.seed);
         if let Some(safe) = safe {
