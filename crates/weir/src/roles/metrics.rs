@@ -7,7 +7,6 @@ use anyhow::{Context, Result};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde_json::Value;
 use tokio::net::TcpListener;
-use tokio_util::sync::CancellationToken;
 use weir_api::labels;
 use weir_api::mesh_status::ScrapeTarget;
 use weir_metrics_api::access::StoreAccess;
