@@ -122,7 +122,7 @@ fn share(value: f64, low: f64, high: f64) -> f64 {
     if high > low { (value - low) / (high - low) } else { 0.5 }
 }
 
-/// At the top, in the middle and at the bottom.
+/// At the top and at the bottom; in the middle where there is one.
 fn label(line: usize, height: usize, low: f64, high: f64) -> String {
     if line == 0 {
         return number(high);
@@ -130,8 +130,8 @@ fn label(line: usize, height: usize, low: f64, high: f64) -> String {
     if line + 1 == height {
         return number(low);
     }
-    if line == height / 2 {
-        return number(low + (high - low) * (1.0 - line as f64 / (height - 1) as f64));
+    if height % 2 == 1 && line == height / 2 {
+        return number((low + high) / 2.0);
     }
     String::new()
 }

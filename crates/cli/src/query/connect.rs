@@ -31,7 +31,6 @@ pub struct Store {
 pub struct Open {
     client: kube::Client,
     url: String,
-    base: String,
 }
 
 impl Store {
@@ -41,7 +40,6 @@ impl Store {
             .url
             .parse()
             .map_err(|e| Error::Usage(format!("--url {}: {e}; write http://host:port", self.url)))?;
-        let base = url.path().trim_end_matches('/').to_owned();
         let mut config = kube::Config::new(url);
         config.read_timeout = Some(ANSWER_TIMEOUT);
         config.default_retry = false;
@@ -56,7 +54,6 @@ impl Store {
         Ok(Open {
             client,
             url: self.url.clone(),
-            base,
         })
     }
 }
@@ -78,7 +75,8 @@ impl Open {
                 self.url
             ))
         };
-        let request = http::Request::get(format!("{}{path}", self.base)).body(kube::client::Body::empty());
+        // A path of the URL itself is put before this one by the client.
+        let request = http::Request::get(path).body(kube::client::Body::empty());
         let request = request.map_err(|e| Error::Usage(e.to_string()))?;
         let exchange = async {
             let response = self
