@@ -47,7 +47,7 @@ pub async fn run(
     let mut running: BTreeMap<String, Running> = BTreeMap::new();
     loop {
         let wanted = config.borrow_and_update().clone();
-        let is_same = |old: &Running| wanted.jobs.iter().any(|job| *job == old.job);
+        let is_same = |old: &Running| wanted.jobs.contains(&old.job);
         let (kept, over): (BTreeMap<_, _>, BTreeMap<_, _>) = running.into_iter().partition(|(_, old)| is_same(old));
         running = kept;
         for (name, old) in over {

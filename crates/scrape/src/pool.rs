@@ -9,7 +9,7 @@ use crate::{
     target::Identity,
 };
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, btree_map::Entry},
     hash::{Hash, Hasher},
     sync::Arc,
     time::{Duration, SystemTime},
@@ -59,9 +59,8 @@ pub(crate) async fn run(
         for (identity, target) in wanted {
             let (interval, timeout) = context.times(target);
             context.targets.insert(&pool, target, interval, timeout);
-            if !running.contains_key(&identity) {
-                let gone = CancellationToken::new();
-                running.insert(identity, gone.clone());
+            if let Entry::Vacant(vacant) = running.entry(identity) {
+                let gone = vacant.insert(CancellationToken::new()).clone();
                 loops.spawn(scrape_loop(context.clone(), target.clone(), gone, stop.clone()));
             }
         }

@@ -67,7 +67,7 @@ pub fn cells(mut text: &str) -> Vec<Option<Cell>> {
                 .split_once("}}")
                 .unwrap_or_else(|| panic!("{text:?}: no end of the histogram"));
             let end = rest.find(' ').unwrap_or(rest.len());
-            let times = rest[..end].strip_prefix('x').map_or(0, |n| count(n));
+            let times = rest[..end].strip_prefix('x').map_or(0, count);
             let cell = Cell::Histogram(Arc::new(histogram(body)));
             out.extend(vec![Some(cell); times + 1]);
             text = &rest[end..];

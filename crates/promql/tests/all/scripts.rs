@@ -127,8 +127,8 @@ fn series(line: &str) -> (Labels, Vec<Option<Cell>>) {
         .unwrap_or_else(|| panic!("no series in {line:?}"))
         .unwrap_or_else(|e| panic!("{line:?}: {e}"));
     let name = if lent { "" } else { entry.name };
-    let pairs = entry.labels().map(|(n, v)| (n.to_owned(), v.into_owned()));
-    let labels = Labels::new(pairs.chain([("__name__".into(), name.to_owned())]));
+    let pairs = entry.labels().map(|(n, v)| (n.into_owned(), v.into_owned()));
+    let labels = Labels::new(pairs.chain([("__name__".to_owned(), name.to_owned())]));
     (labels, literal::cells(values))
 }
 

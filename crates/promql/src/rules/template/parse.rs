@@ -14,9 +14,9 @@ pub(super) fn template(text: &str) -> Result<Vec<Node>, String> {
     };
     let (nodes, end) = parser.block(0)?;
     match end {
-        End::Text => Ok(nodes),
-        End::End => Err("{{ end }} without a block".into()),
-        End::Else(_) => Err("{{ else }} without {{ if }}".into()),
+        Closed::Text => Ok(nodes),
+        Closed::Close => Err("{{ end }} without a block".into()),
+        Closed::Else(_) => Err("{{ else }} without {{ if }}".into()),
     }
 }
 
@@ -73,9 +73,10 @@ fn action_end(text: &str) -> Option<usize> {
     None
 }
 
-enum End {
+/// What ended a run of nodes.
+enum Closed {
     Text,
-    End,
+    Close,
     Else(String),
 }
 
@@ -85,7 +86,7 @@ struct Parser {
 }
 
 impl Parser {
-    fn block(&mut self, depth: usize) -> Result<(Vec<Node>, End), String> {
+    fn block(&mut self, depth: usize) -> Result<(Vec<Node>, Closed), String> {
         if depth > MAX_DEPTH {
             return Err(format!("blocks are nested deeper than {MAX_DEPTH}"));
         }
@@ -93,7 +94,7 @@ impl Parser {
         let mut nodes = Vec::new();
         let end = loop {
             let action = match self.pieces.next() {
-                None => break End::Text,
+                None => break Closed::Text,
                 Some(Piece::Text(text)) => {
                     if !text.is_empty() {
                         nodes.push(Node::Text(text));
@@ -104,8 +105,8 @@ impl Parser {
             };
             let (word, rest) = action.split_once(char::is_whitespace).unwrap_or((&action, ""));
             match word {
-                "end" if rest.is_empty() => break End::End,
-                "else" => break End::Else(rest.trim().to_owned()),
+                "end" if rest.is_empty() => break Closed::Close,
+                "else" => break Closed::Else(rest.trim().to_owned()),
                 "if" => nodes.push(self.condition(rest, depth)?),
                 "with" => nodes.push(self.with(rest, depth)?),
                 "range" => nodes.push(self.range(rest, depth)?),
@@ -127,20 +128,20 @@ impl Parser {
             self.variables.truncate(known);
             branches.push((pipeline, body));
             match end {
-                End::End => return Ok(Node::If(branches, Vec::new())),
-                End::Else(rest) if rest.is_empty() => return Ok(Node::If(branches, self.last_block(depth)?)),
-                End::Else(rest) => match rest.strip_prefix("if ") {
+                Closed::Close => return Ok(Node::If(branches, Vec::new())),
+                Closed::Else(rest) if rest.is_empty() => return Ok(Node::If(branches, self.last_block(depth)?)),
+                Closed::Else(rest) => match rest.strip_prefix("if ") {
                     Some(next) => condition = next.to_owned(),
                     None => return Err(format!("{{{{ else {rest} }}}} is not supported")),
                 },
-                End::Text => return Err("{{ if }} without {{ end }}".into()),
+                Closed::Text => return Err("{{ if }} without {{ end }}".into()),
             }
         }
     }
 
     fn last_block(&mut self, depth: usize) -> Result<Vec<Node>, String> {
         match self.block(depth + 1)? {
-            (nodes, End::End) => Ok(nodes),
+            (nodes, Closed::Close) => Ok(nodes),
             _ => Err("{{ else }} without {{ end }}".into()),
         }
     }
@@ -148,10 +149,10 @@ impl Parser {
     /// The body of `with` or `range`, and what stands behind `else`.
     fn bodies(&mut self, depth: usize) -> Result<(Vec<Node>, Vec<Node>), String> {
         match self.block(depth + 1)? {
-            (body, End::End) => Ok((body, Vec::new())),
-            (body, End::Else(rest)) if rest.is_empty() => Ok((body, self.last_block(depth)?)),
-            (_, End::Else(rest)) => Err(format!("{{{{ else {rest} }}}} is not supported")),
-            (_, End::Text) => Err("a block without {{ end }}".into()),
+            (body, Closed::Close) => Ok((body, Vec::new())),
+            (body, Closed::Else(rest)) if rest.is_empty() => Ok((body, self.last_block(depth)?)),
+            (_, Closed::Else(rest)) => Err(format!("{{{{ else {rest} }}}} is not supported")),
+            (_, Closed::Text) => Err("a block without {{ end }}".into()),
         }
     }
 
