@@ -1,9 +1,10 @@
-//! The allocator of all roles, and its settings for those that run many times over.
+//! The allocator of all roles, and its settings for those that run many times over or are judged by what they hold.
 //!
 //! Enters: which role it is. Leaves: at most a second start of this program, with settings in its environment.
 //!
 //! As it comes the allocator asks for huge pages, so that a heap of 600 kB takes 8 MB, and keeps what was freed for a
-//! second and then until something else is freed: a proxy that read a large configuration keeps three times its size.
+//! second and then until something else is freed: a proxy that read a large configuration keeps three times its size, and a
+//! store of 100,000 series takes 77 MB in place of 53, at the same CPU.
 //! It reads its settings before `main`, from the environment alone.
 
 use std::os::unix::process::CommandExt;

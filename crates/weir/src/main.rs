@@ -35,8 +35,8 @@ fn main() -> ExitCode {
     match arguments.get(1).map(String::as_str) {
         Some("container-init") => return weir_local::launch::container_init(&arguments[2..]),
         Some("container-exec") => return weir_local::launch::container_exec(&arguments[2..]),
-        // One in each pod.
-        Some("proxy" | "envoy-supervisor") => allocator::frugal(),
+        // One in each pod, and those that hold much.
+        Some("proxy" | "envoy-supervisor" | "gateway" | "metrics" | "store") => allocator::frugal(),
         _ => {}
     }
     // Fails only when a provider is installed already, which then is the same one.
