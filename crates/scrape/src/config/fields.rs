@@ -146,6 +146,14 @@ impl Fields {
         }
     }
 
+    /// A switch that stands where it stands: the other position is refused.
+    pub fn always(&mut self, field: &'static str, position: bool, why: &str) -> Read<()> {
+        match self.flag(field)? {
+            Some(asked) if asked != position => Err(self.error(field, format!("{asked} is not supported; {why}"))),
+            _ => Ok(()),
+        }
+    }
+
     /// Refuses what nobody asked for.
     pub fn finish(self) -> Read<()> {
         match self.left.keys().next() {

@@ -219,7 +219,15 @@ fn read_global(fields: Option<Fields>) -> Result<(Global, Defaults), ConfigError
         Err(fields.error("query_log_file", "is not supported; the store keeps no log of queries"))
     })?;
     fields.unsupported("scrape_failure_log_file", "failures stand in /api/v1/targets")?;
-    fields.take("rule_query_offset");
+    if fields
+        .duration("rule_query_offset")?
+        .is_some_and(|offset| !offset.is_zero())
+    {
+        return Err(fields.error(
+            "rule_query_offset",
+            "is not supported; there is query_offset in each group of rules",
+        ));
+    }
     fields.finish()?;
     Ok((global, defaults))
 }

@@ -90,10 +90,17 @@ fn read_one(mut fields: Fields, folder: &Path) -> Result<RemoteWrite, ConfigErro
         metadata_interval,
         url,
     };
-    // Native histograms are always sent; there are no exemplars to send.
-    fields.flag("send_native_histograms")?;
-    fields.flag("send_exemplars")?;
-    fields.flag("round_robin_dns")?;
+    fields.always(
+        "send_native_histograms",
+        true,
+        "they are sent; write_relabel_configs can drop them",
+    )?;
+    fields.always("send_exemplars", false, "there are no exemplars to send")?;
+    fields.always(
+        "round_robin_dns",
+        false,
+        "connections go to the first address that takes them",
+    )?;
     for field in ["azuread", "google_iam"] {
         fields.unsupported(field, "use authorization with credentials_file")?;
     }
@@ -123,7 +130,7 @@ fn read_queue(fields: &mut Fields) -> Result<Queue, ConfigError> {
         min_backoff: queue.duration("min_backoff")?,
         max_backoff: queue.duration("max_backoff")?,
     };
-    queue.flag("retry_on_http_429")?;
+    queue.always("retry_on_http_429", true, "what is refused so is sent again later")?;
     queue.unsupported("sample_age_limit", "a full queue drops its oldest samples")?;
     queue.finish()?;
     Ok(read)

@@ -79,6 +79,22 @@ fn what_is_wrong_is_named_with_its_path() {
             "remote_read: is not supported; a store answers from what it holds itself",
         ),
         (
+            "global: {rule_query_offset: 1m}",
+            "global.rule_query_offset: is not supported; there is query_offset in each group",
+        ),
+        (
+            "remote_write: [{url: 'http://x/', send_exemplars: true}]",
+            "remote_write[0].send_exemplars: true is not supported; there are no exemplars",
+        ),
+        (
+            "remote_write: [{url: 'http://x/', send_native_histograms: false}]",
+            "remote_write[0].send_native_histograms: false is not supported; they are sent",
+        ),
+        (
+            "remote_write: [{url: 'http://x/', queue_config: {retry_on_http_429: false}}]",
+            "remote_write[0].queue_config.retry_on_http_429: false is not supported",
+        ),
+        (
             "scrape_config: []",
             "scrape_config: there is no such field here; there are alerting, global, remote_write, rule_files, scrape_config_files, scrape_configs, storage",
         ),
