@@ -1,3 +1,5 @@
+//! Texts of a prometheus.yml: what they mean, and what is said of wrong ones.
+
 use super::*;
 
 fn error(text: &str) -> String {

@@ -1,3 +1,5 @@
+//! Requests against servers of a few lines: credentials, redirects, limits, gzip.
+
 use super::*;
 
 #[test]

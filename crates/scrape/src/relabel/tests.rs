@@ -1,3 +1,5 @@
+//! A table of rules: labels in, labels out.
+
 use super::*;
 use crate::config::Fields;
 

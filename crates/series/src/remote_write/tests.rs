@@ -1,3 +1,5 @@
+//! Round trips of both versions, and hostile bytes.
+
 use super::*;
 use crate::{Buckets, CUSTOM_BUCKETS_SCHEMA, Histogram, HistogramSample, Labels, ResetHint, Sample, Span, stale_nan};
 use proptest::prelude::*;

@@ -1,3 +1,5 @@
+//! Series come and go; look-ups and matchers see just those that are there.
+
 use super::*;
 use proptest::prelude::*;
 use weir_series::{MatchOp, Matcher};

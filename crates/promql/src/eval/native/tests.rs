@@ -1,3 +1,5 @@
+//! Native histograms by hand: bounds, sums of different resolutions, zero buckets, resets.
+
 use super::*;
 
 fn exponential(schema: i8, offset: i32, counts: &[f64]) -> Histogram {

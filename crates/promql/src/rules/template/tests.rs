@@ -1,3 +1,5 @@
+//! Templates and what they become, and what is refused by name.
+
 use super::*;
 use weir_series::Labels;
 

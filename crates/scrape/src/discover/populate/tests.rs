@@ -1,3 +1,5 @@
+//! Labels before and after relabelling, and the target they make.
+
 use super::*;
 use crate::config::Config;
 use std::path::Path;

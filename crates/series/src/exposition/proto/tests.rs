@@ -1,3 +1,5 @@
+//! Encoded metric families, and the samples and histograms in them.
+
 use super::*;
 use proptest::prelude::*;
 

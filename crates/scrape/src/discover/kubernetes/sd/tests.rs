@@ -1,3 +1,5 @@
+//! Objects of each role, and the targets with labels that they become.
+
 use super::*;
 use serde_json::{Value, json};
 
