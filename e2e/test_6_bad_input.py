@@ -115,3 +115,14 @@ def test_broken_scrape_target(mesh, namespace, client, behaviour):
     wait_until("a row of weir check that names it", lambda: f"{namespace}/{behaviour}" in problem_rows(mesh) or behaviour in problem_rows(mesh), 20, 0.5)
     assert mesh.value(f'up{{namespace="{namespace}",pod="{client}"}}') == 1
     mesh.kubectl("delete", "pod", behaviour, "-n", namespace, "--grace-period=0", "--force")
+
+
+def test_unknown_kind(mesh, namespace):
+    """Told as by any Kubernetes, not as a fault of the server's schemas."""
+    done = mesh.kubectl_process("apply", "-n", namespace, "-f", "-", input="""
+apiVersion: nobody.example/v1
+kind: Widget
+metadata: {name: lonely}
+""")
+    assert done.returncode == 1
+    assert 'no matches for kind "Widget" in version "nobody.example/v1"' in done.stderr, done.stderr

@@ -132,7 +132,7 @@ fn other(api: &Api, path: &str, request: Request<Incoming>) -> Result<Response<B
         "" => {
             return Ok(answer::json(
                 200,
-                &json!({"paths": ["/api", "/api/v1", "/apis", "/healthz", "/livez", "/openapi/v3", "/readyz", "/version"]}),
+                &json!({"paths": ["/api", "/api/v1", "/apis", "/healthz", "/livez", "/openapi/v2", "/openapi/v3", "/readyz", "/version"]}),
             ));
         }
         _ => {}
@@ -141,7 +141,7 @@ fn other(api: &Api, path: &str, request: Request<Incoming>) -> Result<Response<B
         return found;
     }
     if path.starts_with("/openapi/") {
-        return openapi::serve(api, path);
+        return openapi::serve(api, path, request.headers());
     }
     Err(ApiError::no_such_path())
 }

@@ -49,7 +49,7 @@ mod write;
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
 use rustls::ClientConfig;
@@ -123,6 +123,9 @@ pub enum Error {
 struct Api {
     store: Arc<Store>,
     registry: ArcSwap<Registry>,
+    /// Held from the reading of the definitions to the registry's replacement: of two writers at once, the one that read
+    /// first must not replace what the other has made.
+    reloading: Mutex<()>,
     rbac: Rbac,
     tokens: Tokens,
     aggregator: Aggregator,
@@ -147,6 +150,7 @@ impl Api {
         let (network, prefix) = config.service_cidr;
         let api = Self {
             registry: ArcSwap::from_pointee(Registry::new(Vec::new())),
+            reloading: Mutex::new(()),
             rbac: Rbac::new(store.clone()),
             tokens: Tokens::new(&pki, store.clone())?,
             aggregator: Aggregator::new(),
@@ -179,6 +183,7 @@ impl Api {
     }
 
     fn reload_definitions(&self) {
+        let _one_at_a_time = self.reloading.lock().unwrap_or_else(PoisonError::into_inner);
         let definitions = self.store.list(DEFINITIONS, None).1;
         let custom = definitions.iter().flat_map(|d| crd::resources(&d.value())).collect();
         self.registry.store(Arc::new(Registry::new(custom)));

@@ -1,22 +1,24 @@
 //! OpenAPI: as much as kubectl reads: which kinds there are, that their writes take `fieldValidation` and `dryRun`,
 //! and the schemas of custom resources.
 
-use http::Response;
+use http::{HeaderMap, Response, header};
+use prost::Message;
 use serde_json::{Map, Value, json};
 
 use super::Api;
 use super::error::{ApiError, Result};
-use super::http::{Body, json as reply_json};
+use super::http::{Body, header_text, json as reply_json, reply};
 use super::registry::{Resource, Source};
 
 /// Answers a path below `/openapi`.
-pub fn serve(api: &Api, path: &str) -> Result<Response<Body>> {
+pub fn serve(api: &Api, path: &str, headers: &HeaderMap) -> Result<Response<Body>> {
     let rest = path.trim_start_matches("/openapi/").trim_end_matches('/');
-    if rest == "v3" {
-        return Ok(reply_json(200, &index(api)));
+    match rest {
+        "v3" => return Ok(reply_json(200, &index(api))),
+        "v2" => return Ok(v2(headers)),
+        _ => {}
     }
     let Some(group_path) = rest.strip_prefix("v3/") else {
-        // The older form is a protobuf for kubectl; it then uses v3.
         return Err(ApiError::no_such_path());
     };
     let (group, version) = match group_path.split('/').collect::<Vec<_>>().as_slice() {
@@ -43,6 +45,40 @@ pub fn serve(api: &Api, path: &str) -> Result<Response<Body>> {
         &json!({"openapi": "3.0.0", "info": {"title": "Kubernetes", "version": super::VERSION},
             "paths": paths, "components": {"schemas": schemas}}),
     ))
+}
+
+/// The older form, as a document without paths. kubectl asks for it only where v3 does not know a kind; finding nothing
+/// here either, it goes on to say that there is no such kind.
+fn v2(headers: &HeaderMap) -> Response<Body> {
+    /// The fields of gnostic's `openapi.v2.Document` that are filled.
+    #[derive(Clone, PartialEq, Message)]
+    struct Document {
+        #[prost(string, tag = "1")]
+        swagger: String,
+        #[prost(message, optional, tag = "2")]
+        info: Option<Info>,
+    }
+    #[derive(Clone, PartialEq, Message)]
+    struct Info {
+        #[prost(string, tag = "1")]
+        title: String,
+        #[prost(string, tag = "2")]
+        version: String,
+    }
+
+    let (swagger, title, version) = ("2.0".to_owned(), "Kubernetes".to_owned(), super::VERSION.to_owned());
+    if header_text(headers, header::ACCEPT).contains("application/com.github.proto-openapi.spec.v2@v1.0+protobuf") {
+        let info = Some(Info { title, version });
+        return reply(
+            200,
+            "application/com.github.proto-openapi.spec.v2.v1.0+protobuf",
+            Document { swagger, info }.encode_to_vec(),
+        );
+    }
+    reply_json(
+        200,
+        &json!({"swagger": swagger, "info": {"title": title, "version": version}, "paths": {}, "definitions": {}}),
+    )
 }
 
 fn index(api: &Api) -> Value {

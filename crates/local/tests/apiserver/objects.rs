@@ -353,6 +353,42 @@ async fn custom_resources_are_checked_served_and_printed() {
     .await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn definitions_written_at_once_are_all_served() {
+    let server = Server::start();
+    let client = server.admin().await;
+    for round in 0..20 {
+        let plurals: Vec<String> = (0..8).map(|n| format!("kind{round}x{n}s")).collect();
+        let writes = plurals.iter().map(|plural| {
+            let (client, plural) = (client.clone(), plural.clone());
+            tokio::spawn(async move {
+                let definition = json!({"apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
+                    "metadata": {"name": format!("{plural}.many.dev")}, "spec": {"group": "many.dev", "scope": "Namespaced",
+                    "names": {"plural": plural, "kind": plural.to_uppercase()}, "versions": [{"name": "v1", "served": true,
+                        "storage": true, "schema": {"openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": true}}}]}});
+                let path = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
+                call(&client, "POST", path, &[], &definition).await.0
+            })
+        });
+        for write in writes.collect::<Vec<_>>() {
+            assert_eq!(write.await.unwrap(), 201);
+        }
+        let (_, found) = call(&client, "GET", "/apis/many.dev/v1", &[], &Value::Null).await;
+        let served: Vec<&str> = found["resources"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .filter_map(|r| r["name"].as_str())
+            .collect();
+        for plural in &plurals {
+            assert!(
+                served.contains(&plural.as_str()),
+                "round {round}: {plural} is not among {served:?}"
+            );
+        }
+    }
+}
+
 #[tokio::test]
 async fn both_event_groups_show_the_same_events() {
     let server = Server::start();
