@@ -38,8 +38,16 @@ class Died(Exception):
     """`weir up` ended while a test needed it: no wait goes on."""
 
 
+# What a wait may take is written down for a machine that does nothing else; on a busy one it takes longer, and that is no fault.
+PATIENCE = 4
+
+
 def wait_until(what: str, probe, timeout: float = 30.0, interval: float = 0.1):
-    """Calls probe() until it returns something true and returns that. Exceptions count as "not yet"."""
+    """Calls probe() until it returns something true and returns that. Exceptions count as "not yet".
+
+    `timeout`: seconds that it may take on an idle machine.
+    """
+    timeout *= PATIENCE
     deadline = time.monotonic() + timeout
     last = None
     while True:

@@ -29,8 +29,8 @@ class Case:
 
 
 CASES = [
-    # The control plane's configuration against the leanest one, and metrics on against off, are told apart in this case.
-    Case("h1_32", "http1", 32, peers=[*ALL, "weir_lean", "weir_quiet"]),
+    # All filters against the leanest configuration, and metrics on against off, are told apart in this case.
+    Case("h1_32", "http1", 32, peers=[*ALL, "weir_lean", "weir_quiet", "weir_filters"]),
     Case("h1_256", "http1", 256),
     Case("h1_64k", "http1", 32, path="/large"),
     Case("h1_close", "http1", 32, close=True),

@@ -17,7 +17,7 @@ CONNECTIONS = 1_000
 ASKED = 200
 RENDERS = 5
 PACE_S = 0.001
-QUIET_S = 3
+QUIET_S = 0.5
 READ_LIMIT_S = 120
 
 
@@ -148,47 +148,55 @@ def paced(port, host, over):
 
 
 def page(port, path):
-    """Reads a page without looking at it: its length, and seconds to its first byte and to its end."""
+    """Reads a page without looking at it: its length, and seconds to its first byte and to its end. In small portions: a large one
+    is copied in one go, for which the client that is timed would wait."""
     with socket.create_connection(("127.0.0.1", port), timeout=60) as connection:
         began = time.monotonic()
         connection.sendall(f"GET {path} HTTP/1.1\r\nHost: bench\r\nConnection: close\r\n\r\n".encode())
-        buffer, length, first = bytearray(1 << 20), 0, None
+        buffer, length, first = bytearray(64 << 10), 0, None
         while piece := connection.recv_into(buffer):
             first = first or time.monotonic() - began
             length += piece
         return length, first or 0.0, time.monotonic() - began
 
 
-def read_pages(port, path, out):
-    """A process of its own, and of low priority, so that reading takes nothing from the requests that are timed."""
+def read_pages(port, path, pipe):
+    """A process of its own, and of the idle class, from which the core is taken at once, so that reading takes nothing from the requests
+    that are timed. Reads a page each time that it is told to."""
     dies_with_us()
-    os.nice(15)
-    pages = []
-    for _ in range(RENDERS):
-        pages.append(page(port, path))
-        time.sleep(0.3)
-    out.send(pages)
+    os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+    while pipe.recv():
+        pipe.send(page(port, path))
 
 
 def exposition(running, count, report):
-    """How fast the page of all series is rendered, and how much longer requests take meanwhile."""
+    """How fast the page of all series is rendered, and how much longer requests take meanwhile.
+
+    Rounds of quiet and of reading take turns. What disturbs the machine makes single requests late in both, so the median of the rounds'
+    differences counts."""
     path = "/metrics" if running.name.startswith("weir") else "/stats/prometheus"
     page(running.admin, path)
     host = many.HOST.format(1)
-    limit = time.monotonic() + QUIET_S
-    quiet = paced(running.port, host, lambda: time.monotonic() > limit)
     context = multiprocessing.get_context("fork")
-    receiver, sender = context.Pipe(duplex=False)
-    reader = context.Process(target=read_pages, args=(running.admin, path, sender), daemon=True)
+    ours, its = context.Pipe()
+    reader = context.Process(target=read_pages, args=(running.admin, path, its), daemon=True)
     reader.start()
-    sender.close()
-    limit = time.monotonic() + READ_LIMIT_S
+    its.close()
+    pages, p99s, longest = [], [], []
     try:
-        loaded = paced(running.port, host, lambda: not reader.is_alive() or receiver.poll() or time.monotonic() > limit)
-        if not receiver.poll():
-            raise Failure(f"{running.name}: {path} was not read {RENDERS} times in {READ_LIMIT_S} s")
-        pages = receiver.recv()
-    except EOFError:
+        for _ in range(RENDERS):
+            limit = time.monotonic() + READ_LIMIT_S
+            began = time.monotonic()
+            ours.send(True)
+            loaded = paced(running.port, host, lambda limit=limit: ours.poll() or not reader.is_alive() or time.monotonic() > limit)
+            if not ours.poll():
+                raise Failure(f"{running.name}: {path} was not read in {READ_LIMIT_S} s")
+            pages.append(ours.recv())
+            over = time.monotonic() + max(time.monotonic() - began, QUIET_S)
+            quiet = paced(running.port, host, lambda over=over: time.monotonic() > over)
+            p99s.append(loaded[int(len(loaded) * 0.99)] - quiet[int(len(quiet) * 0.99)])
+            longest.append(loaded[-1] - quiet[-1])
+    except (EOFError, BrokenPipeError):
         raise Failure(f"{running.name}: {path} could not be read") from None
     finally:
         reader.kill()
@@ -196,10 +204,10 @@ def exposition(running, count, report):
     length = pages[0][0]
     speeds = sorted(size / seconds / 1e6 for size, _, seconds in pages)
     first = statistics.median(first for _, first, _ in pages)
-    worst, p99 = loaded[-1] - quiet[-1], loaded[int(len(loaded) * 0.99)] - quiet[int(len(quiet) * 0.99)]
-    speed = statistics.median(speeds)
+    p99, worst, speed = (statistics.median(figure) for figure in (p99s, longest, speeds))
     report.line(f"    {running.name}: {path} {length / 1e6:.1f} MB, first byte after {first * 1000:.0f} ms, {speed:.0f} MB/s "
-                f"({speeds[0]:.0f}..{speeds[-1]:.0f}); requests meanwhile: p99 {p99:+.0f} us, longest {worst:+.0f} us")
+                f"({speeds[0]:.0f}..{speeds[-1]:.0f}); requests meanwhile, medians of {RENDERS} pages: p99 {p99:+.0f} us, "
+                f"longest {worst:+.0f} us ({min(longest):+.0f}..{max(longest):+.0f})")
     report.value(f"proxy.clusters_{count}.exposition_mb_s.{running.name}", f"{speed:.0f}")
     report.value(f"proxy.clusters_{count}.exposition_delay_p99_us.{running.name}", f"{p99:.0f}")
     report.value(f"proxy.clusters_{count}.exposition_delay_max_us.{running.name}", f"{worst:.0f}")

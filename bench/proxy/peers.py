@@ -104,6 +104,33 @@ def mesh(engine, kind, values):
     }, indent=1)
 
 
+def idle_filters(text):
+    """The same with every filter of the mesh set so that it acts on no request: timeouts nobody reaches, retries nobody needs, faults and
+    traces of no request (sampling 0 %)."""
+    file = json.loads(text)
+    resources = file["static_resources"]
+    manager = resources["listeners"][0]["filter_chains"][0]["filters"][0]["typed_config"]
+    traced = golden("tracing")
+    traced_manager = only({k: v for k, v in traced["lds"].items() if k.startswith("10.96.0.20")})["filter_chains"][0]["filters"][0]["typed_config"]
+    manager["generate_request_id"] = traced_manager["generate_request_id"]
+    manager["tracing"] = traced_manager["tracing"] | {"random_sampling": {"value": 0}}
+    manager["stream_idle_timeout"] = "300s"
+    resources["clusters"].append(traced["cds"]["tracing"])
+    nobody = {"denominator": "MILLION", "numerator": 0}
+    for host in manager["route_config"]["virtual_hosts"]:
+        for route in host["routes"]:
+            route["route"] |= {"timeout": "60s", "idle_timeout": "60s"}
+            route["route"]["retry_policy"] |= {"per_try_timeout": "30s", "retry_on": "5xx,connect-failure,refused-stream,reset"}
+            route["typed_per_filter_config"] = {"envoy.filters.http.fault": {
+                "@type": "type.googleapis.com/envoy.extensions.filters.http.fault.v3.HTTPFault",
+                "abort": {"http_status": 503, "percentage": nobody}, "delay": {"fixed_delay": "1s", "percentage": nobody},
+                "response_rate_limit": {"fixed_limit": {"limit_kbps": 64}, "percentage": nobody},
+            }}
+    thresholds = resources["clusters"][0]["circuit_breakers"]["thresholds"][0]
+    thresholds |= {"max_connections": 1000, "max_pending_requests": 1000, "max_requests": 1000}
+    return json.dumps(file, indent=1)
+
+
 def weir_command(config, values, *flags):
     return [weir(), "proxy", "-c", config, "--metrics-address", f"127.0.0.1:{values['METRICS']}", "--workers", "1", *flags]
 
@@ -112,6 +139,8 @@ def configuration(name, kind, values):
     """Text of the configuration file and its ending."""
     if name in ("weir", "weir_quiet"):
         return mesh("weir", kind, values), "json"
+    if name == "weir_filters":
+        return idle_filters(mesh("weir", kind, values)), "json"
     if name == "envoy_mesh":
         return mesh("envoy", kind, values), "json"
     if name in ("envoy", "weir_lean"):

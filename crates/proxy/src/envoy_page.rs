@@ -13,6 +13,9 @@ use crate::config::stats::{BOUNDS_US, Outcomes};
 use crate::config::{Cluster, HttpStats, ListenerStats};
 use crate::shared::Shared;
 
+/// Rows that are put in order between two chances for others to run.
+const ROWS_AT_A_TIME: usize = 64;
+
 const CLUSTER_NAME: &str = "envoy_cluster_name";
 const HTTP_PREFIX: &str = "envoy_http_conn_manager_prefix";
 const LISTENER_ADDRESS: &str = "envoy_listener_address";
@@ -362,14 +365,16 @@ pub fn page(shared: &Shared) -> impl FnMut(&mut String, usize) -> bool + use<> {
     // Envoy takes a cluster's name up to its first dot as the label and puts the rest into the metric's name:
     // `9080|default|reviews.outbound` counts in `envoy_cluster_outbound_...`.
     let mut clusters: BTreeMap<&str, Vec<&Arc<Cluster>>> = BTreeMap::new();
-    for (name, cluster) in active.clusters.iter() {
+    for (number, (name, cluster)) in active.clusters.iter().enumerate() {
+        give_way(number);
         let rest = name.split_once('.').map_or("", |(_, rest)| rest);
         clusters.entry(rest).or_default().push(cluster);
     }
     // Different names may come out the same; a family must not stand twice.
     let mut by_prefix: BTreeMap<String, Vec<(String, Arc<Cluster>)>> = BTreeMap::new();
     for (rest, clusters) in clusters {
-        let rows = clusters.into_iter().map(|cluster| {
+        let rows = clusters.into_iter().enumerate().map(|(number, cluster)| {
+            give_way(number);
             let name = &cluster.spec.name;
             let label = name.split_once('.').map_or(&**name, |(first, _)| first);
             (labels(CLUSTER_NAME, label), Arc::clone(cluster))
@@ -405,10 +410,23 @@ fn labels(name: &str, value: &str) -> String {
     labels
 }
 
+fn give_way(row: usize) {
+    if row.is_multiple_of(ROWS_AT_A_TIME) {
+        std::thread::yield_now();
+    }
+}
+
+/// In the order of their labels. Put in order one by one, giving way in between, for there may be thousands.
 fn sorted<T>(rows: impl Iterator<Item = (String, T)>) -> Vec<(String, T)> {
-    let mut rows: Vec<_> = rows.collect();
-    rows.sort_by(|a, b| a.0.cmp(&b.0));
-    rows
+    let mut by_label: BTreeMap<String, Vec<T>> = BTreeMap::new();
+    for (number, (labels, row)) in rows.enumerate() {
+        by_label.entry(labels).or_default().push(row);
+        give_way(number);
+    }
+    let flat = by_label
+        .into_iter()
+        .flat_map(|(labels, rows)| rows.into_iter().map(move |row| (labels.clone(), row)));
+    flat.collect()
 }
 
 fn server_values(out: &mut String, shared: &Shared) {

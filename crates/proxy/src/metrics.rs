@@ -3,7 +3,7 @@
 //! Enters: configurations. Leaves: targets made and dropped in the recorder. Only what differs from the configuration
 //! before is looked at. Requests are recorded by the request path.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -25,7 +25,9 @@ pub struct Series {
     reached: Map<Arc<str>, Vec<(Direction, Arc<str>)>>,
     peers: HashMap<Arc<Peer>, Use>,
     /// `None`: configured now; else when it was removed.
-    authorities: HashMap<(Direction, Arc<str>), Option<Instant>>,
+    authorities: BTreeMap<Direction, HashMap<Arc<str>, Option<Instant>>>,
+    /// When targets were looked through last: how many there had been, and what was known of sources.
+    swept: Option<(u64, u64)>,
 }
 
 /// How often a peer is configured.
@@ -72,7 +74,7 @@ impl Series {
     /// Notes which clusters the listeners lead to, under which names.
     fn reroute(&mut self, active: &Active, now: Instant) {
         self.reached.clear();
-        let mut authorities: HashSet<(Direction, Arc<str>)> = HashSet::new();
+        let mut authorities: BTreeMap<Direction, HashSet<Arc<str>>> = BTreeMap::new();
         let tcp: Arc<str> = "".into();
         let mut reach = |cluster: &Arc<str>, direction: Direction, authority: &Arc<str>| {
             let reached = self.reached.entry(Arc::clone(cluster)).or_default();
@@ -92,7 +94,10 @@ impl Series {
                 };
                 let Some(table) = active.routes_of(http) else { continue };
                 let domains = table.hosts.iter().flat_map(|h| &h.domains).filter(|d| &***d != "*");
-                authorities.extend(domains.map(|d| (direction, Arc::clone(d))));
+                authorities
+                    .entry(direction)
+                    .or_default()
+                    .extend(domains.map(Arc::clone));
                 for (authority, route) in table.destinations() {
                     if let (Some(authority), Action::Forward(forward)) = (authority, &route.action) {
                         forward
@@ -102,7 +107,10 @@ impl Series {
                 }
             }
         }
-        mark(&mut self.authorities, authorities, now);
+        for direction in [Direction::Inbound, Direction::Outbound] {
+            let configured = authorities.remove(&direction).unwrap_or_default();
+            mark(self.authorities.entry(direction).or_default(), configured, now);
+        }
     }
 
     fn join(&mut self, cluster: &Cluster) {
@@ -126,20 +134,33 @@ impl Series {
     }
 
     /// Drops the series of destinations that were removed long enough ago; `true` when there were any.
+    /// Looks through the targets only where one may have ended: of thousands, that takes milliseconds.
     pub fn sweep(&mut self, recorder: &Recorder, sources: &Peers, now: Instant) -> bool {
         let lingers = |removed: &Option<Instant>| removed.is_none_or(|since| now < since + LINGER);
+        let size = |series: &Self| series.peers.len() + series.authorities.values().map(HashMap::len).sum::<usize>();
+        let before = size(self);
         self.peers.retain(|_, used| lingers(&used.removed));
-        self.authorities.retain(|_, removed| lingers(removed));
-        let (known_peers, known_authorities) = (&self.peers, &self.authorities);
+        for authorities in self.authorities.values_mut() {
+            authorities.retain(|_, removed| lingers(removed));
+        }
+        let seen = Some((recorder.made(), sources.changes()));
+        if size(self) == before && self.swept == seen {
+            return false;
+        }
+        self.swept = seen;
+        let sources = sources.known();
         let mut dropped = false;
         recorder.retain(|direction, authority, peer| {
             let peer = *peer == Peer::default()
                 || match direction {
-                    Direction::Outbound => known_peers.contains_key(peer),
-                    Direction::Inbound => sources.holds(peer),
+                    Direction::Outbound => self.peers.contains_key(peer),
+                    Direction::Inbound => sources.contains(peer),
                 };
             let authority = matches!(authority, "" | names::AUTHORITY_OTHER)
-                || known_authorities.contains_key(&(direction, Arc::from(authority)));
+                || self
+                    .authorities
+                    .get(&direction)
+                    .is_some_and(|known| known.contains_key(authority));
             dropped |= !(peer && authority);
             peer && authority
         });

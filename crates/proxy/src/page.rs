@@ -1,14 +1,19 @@
 //! Metric pages on their way to a scraper: written piece by piece, and never in the way of a request.
 //!
-//! Enters: what writes a page in slices. Leaves: a body. A thread of lowest priority writes ahead of the scraper by a few
-//! pieces at most, so that a page of any size takes little memory, and gives way after each slice.
+//! Enters: what writes a page in slices. Leaves: a body. A thread of the idle class writes ahead of the scraper by a few
+//! pieces at most, so that a page of any size takes little memory, and whoever wakes takes the core from it at once.
 
 use std::convert::Infallible;
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http_body::{Frame, SizeHint};
+use thread_priority::{
+    NormalThreadSchedulePolicy as Class, ThreadPriority, ThreadSchedulePolicy, set_thread_priority_and_policy,
+    thread_native_id,
+};
 use tokio::sync::mpsc;
 
 /// Written between two chances for others to run: some tens of microseconds.
@@ -17,8 +22,11 @@ const SLICE_BYTES: usize = 16 << 10;
 const PIECE_BYTES: usize = 64 << 10;
 /// Pieces that wait for the scraper.
 const PIECES_MAX: usize = 2;
-/// As low as it gets.
+/// As low as it gets within a class.
 const NICE: i32 = 19;
+/// A page that takes longer goes on in the usual class: on a core that is never idle it would not end before its scraper
+/// gives up.
+const IDLE_FOR: Duration = Duration::from_secs(1);
 
 /// The body of an administration reply.
 pub enum Body {
@@ -47,21 +55,41 @@ fn write<W>(begin: impl FnOnce() -> W, sender: &mpsc::Sender<Bytes>)
 where
     W: FnMut(&mut String, usize) -> bool,
 {
-    // Without the lower priority it still gives way, only later.
-    let _ = rustix::process::setpriority_process(Some(rustix::thread::gettid()), NICE);
+    // Before it stands back: what is taken from under a lock must not be held while others have the core.
     let mut write = begin();
+    let began = Instant::now();
+    let mut class = Class::Idle;
+    stand_back(class);
     let mut more = true;
     while more {
+        if class == Class::Idle && began.elapsed() > IDLE_FOR {
+            class = Class::Other;
+            stand_back(class);
+        }
         let mut piece = String::with_capacity(PIECE_BYTES + SLICE_BYTES);
         while more && piece.len() < PIECE_BYTES {
             more = write(&mut piece, SLICE_BYTES);
-            std::thread::yield_now();
+            // Others need not wait for what runs in the idle class.
+            if class != Class::Idle {
+                std::thread::yield_now();
+            }
         }
         // A scraper that went away wants no more.
         if sender.blocking_send(piece.into()).is_err() {
             return;
         }
     }
+}
+
+/// Puts this thread behind all others of the class. Where that is not allowed the page is written all the same.
+fn stand_back(class: Class) {
+    // The class first: it resets the other.
+    let _ = set_thread_priority_and_policy(
+        thread_native_id(),
+        ThreadPriority::Min,
+        ThreadSchedulePolicy::Normal(class),
+    );
+    let _ = rustix::process::setpriority_process(Some(rustix::thread::gettid()), NICE);
 }
 
 impl http_body::Body for Body {

@@ -3,8 +3,9 @@
 //! Enters: addresses that connect, answers of the control plane. Leaves: [`Peer`]s, and the addresses to ask for.
 //! An address that nobody knows is an unknown peer, never a guess.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::net::IpAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -28,6 +29,8 @@ pub struct Peers {
     pub added: Notify,
     /// The control plane told something.
     answered: Notify,
+    /// Counts what may have ended the knowledge of somebody.
+    changes: AtomicU64,
 }
 
 #[derive(Debug)]
@@ -128,6 +131,7 @@ impl Peers {
     fn tell(&self, address: IpAddr, answer: Answer) {
         if let Some(entry) = self.lock().get_mut(&address) {
             entry.answer = answer;
+            self.changes.fetch_add(1, Ordering::Relaxed);
         }
         self.answered.notify_waiters();
     }
@@ -135,15 +139,26 @@ impl Peers {
     /// The addresses to ask for; forgets those that were not used for long.
     pub fn wanted(&self) -> BTreeSet<String> {
         let mut table = self.lock();
+        let before = table.len();
         table.retain(|_, entry| entry.connections > 0 || entry.used.elapsed() < FORGET_AFTER);
+        if table.len() < before {
+            self.changes.fetch_add(1, Ordering::Relaxed);
+        }
         table.keys().map(ToString::to_string).collect()
     }
 
-    /// Whether somebody at an address is still of interest.
-    pub fn holds(&self, peer: &Peer) -> bool {
-        self.lock()
-            .values()
-            .any(|entry| matches!(&entry.answer, Answer::Known(known) if **known == *peer))
+    /// Who is known at some address.
+    pub fn known(&self) -> HashSet<Arc<Peer>> {
+        let of = |entry: &Entry| match &entry.answer {
+            Answer::Known(peer) => Some(Arc::clone(peer)),
+            Answer::Awaited | Answer::Nobody => None,
+        };
+        self.lock().values().filter_map(of).collect()
+    }
+
+    /// Differs from an earlier one when somebody may have left [`Peers::known`] since.
+    pub fn changes(&self) -> u64 {
+        self.changes.load(Ordering::Relaxed)
     }
 
     fn lock(&self) -> MutexGuard<'_, Map<IpAddr, Entry>> {

@@ -14,6 +14,7 @@ use std::{
     sync::Arc,
     time::{Duration, SystemTime},
 };
+use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior, interval_at};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use weir_series::Append;
@@ -45,23 +46,35 @@ pub(crate) async fn run(
     let pool = context.job.name.clone();
     context.targets.add_pool(&pool);
     let loops = TaskTracker::new();
-    let mut running: BTreeMap<Identity, CancellationToken> = BTreeMap::new();
+    let mut running: BTreeMap<Identity, Loop> = BTreeMap::new();
+    // Of targets that are gone: the last scrape and the marks take a moment, in which one may come back.
+    let mut ending: BTreeMap<Identity, JoinHandle<()>> = BTreeMap::new();
     loop {
         let wanted = discovered.borrow_and_update().clone();
         let wanted: BTreeMap<Identity, &Target> = wanted.iter().map(|t| (t.identity(), t)).collect();
-        running.retain(|identity, stop| {
-            let keep = wanted.contains_key(identity);
-            if !keep {
-                stop.cancel();
-            }
-            keep
-        });
+        ending.retain(|_, task| !task.is_finished());
+        let unwanted = running.extract_if(.., |identity, _| !wanted.contains_key(identity));
+        ending.extend(unwanted.map(|(identity, over)| {
+            over.gone.cancel();
+            (identity, over.task)
+        }));
         for (identity, target) in wanted {
             let (interval, timeout) = context.times(target);
             context.targets.insert(&pool, target, interval, timeout);
+            let before = ending.remove(&identity);
             if let Entry::Vacant(vacant) = running.entry(identity) {
-                let gone = vacant.insert(CancellationToken::new()).clone();
-                loops.spawn(scrape_loop(context.clone(), target.clone(), gone, stop.clone()));
+                let gone = CancellationToken::new();
+                let (context, pool, target) = (context.clone(), pool.clone(), target.clone());
+                let (ended, stop) = (gone.clone(), stop.clone());
+                let task = loops.spawn(async move {
+                    if let Some(before) = before {
+                        // Its end takes the target off the list and marks its series, both of which are ours from now on.
+                        let _ = before.await;
+                        context.targets.insert(&pool, &target, interval, timeout);
+                    }
+                    scrape_loop(context, target, ended, stop).await;
+                });
+                vacant.insert(Loop { gone, task });
             }
         }
         tokio::select! {
@@ -86,6 +99,12 @@ pub async fn run_job(
     shutdown: CancellationToken,
 ) {
     run(Arc::new(job), discovered, store, targets, shutdown, Arc::new(|| false)).await;
+}
+
+/// A target's loop.
+struct Loop {
+    gone: CancellationToken,
+    task: JoinHandle<()>,
 }
 
 struct Context {

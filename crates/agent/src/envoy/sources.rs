@@ -3,10 +3,10 @@
 //! Enters: addresses. Leaves: peers; an address that nobody knows is an unknown peer, never a guess. Entries of a new
 //! address wait a moment for the answer, since they are not in anybody's way.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use envoy_types::pb::envoy::config::core::v3::Node;
 use envoy_types::pb::envoy::service::discovery::v3::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
@@ -21,6 +21,8 @@ use super::upstream;
 const TYPE_URL: &str = "type.googleapis.com/weir.v1.Peer";
 /// Addresses that are remembered; further ones are unknown.
 const ADDRESSES_MAX: usize = 4096;
+/// An address that was not seen for this time is forgotten.
+const FORGET_AFTER: Duration = Duration::from_secs(600);
 /// How long entries of a new address wait.
 const ANSWER_TIMEOUT: Duration = Duration::from_millis(500);
 /// Pause before the control plane is asked again after it went away.
@@ -39,12 +41,19 @@ struct PeerMessage {
     owner: String,
 }
 
+/// What is known of an address.
+struct Entry {
+    /// `None` until there is an answer.
+    peer: Option<Peer>,
+    /// When it was seen last.
+    used: Instant,
+}
+
 /// The table of addresses.
 pub struct Sources {
     control: Option<Control>,
     node: Node,
-    /// `None` until there is an answer.
-    table: Mutex<HashMap<IpAddr, Option<Peer>>>,
+    table: Mutex<HashMap<IpAddr, Entry>>,
     added: Notify,
     answered: watch::Sender<()>,
 }
@@ -67,17 +76,26 @@ impl Sources {
         let mut answered = self.answered.subscribe();
         {
             let mut table = self.table();
-            match table.get(&address) {
-                Some(known) => return known.clone().unwrap_or_default(),
-                None if self.control.is_none() || table.len() >= ADDRESSES_MAX => return Peer::default(),
-                None => drop(table.insert(address, None)),
+            let (used, full) = (Instant::now(), table.len() >= ADDRESSES_MAX);
+            match table.get_mut(&address) {
+                Some(known) => {
+                    known.used = used;
+                    return known.peer.clone().unwrap_or_default();
+                }
+                None if self.control.is_none() => return Peer::default(),
+                None if full => {
+                    // Some may be forgotten by now.
+                    self.added.notify_one();
+                    return Peer::default();
+                }
+                None => drop(table.insert(address, Entry { peer: None, used })),
             }
         }
         self.added.notify_one();
         let wait = async {
             loop {
-                if let Some(Some(peer)) = self.table().get(&address) {
-                    return peer.clone();
+                if let Some(peer) = self.table().get(&address).and_then(|known| known.peer.clone()) {
+                    return peer;
                 }
                 if answered.changed().await.is_err() {
                     return Peer::default();
@@ -89,7 +107,7 @@ impl Sources {
 
     /// Everybody who is known to be there.
     pub fn peers(&self) -> Vec<Peer> {
-        self.table().values().flatten().cloned().collect()
+        self.table().values().filter_map(|known| known.peer.clone()).collect()
     }
 
     /// Asks and listens. Never ends.
@@ -108,25 +126,27 @@ impl Sources {
 
     /// One stream, until it ends.
     async fn follow(&self, control: &Control) -> Result<(), upstream::Error> {
-        let mut asked: Vec<IpAddr> = self.table().keys().copied().collect();
+        let mut asked = self.wanted();
         let first = DeltaDiscoveryRequest {
             node: Some(self.node.clone()),
-            ..request(&asked)
+            ..request(&asked, &HashSet::new())
         };
         let mut stream = upstream::open(control, first).await?;
         loop {
             tokio::select! {
                 () = self.added.notified() => {
-                    let fresh: Vec<IpAddr> = self.table().keys().filter(|a| !asked.contains(a)).copied().collect();
-                    asked.extend(&fresh);
-                    if !fresh.is_empty() && stream.requests.send(request(&fresh)).await.is_err() {
+                    let wanted = self.wanted();
+                    let changed = wanted != asked;
+                    let change = request(&wanted, &asked);
+                    asked = wanted;
+                    if changed && stream.requests.send(change).await.is_err() {
                         return Ok(());
                     }
                 }
                 response = stream.responses.message() => {
                     let Some(response) = response? else { return Ok(()) };
                     self.learn(&response);
-                    let ack = DeltaDiscoveryRequest { response_nonce: response.nonce, ..request(&[]) };
+                    let ack = DeltaDiscoveryRequest { type_url: TYPE_URL.to_owned(), response_nonce: response.nonce, ..Default::default() };
                     if stream.requests.send(ack).await.is_err() {
                         return Ok(());
                     }
@@ -135,6 +155,14 @@ impl Sources {
         }
     }
 
+    /// The addresses to ask for, without those that were not seen for long.
+    fn wanted(&self) -> HashSet<IpAddr> {
+        let mut table = self.table();
+        table.retain(|_, known| known.used.elapsed() < FORGET_AFTER);
+        table.keys().copied().collect()
+    }
+
+    /// An answer to what is asked no more changes nothing.
     fn learn(&self, response: &DeltaDiscoveryResponse) {
         let mut table = self.table();
         for resource in &response.resources {
@@ -143,41 +171,46 @@ impl Sources {
                 .as_ref()
                 .map(|r| r.value.as_slice())
                 .unwrap_or_default();
-            if let (Ok(address), Ok(message)) = (resource.name.parse(), PeerMessage::decode(body)) {
+            if let (Ok(address), Ok(message)) = (resource.name.parse::<IpAddr>(), PeerMessage::decode(body)) {
                 let PeerMessage {
                     namespace,
                     pod,
                     owner_kind,
                     owner,
                 } = message;
-                table.insert(
-                    address,
-                    Some(Peer {
+                if let Some(known) = table.get_mut(&address) {
+                    known.peer = Some(Peer {
                         namespace,
                         pod,
                         owner_kind,
                         owner,
                         ..Default::default()
-                    }),
-                );
+                    });
+                }
             }
         }
-        for address in response.removed_resources.iter().filter_map(|n| n.parse().ok()) {
-            table.insert(address, Some(Peer::default()));
+        for name in &response.removed_resources {
+            let address: Option<IpAddr> = name.parse().ok();
+            if let Some(known) = address.and_then(|address| table.get_mut(&address)) {
+                known.peer = Some(Peer::default());
+            }
         }
         drop(table);
         self.answered.send_replace(());
     }
 
-    fn table(&self) -> MutexGuard<'_, HashMap<IpAddr, Option<Peer>>> {
+    fn table(&self) -> MutexGuard<'_, HashMap<IpAddr, Entry>> {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-fn request(addresses: &[IpAddr]) -> DeltaDiscoveryRequest {
+/// What is wanted and was not asked for is subscribed to, what is no longer wanted is given up.
+fn request(wanted: &HashSet<IpAddr>, asked: &HashSet<IpAddr>) -> DeltaDiscoveryRequest {
+    let names = |a: &HashSet<IpAddr>, b: &HashSet<IpAddr>| a.difference(b).map(ToString::to_string).collect();
     DeltaDiscoveryRequest {
         type_url: TYPE_URL.to_owned(),
-        resource_names_subscribe: addresses.iter().map(ToString::to_string).collect(),
+        resource_names_subscribe: names(wanted, asked),
+        resource_names_unsubscribe: names(asked, wanted),
         ..Default::default()
     }
 }

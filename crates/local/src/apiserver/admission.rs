@@ -24,6 +24,17 @@ pub fn create(api: &Api, resource: &Resource, value: &mut Value) -> Result<()> {
     if resource.namespaced {
         require_namespace(api, resource, value)?;
     }
+    let definition = resource
+        .is_custom()
+        .then(|| api.store.get(super::DEFINITIONS, "", &resource.group_resource()));
+    if definition.flatten().is_some_and(|definition| definition.deleting) {
+        // What came now could outlive its kind.
+        return Err(ApiError::new(
+            405,
+            "MethodNotAllowed",
+            "create not allowed while custom resource definition is terminating",
+        ));
+    }
     match (resource.group.as_str(), resource.plural.as_str()) {
         ("", "pods") => pod(api, resource, value),
         ("", "services") => {
@@ -170,6 +181,28 @@ fn allocate(api: &Api, resource: &Resource, value: &mut Value) -> Result<()> {
     spec.insert("clusterIPs".into(), json!([address]));
     spec.insert("clusterIP".into(), address.into());
     if matches!(kind.as_str(), "NodePort" | "LoadBalancer") {
+        for (number, port) in items(value, "/spec/ports").iter().enumerate() {
+            let given = port["nodePort"].as_i64().unwrap_or(0);
+            let hint = match given {
+                0 => continue,
+                outside if !NODE_PORTS.contains(&outside) => {
+                    format!(
+                        "provided port is not in the valid range. The range of valid ports is {}-{}",
+                        NODE_PORTS.start(),
+                        NODE_PORTS.end()
+                    )
+                }
+                taken if ports.contains(&taken) => "provided port is already allocated".to_owned(),
+                _ => continue,
+            };
+            let field = format!("spec.ports[{number}].nodePort");
+            return refuse(Cause::invalid(&field, &given.into(), hint));
+        }
+        ports.extend(
+            items(value, "/spec/ports")
+                .iter()
+                .filter_map(|p| p["nodePort"].as_i64()),
+        );
         for port in items_mut(value, "/spec/ports") {
             if port["nodePort"].as_i64().unwrap_or(0) == 0 {
                 let Some(free) = NODE_PORTS.clone().find(|p| !ports.contains(p)) else {

@@ -55,10 +55,19 @@ fn sweep(api: &Api) {
     }
     let all = api.store.all();
     let uids: BTreeSet<&str> = all.iter().map(|(_, o)| &*o.uid).collect();
+    let namespaces: BTreeSet<&str> = all
+        .iter()
+        .filter(|(s, _)| &**s == "namespaces")
+        .map(|(_, o)| &*o.name)
+        .collect();
     for (storage, object) in &all {
         let Some(resource) = resources.get(storage) else {
             continue;
         };
+        if resource.namespaced && !object.deleting && !namespaces.contains(&*object.namespace) {
+            // Admitted just before its namespace ended.
+            delete(api, resource, object, &DeleteOptions::default());
+        }
         if !object.owners.is_empty() && !object.deleting && !object.owners.iter().any(|o| uids.contains(&**o)) {
             delete(api, resource, object, &DeleteOptions::default());
         }
@@ -162,14 +171,9 @@ fn drop_finalizer(api: &Api, resource: &Resource, object: &Object, finalizer: &s
         .or_insert_with(|| json!([]));
     let Value::Array(list) = list else { return };
     list.retain(|f| f != finalizer);
-    let done = if list.is_empty() {
-        api.store
-            .delete(&resource.storage, &object.namespace, &object.name, Some(object.version))
-    } else {
-        api.store.update(&resource.storage, value, object.version)
-    };
-    match done {
-        Ok(stored) => api.after_write(resource, &stored.value()),
+    // A pod stays until its node has ended it, whatever it waited for besides.
+    match write::store_update(api, resource, object, value) {
+        Ok(stored) => api.after_write(resource, &stored),
         Err(e) => tracing::debug!(name = &*object.name, "finalizer {finalizer}: {e}"),
     }
 }
@@ -202,6 +206,10 @@ fn finish_namespace(
     }
     let mut value = namespace.value();
     map_at(&mut value, "spec").insert("finalizers".into(), json!([]));
+    if let Some(Value::Array(list)) = value.pointer_mut("/metadata/finalizers") {
+        // How dependents are to go says nothing here: none are left.
+        list.retain(|f| f != FOREGROUND && f != ORPHAN);
+    }
     if !items(&value, "/metadata/finalizers").is_empty() {
         return;
     }

@@ -49,7 +49,7 @@ mod write;
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwap;
 use rustls::ClientConfig;
@@ -126,6 +126,9 @@ struct Api {
     /// Held from the reading of the definitions to the registry's replacement: of two writers at once, the one that read
     /// first must not replace what the other has made.
     reloading: Mutex<()>,
+    /// Held from the choice of a Service's address and ports until it is stored: they are free only as long as nobody else
+    /// takes them.
+    allocating: Mutex<()>,
     rbac: Rbac,
     tokens: Tokens,
     aggregator: Aggregator,
@@ -151,6 +154,7 @@ impl Api {
         let api = Self {
             registry: ArcSwap::from_pointee(Registry::new(Vec::new())),
             reloading: Mutex::new(()),
+            allocating: Mutex::new(()),
             rbac: Rbac::new(store.clone()),
             tokens: Tokens::new(&pki, store.clone())?,
             aggregator: Aggregator::new(),
@@ -180,6 +184,12 @@ impl Api {
         self.store
             .get(&resource.storage, namespace, &target.name)
             .ok_or_else(|| ApiError::not_found(resource, &target.name))
+    }
+
+    /// To be held from admission to storage.
+    fn allocation(&self, resource: &Resource) -> Option<MutexGuard<'_, ()>> {
+        let lock = || self.allocating.lock().unwrap_or_else(PoisonError::into_inner);
+        resource.is("", "services").then(lock)
     }
 
     fn reload_definitions(&self) {

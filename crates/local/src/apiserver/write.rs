@@ -208,6 +208,7 @@ pub fn create_object(
             meta(&mut value).insert("name".into(), name.into());
         }
         defaults::apply(resource, &mut value);
+        let _alone = api.allocation(resource);
         admission::create(api, resource, &mut value)?;
         if resource.is("apiextensions.k8s.io", "customresourcedefinitions") {
             establish(&mut value);
@@ -377,6 +378,7 @@ pub fn change(
         let old_value = old.value();
         let mut new = convert::to_storage(resource, new);
         drop_empties(resource, &mut new);
+        let _alone = api.allocation(resource);
         let new = merged(api, resource, part, &old_value, new)?;
         if new == old_value {
             return Ok(Written {
@@ -400,7 +402,12 @@ pub fn change(
 }
 
 /// Stores the new form; an object that waited for its last finalizer goes.
-fn store_update(api: &Api, resource: &Resource, old: &Object, new: Value) -> std::result::Result<Value, WriteError> {
+pub(super) fn store_update(
+    api: &Api,
+    resource: &Resource,
+    old: &Object,
+    new: Value,
+) -> std::result::Result<Value, WriteError> {
     let grace = new["metadata"]["deletionGracePeriodSeconds"].as_i64().unwrap_or(0);
     let finalized = items(&new, "/metadata/finalizers").is_empty() && items(&new, "/spec/finalizers").is_empty();
     if old.deleting && finalized && grace == 0 {

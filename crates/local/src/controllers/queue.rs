@@ -52,6 +52,8 @@ struct State {
     /// What is in `ready`.
     queued: HashSet<Key>,
     later: BTreeSet<(Instant, Key)>,
+    /// When each key of `later` is due: a key has one time, the earliest that was asked for.
+    due: HashMap<Key, Instant>,
     failures: HashMap<Key, u32>,
 }
 
@@ -69,11 +71,7 @@ impl Queue {
     }
 
     pub fn add_after(&self, key: Key, after: Duration) {
-        let mut state = self.lock();
-        if state.later.len() < KEYS_MAX {
-            state.later.insert((Instant::now() + after, key));
-        }
-        drop(state);
+        self.lock().add_at(Instant::now() + after, key);
         self.changed.notify_one();
     }
 
@@ -130,11 +128,24 @@ impl State {
         }
     }
 
+    fn add_at(&mut self, at: Instant, key: Key) {
+        let known = self.due.get(&key).copied();
+        if known.is_some_and(|known| known <= at) || (known.is_none() && self.later.len() >= KEYS_MAX) {
+            return;
+        }
+        if let Some(known) = known {
+            self.later.remove(&(known, key.clone()));
+        }
+        self.later.insert((at, key.clone()));
+        self.due.insert(key, at);
+    }
+
     /// A key that is due, or when the next one will be.
     fn take(&mut self) -> Result<Key, Option<Instant>> {
         let now = Instant::now();
         while self.later.first().is_some_and(|(at, _)| *at <= now) {
             if let Some((_, key)) = self.later.pop_first() {
+                self.due.remove(&key);
                 self.add(key);
             }
         }
@@ -177,6 +188,17 @@ mod tests {
         assert!(matches!(queue.lock().take(), Err(Some(at)) if at > Instant::now()));
         queue.add_after(key("b"), Duration::from_millis(1));
         assert_eq!(queue.next().await, key("b"));
+    }
+
+    #[tokio::test]
+    async fn a_key_has_one_time_the_earliest() {
+        let queue = Queue::default();
+        for seconds in [3600, 60, 1800] {
+            queue.add_after(key("a"), Duration::from_secs(seconds));
+        }
+        let state = queue.lock();
+        assert_eq!((state.later.len(), state.due.len()), (1, 1));
+        assert!(state.due[&key("a")] <= Instant::now() + Duration::from_secs(60));
     }
 
     #[test]

@@ -96,7 +96,8 @@ impl Front {
     async fn try_forward(&self, mut request: Request<Incoming>) -> Result<Response<Body>, String> {
         let address = self.address()?;
         let host = HeaderValue::from_str(&address.to_string()).map_err(|error| error.to_string())?;
-        if !request.headers().contains_key(AUTHORIZATION) {
+        let ours = !request.headers().contains_key(AUTHORIZATION);
+        if ours {
             let token = self
                 .token()
                 .await
@@ -113,6 +114,10 @@ impl Front {
             .map_err(|error| error.to_string())?;
         tokio::spawn(connection);
         let response = sender.send_request(request).await.map_err(|error| error.to_string())?;
+        if ours && response.status() == StatusCode::UNAUTHORIZED {
+            // It ended with its account: the next request gets another.
+            *self.token.lock().await = None;
+        }
         Ok(response.map(BodyExt::boxed))
     }
 

@@ -19,7 +19,7 @@ use super::cni::{self, CniError};
 use super::container::{Runner, placement};
 use super::network::{self, NODE_IP, NetworkError};
 use super::process::new_id;
-use super::state::{PodRuntime, Sandbox, stop_requested};
+use super::state::{PodRuntime, Sandbox, deletion_requested, stop_requested};
 use super::volumes::{VolumeError, Volumes};
 use super::{Node, status};
 
@@ -56,7 +56,7 @@ pub async fn run(node: Arc<Node>, runtime: Arc<PodRuntime>) {
         let _ = timeout(STATUS_DEADLINE, writer).await;
     }
     let mut stop = runtime.stop.subscribe();
-    stop_requested(&mut stop).await;
+    deletion_requested(&mut stop).await;
     if !node.stopping.is_cancelled() {
         remove_from_api(&node, &runtime).await;
     }
@@ -208,8 +208,7 @@ async fn wait_started(runtime: &PodRuntime, name: &str) {
 }
 
 impl PodRuntime {
-    /// Ends sidecars when the containers they serve are done: aborting the task drops nothing but our handle, so the
-    /// processes are killed by the end of their pid namespaces' first process.
+    /// Ends sidecars when the containers they serve are done.
     async fn request_stop_of_sidecars(&self, sidecars: &mut JoinSet<bool>) {
         if sidecars.is_empty() {
             return;
@@ -220,7 +219,7 @@ impl PodRuntime {
             .as_ref()
             .and_then(|spec| spec.termination_grace_period_seconds)
             .unwrap_or(30);
-        self.request_stop(u64::try_from(grace).unwrap_or(30));
+        self.request_end(u64::try_from(grace).unwrap_or(30));
         while sidecars.join_next().await.is_some() {}
     }
 }

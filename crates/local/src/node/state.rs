@@ -94,6 +94,8 @@ impl ContainerView {
 pub struct Stop {
     /// Seconds from SIGTERM to SIGKILL.
     pub grace_seconds: u64,
+    /// The pod is deleted; else only its processes end, and it stays to be looked at.
+    pub deleted: bool,
 }
 
 /// What is needed to enter a container and to read its logs.
@@ -248,19 +250,39 @@ impl PodRuntime {
         self.touch();
     }
 
-    /// Asks the pod to stop; a later, shorter grace wins.
+    /// Asks the pod to stop because it is deleted; a later, shorter grace wins.
     pub fn request_stop(&self, grace_seconds: u64) {
-        self.stop.send_if_modified(|stop| match stop {
-            Some(before) if before.grace_seconds <= grace_seconds => false,
-            _ => {
-                *stop = Some(Stop { grace_seconds });
-                true
-            }
+        self.ask_to_stop(grace_seconds, true);
+    }
+
+    /// Asks what is left of the pod's processes to end; the pod itself stays.
+    pub fn request_end(&self, grace_seconds: u64) {
+        self.ask_to_stop(grace_seconds, false);
+    }
+
+    fn ask_to_stop(&self, grace_seconds: u64, deleted: bool) {
+        self.stop.send_if_modified(|stop| {
+            let before = *stop;
+            let grace_seconds = before.map_or(grace_seconds, |b| b.grace_seconds.min(grace_seconds));
+            let deleted = deleted || before.is_some_and(|b| b.deleted);
+            *stop = Some(Stop { grace_seconds, deleted });
+            *stop != before
         });
     }
 
     fn touch(&self) {
         self.changes.send_modify(|count| *count += 1);
+    }
+}
+
+/// Returns once the pod has been deleted.
+pub async fn deletion_requested(stop: &mut watch::Receiver<Option<Stop>>) {
+    if stop
+        .wait_for(|stop| stop.is_some_and(|stop| stop.deleted))
+        .await
+        .is_err()
+    {
+        std::future::pending::<()>().await;
     }
 }
 

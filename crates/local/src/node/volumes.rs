@@ -117,8 +117,12 @@ impl Volumes {
         let follow = async {
             loop {
                 let _ = tokio::time::timeout(REFRESH_INTERVAL, changes.changed()).await;
-                if let Err(error) = self.prepare(&pod(), &placement).await {
-                    tracing::debug!(uid = self.uid, %error, "volume not refreshed");
+                let pod = pod();
+                for volume in pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten()) {
+                    // One whose source has gone keeps what it had; the others go on.
+                    if let Err(error) = self.prepare_one(&pod, &placement, volume).await {
+                        tracing::debug!(uid = self.uid, %error, "volume not refreshed");
+                    }
                 }
             }
         };

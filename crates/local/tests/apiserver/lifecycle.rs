@@ -1,6 +1,6 @@
 //! What goes when something else goes: owners, namespaces, finalizers.
 
-use k8s_openapi::api::core::v1::{ConfigMap, Namespace, ServiceAccount};
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Pod, Service, ServiceAccount};
 use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams};
 use serde_json::{Value, json};
 
@@ -86,4 +86,64 @@ async fn namespaces_come_furnished_and_go_empty() {
         namespaces.get_opt("n").await.unwrap().is_none()
     })
     .await;
+}
+
+/// Foreground only says in which order things go: a namespace ends all the same, and a pod keeps its grace.
+#[tokio::test]
+async fn foreground_deletion_ends_and_leaves_pods_their_grace() {
+    let server = Server::start();
+    let client = server.admin().await;
+    let namespaces: Api<Namespace> = Api::all(client.clone());
+    let namespace = serde_json::from_value(json!({"metadata": {"name": "n"}})).unwrap();
+    namespaces.create(&PostParams::default(), &namespace).await.unwrap();
+    namespaces.delete("n", &DeleteParams::foreground()).await.unwrap();
+    until("the namespace goes", || async {
+        namespaces.get_opt("n").await.unwrap().is_none()
+    })
+    .await;
+
+    let pods: Api<Pod> = Api::default_namespaced(client.clone());
+    let pod =
+        json!({"metadata": {"name": "p"}, "spec": {"nodeName": "nobody", "containers": [{"name": "c", "image": "i"}]}});
+    pods.create(&PostParams::default(), &serde_json::from_value(pod).unwrap())
+        .await
+        .unwrap();
+    pods.delete("p", &DeleteParams::foreground()).await.unwrap();
+    until("its finalizer goes", || async {
+        let pod = pods.get("p").await.expect("the pod stays until its node has ended it");
+        pod.metadata.deletion_timestamp.is_some() && pod.metadata.finalizers.unwrap_or_default().is_empty()
+    })
+    .await;
+    pods.delete("p", &DeleteParams::default().grace_period(0))
+        .await
+        .unwrap();
+    until("the pod goes", || async { pods.get_opt("p").await.unwrap().is_none() }).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn services_made_at_once_have_addresses_and_node_ports_of_their_own() {
+    let server = Server::start();
+    let services: Api<Service> = Api::default_namespaced(server.admin().await);
+    let writes = (0..40).map(|n| {
+        let services = services.clone();
+        tokio::spawn(async move {
+            let service = json!({"metadata": {"name": format!("s{n}")}, "spec": {"type": "NodePort", "ports": [{"port": 80, "name": "a"}, {"port": 81, "name": "b"}]}});
+            services.create(&PostParams::default(), &serde_json::from_value(service).unwrap()).await
+        })
+    });
+    let (mut addresses, mut ports) = (std::collections::BTreeSet::new(), std::collections::BTreeSet::new());
+    for write in writes.collect::<Vec<_>>() {
+        let spec = write.await.unwrap().unwrap().spec.unwrap();
+        addresses.extend(spec.cluster_ip);
+        ports.extend(spec.ports.unwrap().iter().filter_map(|p| p.node_port));
+    }
+    assert_eq!((addresses.len(), ports.len()), (40, 80));
+    let taken = json!({"metadata": {"name": "late"}, "spec": {"type": "NodePort", "ports": [{"port": 80, "nodePort": ports.first()}]}});
+    let refused = services
+        .create(&PostParams::default(), &serde_json::from_value(taken).unwrap())
+        .await;
+    assert!(
+        matches!(&refused, Err(kube::Error::Api(s)) if s.code == 422 && s.message.contains("spec.ports[0].nodePort") && s.message.contains("already allocated")),
+        "{refused:?}"
+    );
 }

@@ -198,8 +198,10 @@ impl Rules {
                 if shutdown.is_cancelled() {
                     return;
                 }
-                // What the new groups did not take over has ended.
-                for group in groups {
+                // What the new groups did not take over has ended. They may be the same: two loads at once wake this twice.
+                let current = lock(&self.0.groups).clone();
+                let is_current = |group: &Arc<Cell>| current.iter().any(|now| Arc::ptr_eq(now, group));
+                for group in groups.into_iter().filter(|group| !is_current(group)) {
                     lock(&group.running).end(now_ms(), store.as_ref());
                 }
             }

@@ -170,6 +170,10 @@ impl Line {
 impl Drop for Held {
     fn drop(&mut self) {
         self.line.open.set(self.line.open.get() - 1);
+        // A line without connections may open one whatever the limit, but whom the permit wakes may be of another line.
+        if self.line.waiting.get() > 0 {
+            self.line.free.notify_one();
+        }
     }
 }
 
@@ -204,6 +208,27 @@ mod tests {
         assert_eq!(breaker.retry(&limits, 100).unwrap_err(), Limit::Retries);
         drop(retry);
         assert!(breaker.retry(&limits, 100).is_ok());
+    }
+
+    #[tokio::test]
+    async fn who_waits_for_an_endpoint_hears_of_its_own_connection_that_closed() {
+        let breaker = Arc::new(Breaker::default());
+        let limits = Limits {
+            connections: Some(1),
+            ..Limits::default()
+        };
+        let [here, there] = [(); 2].map(|()| Rc::new(Line::default()));
+        let first = here.open(&breaker, &limits).unwrap();
+        let _other = there.open(&breaker, &limits).unwrap();
+        here.waiting.set(1);
+        // One who waits for the other endpoint is before it in the breaker's queue, and can do nothing.
+        let before = breaker.closed();
+        tokio::pin!(before);
+        assert!(futures::poll!(before.as_mut()).is_pending());
+        drop(first);
+        let woken = tokio::time::timeout(std::time::Duration::from_secs(20), here.free.notified());
+        woken.await.expect("woken by its own line");
+        assert!(here.open(&breaker, &limits).is_some());
     }
 
     #[test]

@@ -7,6 +7,7 @@ mod discovery;
 mod fields;
 mod job;
 mod remote;
+mod secrets;
 pub mod units;
 
 pub use client::{Authorization, HttpConfig, Pem, TlsConfig};
@@ -87,7 +88,7 @@ pub struct Config {
     pub retention: Option<Duration>,
     /// `storage.tsdb.retention.size`, in bytes, where it is given.
     pub retention_bytes: Option<u64>,
-    /// The file as it was read.
+    /// What the file says, as YAML, without the secrets in it.
     pub text: String,
 }
 
@@ -114,7 +115,12 @@ impl Config {
     /// # Errors
     /// As [`Config::load`].
     pub fn parse(text: &str, folder: &Path) -> Result<Config, ConfigError> {
-        let mut fields = Fields::new("", yaml(text)?)?;
+        let value = yaml(text)?;
+        let mut shown = value.clone();
+        secrets::hide(&mut shown);
+        let shown = serde_saphyr::to_string(&shown)
+            .map_err(|error| ConfigError::new("", format!("cannot be shown as YAML: {error}")))?;
+        let mut fields = Fields::new("", value)?;
         let (global, defaults) = read_global(fields.mapping("global")?)?;
         let mut jobs = Vec::new();
         for (path, value) in fields.list("scrape_configs")? {
@@ -148,7 +154,7 @@ impl Config {
             remote_write,
             retention,
             retention_bytes,
-            text: text.to_owned(),
+            text: shown,
         })
     }
 }

@@ -134,6 +134,8 @@ struct Targets {
     by_key: BTreeMap<Key, Arc<Target>>,
     /// Each text once, for many targets have the same.
     authorities: HashSet<Arc<str>>,
+    /// How many targets were ever made.
+    made: u64,
 }
 
 impl Recorder {
@@ -217,17 +219,24 @@ impl Recorder {
             self.workers,
         ));
         targets.by_key.insert(key, Arc::clone(&target));
+        targets.made += 1;
         target
+    }
+
+    /// How many targets were ever made: who looks for targets to drop need not, while this has not changed.
+    pub fn made(&self) -> u64 {
+        self.lock().made
     }
 
     /// Drops the targets for which `keep` is false. Late writes to a dropped target are harmless and not shown.
     pub fn retain(&self, mut keep: impl FnMut(Direction, &str, &Peer) -> bool) {
         // Decided outside the lock, which workers wait for.
-        let gone: Vec<Arc<Target>> = self
-            .snapshot()
-            .into_iter()
-            .filter(|t| !keep(t.direction, &t.authority, &t.peer))
-            .collect();
+        let mut gone: Vec<Arc<Target>> = Vec::new();
+        for some in self.snapshot().chunks(TAKEN_AT_A_TIME) {
+            let ended = some.iter().filter(|t| !keep(t.direction, &t.authority, &t.peer));
+            gone.extend(ended.map(Arc::clone));
+            std::thread::yield_now();
+        }
         if gone.is_empty() {
             return;
         }
@@ -236,6 +245,8 @@ impl Recorder {
             for target in some {
                 targets.by_key.remove(&target.key());
             }
+            drop(targets);
+            std::thread::yield_now();
         }
         drop(gone);
         // One reference is the set's own.
@@ -252,6 +263,7 @@ impl Recorder {
         self.page().write(out, usize::MAX);
     }
 
+    /// All targets. Takes them in portions and gives way after each, for a worker may want the lock or the core.
     fn snapshot(&self) -> Vec<Arc<Target>> {
         let mut all: Vec<Arc<Target>> = Vec::new();
         loop {
@@ -264,6 +276,8 @@ impl Recorder {
             if all.len() - before < TAKEN_AT_A_TIME {
                 return all;
             }
+            drop(targets);
+            std::thread::yield_now();
         }
     }
 

@@ -188,6 +188,9 @@ impl Page {
                 }
                 self.target += 1;
                 if !(section.shows)(target) {
+                    if self.target.is_multiple_of(super::TAKEN_AT_A_TIME) {
+                        std::thread::yield_now();
+                    }
                     continue;
                 }
                 if !self.headed {

@@ -315,6 +315,7 @@ impl<'a> Replay<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::log::snapshot::Making;
     use crate::options::Options;
     use weir_series::{Matcher, is_stale};
 
@@ -380,5 +381,24 @@ mod tests {
             let (head, good, length) = replay(frame::LOG, &LOG[..at]);
             assert!(good <= length && head.index().len() <= 4);
         }
+    }
+
+    #[test]
+    fn a_series_made_while_a_snapshot_is_written_is_left_to_the_log() {
+        let head = Head::new(Options::default(), None);
+        head.resolve([("a", "1")].into_iter()).unwrap();
+        let mut making = Making::new(&head);
+        let mut records = vec![0];
+        while making.page(&head, &mut records) {}
+        head.resolve([("a", "2")].into_iter()).unwrap();
+        making.end(&head, &mut records);
+        let (recovered, good, length) = replay(frame::SNAPSHOT, &records);
+        assert_eq!(good, length);
+        assert_eq!(recovered.index().len(), 1);
+        assert_eq!(
+            recovered.index().next(),
+            1,
+            "the log's definition of the second would be taken for one that has gone"
+        );
     }
 }

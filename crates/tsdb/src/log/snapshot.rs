@@ -17,11 +17,17 @@ pub(crate) struct Making {
     pages: std::vec::IntoIter<u64>,
     dictionary: Dictionary,
     series: u64,
+    /// Every series of a lower number was there when the pages were listed. Those made later may be in no page that is
+    /// written; it is the log that tells of them.
+    next: Id,
 }
 
 impl Making {
     pub fn new(head: &Head) -> Making {
+        // Series are made under the index's lock: pages and number are of one moment.
+        let index = head.index();
         Making {
+            next: index.next(),
             pages: head.pages.numbers().into_iter(),
             dictionary: Dictionary::default(),
             series: 0,
@@ -61,7 +67,7 @@ impl Making {
         frame::put(out, |out| {
             out.push(END);
             put(out, self.series);
-            put(out, head.index().next());
+            put(out, self.next);
         });
     }
 }

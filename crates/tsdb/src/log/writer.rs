@@ -250,11 +250,13 @@ impl Writer {
         let was_failing = self.segment.is_none();
         match self.snapshot() {
             Ok(()) => {
-                self.due = None;
-                let mut status = self.board.get();
-                (status.error, status.failing_since) = (None, None);
-                drop(status);
                 self.queue.snapshot_taken();
+                // The snapshot may have taken the room that the log needed: that is still due then.
+                if self.segment.is_some() {
+                    self.due = None;
+                    let mut status = self.board.get();
+                    (status.error, status.failing_since) = (None, None);
+                }
             }
             Err(error) => {
                 // Nothing more can be done about it if even that fails.

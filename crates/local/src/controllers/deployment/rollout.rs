@@ -72,7 +72,8 @@ fn shrink(sets: &Sets, new_size: i32, new_available: i32, bounds: Bounds, scales
         spare -= useless;
     }
     let all_available: i32 = sets.all().map(available).sum();
-    let mut dispensable = (all_available - bounds.min_available()).max(0);
+    // A status may still count pods that its set has given up since: no more than the specs can spare.
+    let mut dispensable = (all_available - bounds.min_available()).min(spare).max(0);
     for size in &mut sizes {
         let given = (*size).min(dispensable);
         *size -= given;
