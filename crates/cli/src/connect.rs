@@ -83,10 +83,16 @@ impl Connection {
                 .await
                 .map_err(error(None));
         }
-        if let Ok(kubeconfig) = Kubeconfig::read() {
-            return kube::Config::from_custom_kubeconfig(kubeconfig, &options)
-                .await
-                .map_err(error(None));
+        match Kubeconfig::read() {
+            Ok(kubeconfig) => {
+                return kube::Config::from_custom_kubeconfig(kubeconfig, &options)
+                    .await
+                    .map_err(error(None));
+            }
+            // One that is there and cannot be read is not passed over: it may name another cluster than what comes next.
+            Err(kube::config::KubeconfigError::ReadConfig(why, _)) if why.kind() == std::io::ErrorKind::NotFound => {}
+            Err(kube::config::KubeconfigError::FindPath) => {}
+            Err(why) => return Err(error(None)(why)),
         }
         let local = Path::new(LOCAL_KUBECONFIG);
         if local.exists() {

@@ -59,7 +59,10 @@ impl Proxies {
             Some(namespace) => format!("{}/namespaces/{}/proxies", base_path(), escape(namespace)),
             None => format!("{}/proxies", base_path()),
         };
-        let answer: Value = cluster.get(&path).await?;
+        let mut answer: Value = cluster.get(&path).await?;
+        if let (Some(node), Some(items)) = (&self.node, answer["items"].as_array_mut()) {
+            items.retain(|proxy| proxy["status"]["node"] == **node);
+        }
         if let Some(text) = self.output.raw(&answer)? {
             print(&text);
             return Ok(ExitCode::SUCCESS);
@@ -69,8 +72,6 @@ impl Proxies {
         if let Ok(pods) = cluster.get::<Pods>(&path_of_pods(namespace)).await {
             complete(&mut list.items, &pods.items);
         }
-        list.items
-            .retain(|p| self.node.as_ref().is_none_or(|n| *n == p.status.node));
         if list.items.is_empty() {
             print(&nothing_found("proxies", namespace));
             return Ok(ExitCode::SUCCESS);

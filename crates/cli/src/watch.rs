@@ -60,9 +60,14 @@ where
     let ended = tokio::signal::ctrl_c();
     tokio::pin!(ended);
     loop {
-        // A server that restarts is no reason to stop looking.
-        let text = match picture().await {
+        let seen = tokio::select! {
+            seen = picture() => seen,
+            _ = &mut ended => return Ok(ExitCode::SUCCESS),
+        };
+        let text = match seen {
             Ok(text) => text,
+            Err(error @ Error::Usage(_)) => return Err(error),
+            // A server that restarts is no reason to stop looking.
             Err(error) => format!("{error}\n"),
         };
         print(&if terminal {

@@ -3,7 +3,7 @@
 //! Enters: an accepted socket. Leaves: the chosen chain, the other side's identity, the original endpoint. Knows nothing
 //! of the bytes.
 
-use std::cell::OnceCell;
+use std::cell::{Cell, OnceCell};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -40,11 +40,13 @@ pub struct Flow {
     pub server_name: Option<Box<str>>,
     /// Who the client is, once that is known.
     pub client: OnceCell<Arc<Peer>>,
+    /// Its address is counted in the table of sources.
+    pub counted: Cell<bool>,
 }
 
 impl Drop for Flow {
     fn drop(&mut self) {
-        if self.asks() {
+        if self.counted.get() {
             self.worker.shared.peers.close(self.source.ip());
         }
     }
@@ -99,7 +101,7 @@ impl Flow {
     pub async fn identify(&self) {
         if self.asks() {
             let (peers, address) = (&self.worker.shared.peers, self.source.ip());
-            peers.open(address);
+            self.counted.set(peers.open(address));
             if self.worker.shared.connected.load(Ordering::Relaxed) {
                 peers.wait(address, IDENTIFY_TIMEOUT).await;
             }

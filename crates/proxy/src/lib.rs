@@ -98,6 +98,9 @@ pub enum Error {
     /// A worker thread cannot be started.
     #[error("no worker thread: {0}")]
     Worker(std::io::Error),
+    /// A worker thread has ended although nobody asked it to.
+    #[error("a worker thread ended unexpectedly")]
+    WorkerEnded,
 }
 
 /// Runs a proxy until `shutdown` is cancelled and its connections are drained. The caller's runtime serves administration
@@ -128,7 +131,8 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Erro
     let mut tasks = tokio::task::JoinSet::new();
     serve_admin(&config, &bootstrap, &admin, &mut tasks).await?;
     publisher.publish();
-    let workers = start_workers(config.workers.max(1), &shared)?;
+    let ended = Arc::new(tokio::sync::Notify::new());
+    let workers = start_workers(config.workers.max(1), &shared, &ended)?;
     {
         let publisher = publisher.clone();
         tasks.spawn(async move { publisher.run().await });
@@ -150,6 +154,8 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Erro
     tokio::select! {
         () = shutdown.cancelled() => {}
         () = quit.notified() => {}
+        // Whoever watches this process starts another, which serves with all its workers.
+        () = ended.notified() => return Err(Error::WorkerEnded),
     }
     drain(&shared, config.drain).await;
     shared.life.stopped.cancel();
@@ -194,10 +200,24 @@ async fn serve_admin(
     Ok(())
 }
 
-fn start_workers(count: usize, shared: &Arc<Shared>) -> Result<Vec<JoinHandle<()>>, Error> {
+/// Tells when a thread ends, however it does.
+struct Ending(Arc<tokio::sync::Notify>);
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        self.0.notify_one();
+    }
+}
+
+fn start_workers(
+    count: usize,
+    shared: &Arc<Shared>,
+    ended: &Arc<tokio::sync::Notify>,
+) -> Result<Vec<JoinHandle<()>>, Error> {
     let start = |index: usize| {
-        let shared = Arc::clone(shared);
+        let (shared, ending) = (Arc::clone(shared), Ending(Arc::clone(ended)));
         let run = move || {
+            let _ending = ending;
             if let Err(error) = worker::run(shared, index) {
                 tracing::error!(%error, "a worker ended");
             }

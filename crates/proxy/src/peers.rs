@@ -48,14 +48,16 @@ enum Answer {
 }
 
 impl Peers {
-    /// A connection from `address` begins: asks who that is, if that is new. [`Peers::close`] must follow.
-    pub fn open(&self, address: IpAddr) {
+    /// A connection from `address` begins: asks who that is, if that is new. `true`: [`Peers::close`] must follow; else
+    /// there is no room for another address.
+    pub fn open(&self, address: IpAddr) -> bool {
         let mut table = self.lock();
         if let Some(entry) = table.get_mut(&address) {
             entry.connections += 1;
-            return;
+            return true;
         }
-        if table.len() < ADDRESSES_MAX {
+        let room = table.len() < ADDRESSES_MAX;
+        if room {
             table.insert(
                 address,
                 Entry {
@@ -64,9 +66,11 @@ impl Peers {
                     used: Instant::now(),
                 },
             );
-            drop(table);
-            self.added.notify_one();
         }
+        drop(table);
+        // Also without room: whoever asks forgets first who was not seen for long.
+        self.added.notify_one();
+        room
     }
 
     /// A connection from `address` has ended.
@@ -198,9 +202,9 @@ mod tests {
         let peers = Peers::default();
         assert!(peers.set("nobody", &[]).is_err());
         assert!(peers.set("10.0.0.1", &[0x0a, 0xff]).is_err());
-        for i in 0..=ADDRESSES_MAX {
-            peers.open(IpAddr::from(u32::try_from(i).unwrap().to_be_bytes()));
-        }
+        let address = |i: usize| IpAddr::from(u32::try_from(i).unwrap().to_be_bytes());
+        assert!((0..ADDRESSES_MAX).all(|i| peers.open(address(i))));
+        assert!(!peers.open(address(ADDRESSES_MAX)), "no room");
         assert_eq!(peers.wanted().len(), ADDRESSES_MAX);
     }
 }

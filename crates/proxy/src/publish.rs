@@ -23,6 +23,8 @@ use crate::shared::Shared;
 
 /// Changes within this time are written to disk together.
 const WRITE_DELAY: Duration = Duration::from_millis(200);
+/// How long after a failure the configuration is written again.
+const WRITE_AGAIN: Duration = Duration::from_secs(30);
 /// Resolving a name may take this long.
 const RESOLVE_TIMEOUT: Duration = Duration::from_secs(5);
 /// The shortest time between two look-ups of one name.
@@ -173,7 +175,13 @@ impl Publisher {
         // Encoding many takes longer than the control plane's next word should wait.
         let written = tokio::task::spawn_blocking(move || cache.write(&cache.encode(resources.iter()))).await;
         if let Ok(Err(error)) = written {
-            tracing::warn!(%error, "the configuration could not be kept on disk");
+            tracing::warn!(%error, "the configuration could not be kept on disk yet");
+            self.lock().unwritten = true;
+            let again = self.clone();
+            tokio::spawn(async move {
+                tokio::time::sleep(WRITE_AGAIN).await;
+                again.work.notify_one();
+            });
         }
     }
 

@@ -378,6 +378,7 @@ async fn connection(worker: Rc<Worker>, entry: Arc<str>, mut stream: TcpStream, 
         protocol,
         server_name,
         client: OnceCell::new(),
+        counted: Cell::new(false),
     };
     flow.identify().await;
     // Inspecting and identifying may have taken a while.

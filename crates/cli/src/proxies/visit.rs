@@ -7,7 +7,6 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::Api;
 use kube::api::{AttachParams, ListParams};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
-use weir_api::labels::SYSTEM_NAMESPACE;
 use weir_api::mesh_status::{List, Proxy};
 
 use super::base_path;
@@ -100,9 +99,9 @@ fn choose<'a>(wanted: &str, proxies: &'a [Proxy]) -> Result<&'a Proxy, Error> {
     }
 }
 
-/// The agent's pod on a machine.
-async fn agent(cluster: &Cluster, node: &str) -> Result<String, Error> {
-    let pods: Api<Pod> = Api::namespaced(cluster.client(), SYSTEM_NAMESPACE);
+/// The agent's pod on a machine, as (namespace, name): it may be installed in any namespace.
+async fn agent(cluster: &Cluster, node: &str) -> Result<(String, String), Error> {
+    let pods: Api<Pod> = Api::all(cluster.client());
     let on_node = ListParams::default()
         .labels(AGENTS)
         .fields(&format!("spec.nodeName={node}"));
@@ -112,18 +111,18 @@ async fn agent(cluster: &Cluster, node: &str) -> Result<String, Error> {
         .map_err(|error| Error::Refused(error.to_string()))?;
     let running = |pod: &Pod| pod.status.as_ref().and_then(|s| s.phase.as_deref()) == Some("Running");
     let pod = found.items.into_iter().find(running);
-    pod.and_then(|pod| pod.metadata.name)
+    pod.and_then(|pod| Some((pod.metadata.namespace?, pod.metadata.name?)))
         .ok_or_else(|| Error::Refused(format!("no agent runs on node {node}, which the proxy is on")))
 }
 
-async fn exec(cluster: &Cluster, agent: &str, words: Vec<String>) -> Result<ExitCode, Error> {
-    let pods: Api<Pod> = Api::namespaced(cluster.client(), SYSTEM_NAMESPACE);
+async fn exec(cluster: &Cluster, (namespace, agent): &(String, String), words: Vec<String>) -> Result<ExitCode, Error> {
+    let pods: Api<Pod> = Api::namespaced(cluster.client(), namespace);
     let how = AttachParams::default()
         .container(CONTAINER)
         .stdin(false)
         .stdout(true)
         .stderr(true);
-    let refused = |error: kube::Error| Error::Refused(format!("pod {SYSTEM_NAMESPACE}/{agent}: {error}"));
+    let refused = |error: kube::Error| Error::Refused(format!("pod {namespace}/{agent}: {error}"));
     let mut running = pods.exec(agent, words, &how).await.map_err(refused)?;
     let (out, err, status) = (running.stdout(), running.stderr(), running.take_status());
     let copied = async { tokio::join!(copy(out, tokio::io::stdout()), copy(err, tokio::io::stderr())) };
@@ -136,7 +135,7 @@ async fn exec(cluster: &Cluster, agent: &str, words: Vec<String>) -> Result<Exit
         None => None,
     }) else {
         return Err(Error::Answer(format!(
-            "pod {SYSTEM_NAMESPACE}/{agent} did not say how the command ended"
+            "pod {namespace}/{agent} did not say how the command ended"
         )));
     };
     if status.status.as_deref() == Some("Success") {
