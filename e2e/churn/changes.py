@@ -5,17 +5,22 @@ A change that would order failures is not made: a server is only ended while ano
 
 from __future__ import annotations
 
+import http.client
 import os
 import random
 import signal
 import time
 
 from churn.cluster import Api, Refused
+from harness import is_ready
 from scenarios.certificates import certificate
 
 POLICIES = ("ROUND_ROBIN", "LEAST_REQUEST", "RANDOM", "RING_HASH", "MAGLEV", "PEAK_EWMA")
 SERVICES = ("web", "web-a", "web-b", "calls")
 SERVERS = ("web-a", "web-b", "calls")
+# The proxies that requests of the load enter by: of the clients' pods, where they have one, and the gateway.
+CLIENTS = ("north-", "south-")
+GATEWAY = "traffic-ingress"
 # Labels with values that no request of the load is troubled by; None takes the label away.
 GENEROUS = {
     "traffic.request.timeout": ("20s", "30s", None),
@@ -38,8 +43,10 @@ GENEROUS = {
     "traffic.hash.cookie.ttl": ("100", None),
     "traffic.hash.header.name": ("x-number", None),
 }
-# Between two ends of the control plane, and after one before a server is ended: time to be there again.
-CONTROL_SECONDS = 8.0
+# At least so long between two ends of the control plane.
+CONTROL_SECONDS = 12.0
+# So long after the end of a server the control plane stays at least, to tell of it; and so long that is waited for at most.
+TOLD_SECONDS, TOLD_SECONDS_MAX = 1.0, 4.0
 
 
 class NotNow(Exception):
@@ -50,7 +57,10 @@ class Changes:
     def __init__(self, mesh, api: Api, namespace: str, engine: str, seed: int):
         self.mesh, self.api, self.namespace, self.engine = mesh, api, namespace, engine
         self.random = random.Random(seed)
-        self.control_ended = 0.0
+        self.control_ended = self.server_ended = 0.0
+        # Since the control plane was ended, the proxies of the load have had word from the next one.
+        self.control_back = True
+        self.killed: set[str] = set()
         self.noise = 0
         self.made: set[str] = set()
 
@@ -105,14 +115,31 @@ class Changes:
     def pods(self, name: str) -> list[dict]:
         """The ready ones that are to stay."""
         items = self.api.get(f"/api/v1/namespaces/{self.namespace}/pods?labelSelector=name%3D{name}")["items"]
-        return [
-            pod for pod in items if "deletionTimestamp" not in pod["metadata"]
-            and any(condition["type"] == "Ready" and condition["status"] == "True" for condition in pod["status"].get("conditions", []))
+        return [pod for pod in items if "deletionTimestamp" not in pod["metadata"] and is_ready(pod)]
+
+    def control_pods(self) -> list[dict]:
+        pods = self.api.get("/api/v1/namespaces/weir-system/pods?labelSelector=app%3Dweir-control")["items"]
+        return [pod for pod in pods if "deletionTimestamp" not in pod["metadata"]]
+
+    def told(self) -> bool:
+        """Whether the control plane is there, and the proxies that the load passes have from it what there is."""
+        if not any(is_ready(pod) for pod in self.control_pods()):
+            return False
+        try:
+            proxies = self.api.get("/apis/weir.dev/v1alpha1/proxies")["items"]
+        except (Refused, OSError, http.client.HTTPException):
+            return False
+        states = {proxy["status"]["nodeId"]: proxy["status"] for proxy in proxies}
+        passed = [
+            state for node, state in states.items()
+            if node == GATEWAY or (node.startswith(CLIENTS) and node.endswith(f".{self.namespace}") and state["id"])
         ]
+        return GATEWAY in states and all(state["connected"] and all(state["synced"].values()) for state in passed)
 
     def spare(self, name: str) -> list[dict]:
         """The ready pods, when one may be ended: the control plane is there to say so, and another serves."""
-        if time.monotonic() - self.control_ended < CONTROL_SECONDS:
+        self.control_back = self.control_back or self.told()
+        if not self.control_back:
             raise NotNow
         pods = self.pods(name)
         if len(pods) < 2:
@@ -121,13 +148,16 @@ class Changes:
 
     def scale(self):
         name, replicas = self.random.choice(SERVERS), self.random.choice((2, 3, 4))
-        if replicas < self.api.get(self.workload(name))["spec"]["replicas"] and len(self.spare(name)) <= replicas:
-            raise NotNow
+        if replicas < self.api.get(self.workload(name))["spec"]["replicas"]:
+            if len(self.spare(name)) <= replicas:
+                raise NotNow
+            self.server_ended = time.monotonic()
         self.api.merge(self.workload(name), {"spec": {"replicas": replicas}})
         return f"deployment {name}: {replicas} replicas"
 
     def kill(self):
         pod = self.random.choice(self.spare(self.random.choice(SERVERS)))["metadata"]["name"]
+        self.server_ended = time.monotonic()
         self.api.delete(self.core("pods", pod))
         return f"pod {pod} deleted"
 
@@ -219,16 +249,24 @@ class Changes:
         return f"ConfigMap weir-mesh: {text}"
 
     def control(self):
-        """The control plane is killed, or its pod deleted; not so fast that it is not there in between."""
-        if time.monotonic() - self.control_ended < CONTROL_SECONDS * 1.5:
+        """The control plane is killed, or its pod deleted; not so fast that it is not there in between.
+
+        A container that is killed a second time is started again after 10 s only: it is killed once, and then its pod is deleted.
+        """
+        now = time.monotonic()
+        if now - self.control_ended < CONTROL_SECONDS:
             raise NotNow
-        self.control_ended = time.monotonic()
-        if self.random.random() < 0.5:
-            pods = self.api.get("/api/v1/namespaces/weir-system/pods?labelSelector=app%3Dweir-control")["items"]
-            names = [pod["metadata"]["name"] for pod in pods if "deletionTimestamp" not in pod["metadata"]]
+        while time.monotonic() - self.server_ended < TOLD_SECONDS or not self.told():
+            if time.monotonic() - now > TOLD_SECONDS_MAX:
+                raise NotNow
+            time.sleep(0.1)
+        names = {pod["metadata"]["name"] for pod in self.control_pods()}
+        self.control_ended, self.control_back = time.monotonic(), False
+        if names & self.killed or self.random.random() < 0.5:
             for name in names:
                 self.api.delete(f"/api/v1/namespaces/weir-system/pods/{name}")
             return f"control plane's pod deleted: {', '.join(names)}"
+        self.killed |= names
         pids = self.mesh.processes("weir control")
         for pid in pids:
             try:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import functools
 import itertools
 import json
 import os
@@ -147,15 +148,21 @@ class Http1:
         self.writer.close()
 
 
+@functools.cache
+def tls_context(protocol: str) -> ssl.SSLContext:
+    """Made once: a connection is not to cost this client more than the handshake. Whose the certificate is has its own tests."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    context.set_alpn_protocols([protocol])
+    return context
+
+
 async def connect(options, target, protocol: str | None = None):
-    """TLS, where it is asked for, is for connections that speak a protocol of HTTP; whose the certificate is has its own tests."""
+    """TLS, where it is asked for, is for connections that speak a protocol of HTTP."""
     host, _, port = target.rpartition(":")
     more = {}
     if options.tls and protocol:
-        context = ssl.create_default_context()
-        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-        context.set_alpn_protocols([protocol])
-        more = {"ssl": context, "server_hostname": options.host}
+        more = {"ssl": tls_context(protocol), "server_hostname": options.host}
     reader, writer = await asyncio.open_connection(host, int(port), limit=1 << 20, **more)
     writer.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return reader, writer

@@ -21,6 +21,8 @@ use tokio::process::Command;
 use crate::plan::Skip;
 use crate::sys;
 
+mod tracked;
+
 /// Where the proxy takes redirected outbound connections.
 pub const OUTBOUND_PORT: u16 = 15001;
 /// Where the proxy takes redirected inbound connections.
@@ -87,11 +89,18 @@ pub async fn release(netns: &Path) -> Result<(), Error> {
     nft(netns, &["-f", "-"], &script).await.map(drop)
 }
 
-/// Second step of undoing: nothing is left. Fine if there was nothing.
+/// Second step of undoing: nothing is left, nor remembered of the connections that were redirected. Fine if there was
+/// nothing.
 pub async fn remove(netns: &Path) -> Result<(), Error> {
-    nft(netns, &["-f", "-"], "add table inet weir\ndelete table inet weir\n")
-        .await
-        .map(drop)
+    nft(netns, &["-f", "-"], "add table inet weir\ndelete table inet weir\n").await?;
+    match tracked::forget(netns, &[OUTBOUND_PORT, INBOUND_PORT]).await {
+        Ok(entries) => tracing::debug!(entries, netns = %netns.display(), "redirected connections forgotten"),
+        // Old entries go by themselves, and until then hurt in rare cases only.
+        Err(error) => {
+            tracing::warn!(netns = %netns.display(), %error, "the kernel still remembers connections that were redirected");
+        }
+    }
+    Ok(())
 }
 
 /// Adding what exists changes nothing, so these lines make every script repeatable.

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use kube::Client;
 use tokio::net::TcpListener;
@@ -27,6 +27,8 @@ use crate::watch::Watched;
 
 /// Changes that come within this time are built together.
 const DEBOUNCE: Duration = Duration::from_millis(10);
+/// Clusters of connections that may still drain stay so long: longer than any proxy takes for that.
+const RETIRED: Duration = Duration::from_secs(60);
 /// The authority is asked for again after this time, while the API server is not there.
 const AUTHORITY_RETRY: Duration = Duration::from_secs(1);
 
@@ -211,6 +213,8 @@ struct Publisher {
     statuses: Option<Statuses>,
     shared: Shared,
     builder: weir_mesh::Builder,
+    /// Clusters that nothing leads to any more, and since when.
+    retired: BTreeMap<String, Instant>,
     /// The connected nodes, as published from the mesh `nodes_of`.
     nodes: BTreeMap<String, Node>,
     nodes_of: Arc<Mesh>,
@@ -226,6 +230,7 @@ impl Publisher {
             statuses: None,
             shared: Shared::default(),
             builder: weir_mesh::Builder::default(),
+            retired: BTreeMap::new(),
             nodes: BTreeMap::new(),
             nodes_of: Arc::default(),
         }
@@ -265,10 +270,11 @@ impl Publisher {
                 return;
             }
         };
-        let started = std::time::Instant::now();
+        let started = Instant::now();
         let (mesh, problems) = self.builder.build(&objects, &self.shared.mesh);
         let built = started.elapsed();
         let lowered = Lowered::renew(&mesh, &self.shared.lowered, &self.shared.mesh);
+        let lowered = self.with_retired(lowered, started);
         let encoded = started.elapsed();
         if let Err(inconsistencies) = lowered.check_since(&self.shared.lowered) {
             for inconsistency in inconsistencies {
@@ -293,6 +299,18 @@ impl Publisher {
         );
     }
 
+    /// Keeps clusters that connections from before may still need.
+    fn with_retired(&mut self, lowered: Lowered, now: Instant) -> Lowered {
+        let previous = &self.shared.lowered;
+        let gone = lowered.retired(previous);
+        self.retired.retain(|name, _| gone.contains(name));
+        for name in gone {
+            self.retired.entry(name).or_insert(now);
+        }
+        let young = self.retired.iter().filter(|(_, since)| now - **since < RETIRED);
+        lowered.keeping(&young.map(|(name, _)| name.clone()).collect(), previous)
+    }
+
     /// Resources to connected nodes, problems to everybody.
     fn publish(&mut self) {
         let Shared {
@@ -301,7 +319,7 @@ impl Publisher {
             problems,
             ..
         } = &self.shared;
-        let started = std::time::Instant::now();
+        let started = Instant::now();
         let cache = &self.handle.cache;
         let mut nodes = BTreeMap::new();
         for node in cache.nodes() {

@@ -98,9 +98,9 @@ impl ControlHandle {
                 node: key.node_id(),
                 namespace: key.namespace.clone(),
                 pod: key.name.clone(),
-                id: pod.proxy.clone(),
-                machine: pod.node.clone(),
-                host_ip: pod.host_ip.clone(),
+                id: pod.proxy.to_string(),
+                machine: pod.node.to_string(),
+                host_ip: pod.host_ip.to_string(),
                 engine: pod.engine.to_string(),
                 enabled: true,
                 ..Default::default()
@@ -111,8 +111,8 @@ impl ControlHandle {
             let key = Key::from_node_id(&node.node.id).unwrap_or_else(|| Key::new("", &*node.node.id));
             let proxy = proxies.entry(key.clone()).or_insert_with(|| ProxyStatus {
                 node: node.node.id.clone(),
-                id: mesh.pods.get(&key).map(|p| p.proxy.clone()).unwrap_or_default(),
-                machine: mesh.pods.get(&key).map(|p| p.node.clone()).unwrap_or_default(),
+                id: mesh.pods.get(&key).map(|p| p.proxy.to_string()).unwrap_or_default(),
+                machine: mesh.pods.get(&key).map(|p| p.node.to_string()).unwrap_or_default(),
                 namespace: key.namespace,
                 pod: key.name,
                 ..Default::default()

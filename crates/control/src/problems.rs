@@ -63,7 +63,7 @@ fn pod_of(mesh: &Mesh, node_id: &str) -> ObjectRef {
     ObjectRef {
         api_version: "v1".to_owned(),
         kind: "Pod".to_owned(),
-        uid: mesh.pods.get(&key).map(|p| p.uid.clone()).unwrap_or_default(),
+        uid: mesh.pods.get(&key).map(|p| p.uid.to_string()).unwrap_or_default(),
         namespace: key.namespace,
         name: key.name,
     }

@@ -42,6 +42,7 @@ pub use telemetry::Telemetry;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use weir_api::problem::Problem;
 
@@ -61,7 +62,7 @@ pub struct Mesh {
     #[serde(serialize_with = "services::serialize_addresses")]
     pub addresses: BTreeMap<(IpAddr, u16), Address>,
     /// Who has an address. Addresses that several pods share (the host's) are not here.
-    pub identities: BTreeMap<IpAddr, Identity>,
+    pub identities: BTreeMap<IpAddr, Arc<Identity>>,
     /// How much is measured where a Service says nothing.
     pub telemetry: Telemetry,
     /// What the gateway does with requests from outside.

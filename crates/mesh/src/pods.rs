@@ -36,21 +36,21 @@ pub struct Identity {
     pub owner: String,
 }
 
-/// A pod that has not ended.
+/// A pod that has not ended. Nearly all of it is shared from one build of the model to the next.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Pod {
-    /// Who it is.
-    pub identity: Identity,
+    /// Who it is; shared with the endpoints that it is behind.
+    pub identity: Arc<Identity>,
     /// Uid of the object.
-    pub uid: String,
+    pub uid: Arc<str>,
     /// Addresses; empty before it runs.
     pub ips: Vec<IpAddr>,
     /// Name of its machine; empty before it has one.
-    pub node: String,
+    pub node: Arc<str>,
     /// Address of its machine.
-    pub host_ip: String,
+    pub host_ip: Arc<str>,
     /// Id of the proxy that runs beside it, as the agent says; empty while there is none.
-    pub proxy: String,
+    pub proxy: Arc<str>,
     /// It uses its machine's network: its address is not its own and it cannot be captured.
     pub host_network: bool,
     /// It asks for a proxy.
@@ -92,9 +92,9 @@ pub(crate) fn build(
     settings: &Settings,
     memo: &mut Memo,
     problems: &mut Problems,
-) -> (BTreeMap<Key, Pod>, BTreeMap<IpAddr, Identity>) {
+) -> (BTreeMap<Key, Pod>, BTreeMap<IpAddr, Arc<Identity>>) {
     let mut pods = BTreeMap::new();
-    let mut identities: BTreeMap<IpAddr, (bool, Identity)> = BTreeMap::new();
+    let mut identities: BTreeMap<IpAddr, (bool, Arc<Identity>)> = BTreeMap::new();
     for (key, object) in &objects.pods {
         let phase = object.status.as_ref().and_then(|s| s.phase.as_deref());
         if matches!(phase, Some("Succeeded" | "Failed")) {
@@ -108,9 +108,9 @@ pub(crate) fn build(
                 // An address that was given to a new pod belongs to that one, not to the one that goes.
                 let holder = identities
                     .entry(*ip)
-                    .or_insert_with(|| (pod.terminating, pod.identity.clone()));
+                    .or_insert_with(|| (pod.terminating, Arc::clone(&pod.identity)));
                 if holder.0 && !pod.terminating {
-                    *holder = (false, pod.identity.clone());
+                    *holder = (false, Arc::clone(&pod.identity));
                 }
             }
         }
@@ -170,17 +170,17 @@ fn pod(objects: &Objects, key: &Key, object: &KubePod, settings: &Settings, prob
         );
     }
     Pod {
-        identity: Identity {
+        identity: Arc::new(Identity {
             namespace: key.namespace.clone(),
             pod: key.name.clone(),
             owner_kind,
             owner,
-        },
-        uid: meta.uid.clone().unwrap_or_default(),
+        }),
+        uid: meta.uid.as_deref().unwrap_or_default().into(),
         ips: ips(object),
-        node: spec.and_then(|s| s.node_name.clone()).unwrap_or_default(),
-        host_ip: status.and_then(|s| s.host_ip.clone()).unwrap_or_default(),
-        proxy: labels::value(meta, labels::PROXY).unwrap_or_default().to_owned(),
+        node: spec.and_then(|s| s.node_name.as_deref()).unwrap_or_default().into(),
+        host_ip: status.and_then(|s| s.host_ip.as_deref()).unwrap_or_default().into(),
+        proxy: labels::value(meta, labels::PROXY).unwrap_or_default().into(),
         host_network,
         enabled: enabled && !host_network,
         engine,

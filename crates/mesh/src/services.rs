@@ -93,7 +93,7 @@ pub struct Endpoint {
     /// Port, already resolved from number or name.
     pub port: u16,
     /// The pod that has the address, if it is one.
-    pub identity: Option<Identity>,
+    pub identity: Option<Arc<Identity>>,
     /// Share of traffic, 0 to 128; at 0 it takes none.
     pub weight: u32,
     /// It takes traffic: ready and not about to go.
@@ -326,7 +326,7 @@ fn endpoints(port_name: &str, slices: &[&Arc<EndpointSlice>], pods: &BTreeMap<Ke
                 let endpoint = Endpoint {
                     ip,
                     port,
-                    identity: pod.map(|p| p.identity.clone()),
+                    identity: pod.map(|p| Arc::clone(&p.identity)),
                     weight: pod.map_or(WEIGHT_DEFAULT, |p| p.weight),
                     ready,
                     hostname: endpoint.hostname.clone().unwrap_or_default(),
@@ -392,7 +392,7 @@ pub(crate) fn addresses(
                     endpoint: Endpoint {
                         ip: *ip,
                         port,
-                        identity: Some(pod.identity.clone()),
+                        identity: Some(Arc::clone(&pod.identity)),
                         weight: pod.weight,
                         ready: !pod.terminating,
                         hostname: String::new(),

@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::future::{Future, Ready, ready};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -30,12 +30,12 @@ pub mod cache;
 mod message;
 pub mod session;
 
-use cache::Connection;
 pub use cache::{Cache, NodeInfo, NodeStatus};
+use cache::{Connection, Standing};
 use message::{Message, ResponseBody};
 use session::delta::DeltaSession;
 use session::sotw::SotwSession;
-use session::{Event, TypeStatus};
+use session::{Event, Nack, TypeStatus};
 
 /// The service that is served, and its two methods.
 const SERVICE: &str = "envoy.service.discovery.v3.AggregatedDiscoveryService";
@@ -200,12 +200,13 @@ impl<A: Authorize> tower_service::Service<http::Request<Body>> for Ads<A> {
 }
 
 /// What a stream's task needs of either variant of the protocol.
-trait Variant: Default + Send + 'static {
+trait Variant: Default + std::fmt::Debug + Send + 'static {
     type Request: prost::Message + Default + 'static;
     const NAME: &'static str;
     fn node(request: &Self::Request) -> Option<&Node>;
     fn on_request(&mut self, request: Self::Request) -> Vec<Event>;
     fn next(&mut self, snapshot: &Snapshot) -> Option<Message>;
+    fn rejections(&self) -> Vec<Nack>;
     fn status(&self) -> BTreeMap<ResourceType, TypeStatus>;
 }
 
@@ -223,6 +224,9 @@ macro_rules! variant {
             fn next(&mut self, snapshot: &Snapshot) -> Option<Message> {
                 self.advance(snapshot).map(Message::from)
             }
+            fn rejections(&self) -> Vec<Nack> {
+                Self::rejections(self)
+            }
             fn status(&self) -> BTreeMap<ResourceType, TypeStatus> {
                 Self::status(self)
             }
@@ -231,6 +235,18 @@ macro_rules! variant {
 }
 variant!(DeltaSession, DeltaDiscoveryRequest, "delta");
 variant!(SotwSession, DiscoveryRequest, "sotw");
+
+/// A session belongs to its stream's task; others look at it for a moment.
+impl<V: Variant> Standing for Mutex<V> {
+    fn status(&self) -> BTreeMap<ResourceType, TypeStatus> {
+        locked(self).status()
+    }
+}
+
+fn locked<V>(session: &Mutex<V>) -> MutexGuard<'_, V> {
+    // Should the session have panicked half-way, its stream has ended.
+    session.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 type Queue = mpsc::Sender<Result<Message, Status>>;
 
@@ -300,21 +316,26 @@ impl<A: Authorize> Shared<A> {
             "xDS client connected"
         );
 
-        let mut connection = self.cache.connect(node, V::NAME);
-        let result = self.converse::<V>(first, &mut requests, &mut connection, queue).await;
+        let session = Arc::new(Mutex::new(V::default()));
+        let mut connection = self
+            .cache
+            .connect(node, V::NAME, Arc::clone(&session) as Arc<dyn Standing>);
+        let result = self
+            .converse(&session, first, &mut requests, &mut connection, queue)
+            .await;
         tracing::info!("xDS client gone");
         result
     }
 
     async fn converse<V: Variant>(
         &self,
+        session: &Mutex<V>,
         first: V::Request,
         requests: &mut Streaming<V::Request>,
         connection: &mut Connection,
         queue: &Queue,
     ) -> Result<(), Status> {
         let mut stopped = self.stopped.clone();
-        let mut session = V::default();
         // Requests wait until there is something to compare them with: a fleet that comes back lists all it has.
         tokio::select! {
             configured = connection.snapshots.wait_for(Option::is_some) => {
@@ -323,12 +344,12 @@ impl<A: Authorize> Shared<A> {
             () = queue.closed() => return Ok(()),
             _ = stopped.wait_for(|stopped| *stopped) => return Err(shutting_down()),
         }
-        let mut events = session.on_request(first);
+        let mut events = locked(session).on_request(first);
         loop {
-            push(&mut session, &events, connection, queue).await?;
+            push(session, &events, connection, queue).await?;
             events = tokio::select! {
                 request = requests.message() => match request? {
-                    Some(request) => session.on_request(request),
+                    Some(request) => locked(session).on_request(request),
                     None => return Ok(()),
                 },
                 changed = connection.snapshots.changed() => {
@@ -348,7 +369,7 @@ fn shutting_down() -> Status {
 
 /// Sends all that the client should get now and shows how it stands.
 async fn push<V: Variant>(
-    session: &mut V,
+    session: &Mutex<V>,
     events: &[Event],
     connection: &mut Connection,
     queue: &Queue,
@@ -365,13 +386,15 @@ async fn push<V: Variant>(
     // Nothing is sent before the first snapshot: a client keeps what it has.
     let snapshot = connection.snapshots.borrow_and_update().clone();
     if let Some(snapshot) = snapshot {
-        while let Some(response) = session.next(&snapshot) {
+        loop {
+            let next = locked(session).next(&snapshot);
+            let Some(response) = next else { break };
             tokio::time::timeout(SEND_TIMEOUT, queue.send(Ok(response)))
                 .await
                 .map_err(|_| Status::deadline_exceeded("the client takes no responses"))?
                 .map_err(|_| Status::cancelled("the client is gone"))?;
         }
     }
-    connection.report(session.status());
+    connection.report(locked(session).rejections());
     Ok(())
 }

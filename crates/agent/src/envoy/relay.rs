@@ -44,6 +44,7 @@ pub(super) const ROUTES: &str = "type.googleapis.com/envoy.config.route.v3.Route
 pub struct Relay {
     control: Option<Control>,
     cache: Mutex<Cache>,
+    owed: Mutex<Owed>,
     /// Envoy has accepted its listeners since it was started.
     configured: AtomicBool,
     changes: watch::Sender<u64>,
@@ -56,6 +57,7 @@ impl Relay {
         Arc::new(Self {
             control,
             cache: Mutex::new(cache),
+            owed: Mutex::default(),
             configured,
             changes: watch::channel(0).0,
         })
@@ -69,6 +71,7 @@ impl Relay {
     /// Another Envoy starts, with nothing.
     pub fn fresh_envoy(&self) {
         self.configured.store(self.control.is_none(), Ordering::Relaxed);
+        *self.owed() = Owed::default();
     }
 
     /// Wakes when Envoy has accepted something, or given something up.
@@ -101,6 +104,19 @@ impl Relay {
         }
     }
 
+    fn owed(&self) -> MutexGuard<'_, Owed> {
+        self.owed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What Envoy asks next.
+    async fn request(&self, envoy: &mut Envoy) -> Result<Option<DeltaDiscoveryRequest>, Status> {
+        let mut request = envoy.requests.message().await?;
+        if let Some(request) = &mut request {
+            self.owed().reclaim(request);
+        }
+        Ok(request)
+    }
+
     fn cache(&self) -> MutexGuard<'_, Cache> {
         self.cache.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -110,7 +126,7 @@ impl Relay {
         let Some(control) = &self.control else {
             return Err(Status::unimplemented("static configuration only"));
         };
-        let Some(first) = envoy.requests.message().await? else {
+        let Some(first) = self.request(&mut envoy).await? else {
             return Ok(());
         };
         let fresh = first.initial_resource_versions.is_empty() && !self.cache().is_empty();
@@ -143,7 +159,7 @@ impl Relay {
         tokio::pin!(patience);
         loop {
             tokio::select! {
-                request = envoy.requests.message() => {
+                request = self.request(envoy) => {
                     let Some(request) = request? else { return Ok(None) };
                     self.acknowledge(&mut pending, &request);
                     if let Some(seen) = &mut silent {
@@ -157,6 +173,7 @@ impl Relay {
                     };
                     silent = None;
                     pending.insert(response.nonce.clone(), response.clone());
+                    self.owed().passed(&response);
                     if envoy.responses.send(Ok(response)).await.is_err() {
                         return Ok(None);
                     }
@@ -216,7 +233,7 @@ impl Relay {
         tokio::pin!(back);
         loop {
             tokio::select! {
-                request = envoy.requests.message() => match request? {
+                request = self.request(envoy) => match request? {
                     Some(request) => kept.send(self, envoy, &request).await?,
                     None => return Ok(()),
                 },
@@ -244,6 +261,38 @@ async fn speaks(control: &Control, probe: DeltaDiscoveryRequest) -> bool {
 struct Envoy {
     requests: Streaming<DeltaDiscoveryRequest>,
     responses: mpsc::Sender<Result<DeltaDiscoveryResponse, Status>>,
+}
+
+/// Clusters that were sent to Envoy and whose endpoints were not sent since. Envoy takes such a cluster into use when they come;
+/// on a new stream it says that it has them, from before, and would wait for nothing.
+#[derive(Debug, Default)]
+struct Owed(HashSet<String>);
+
+impl Owed {
+    /// Notes what is on its way to Envoy.
+    fn passed(&mut self, response: &DeltaDiscoveryResponse) {
+        let names = response.resources.iter().map(|r| r.name.clone());
+        match response.type_url.as_str() {
+            CLUSTER => self.0.extend(names),
+            ENDPOINTS => names.for_each(|name| drop(self.0.remove(&name))),
+            _ => {}
+        }
+        if response.type_url == CLUSTER {
+            response
+                .removed_resources
+                .iter()
+                .for_each(|name| drop(self.0.remove(name)));
+        }
+    }
+
+    /// Takes back what Envoy says of endpoints that it waits for.
+    fn reclaim(&self, request: &mut DeltaDiscoveryRequest) {
+        if request.type_url == ENDPOINTS {
+            request
+                .initial_resource_versions
+                .retain(|name, _| !self.0.contains(name));
+        }
+    }
 }
 
 /// A stream that is answered from what was kept.
@@ -373,6 +422,40 @@ mod tests {
         response
             .map(|r| r.resources.into_iter().map(|r| r.name).collect())
             .unwrap_or_default()
+    }
+
+    /// A stream that ends between a cluster and its endpoints leaves Envoy waiting for these: they are sent on the next one.
+    #[test]
+    fn endpoints_of_a_cluster_that_waits_for_them_are_sent_again() {
+        let resource = |name: &&str| Resource {
+            name: (*name).to_owned(),
+            ..Default::default()
+        };
+        let response = |type_url: &str, names: &[&str], removed: &[&str]| DeltaDiscoveryResponse {
+            type_url: type_url.into(),
+            resources: names.iter().map(resource).collect(),
+            removed_resources: removed.iter().map(|name| (*name).to_owned()).collect(),
+            ..Default::default()
+        };
+        let claimed = |owed: &Owed, type_url: &str| {
+            let names = ["a", "b", "c"].map(|name| (name.to_owned(), "1".to_owned()));
+            let mut request = DeltaDiscoveryRequest {
+                type_url: type_url.into(),
+                initial_resource_versions: names.into(),
+                ..Default::default()
+            };
+            owed.reclaim(&mut request);
+            let mut names: Vec<String> = request.initial_resource_versions.into_keys().collect();
+            names.sort();
+            names
+        };
+        let mut owed = Owed::default();
+        owed.passed(&response(CLUSTER, &["a", "b", "d"], &[]));
+        owed.passed(&response(ENDPOINTS, &["a"], &[]));
+        assert_eq!(claimed(&owed, ENDPOINTS), ["a", "c"]);
+        assert_eq!(claimed(&owed, CLUSTER), ["a", "b", "c"]);
+        owed.passed(&response(CLUSTER, &["a"], &["b"]));
+        assert_eq!(claimed(&owed, ENDPOINTS), ["b", "c"]);
     }
 
     #[test]

@@ -135,3 +135,55 @@ async fn new_connections_are_captured_and_old_ones_left_alone() {
     assert_eq!(say(&mut old_in, "7"), "app:7");
     assert_eq!(ruleset(&net), "");
 }
+
+/// A connection of the application from a certain port.
+fn connect_from(net: &Net, port: u16) -> std::net::TcpStream {
+    let connected = within(net.pod(), move || {
+        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None)?;
+        socket.set_reuse_address(true)?;
+        socket.bind(&std::net::SocketAddr::from(([10, 199, 0, 1], port)).into())?;
+        let peer = std::net::SocketAddr::from(([10, 199, 0, 2], 7000));
+        socket.connect_timeout(&peer.into(), Duration::from_secs(3))?;
+        let stream = std::net::TcpStream::from(socket);
+        stream.set_read_timeout(Some(Duration::from_secs(3)))?;
+        Ok::<_, std::io::Error>(stream)
+    });
+    connected.unwrap()
+}
+
+/// A port is used twice for the same address: by a connection that is redirected, and, when that has ended and redirection has
+/// gone, by one that is not. When redirection comes back, the second one goes on as it was.
+#[tokio::test]
+async fn what_was_redirected_once_is_forgotten_when_redirection_goes() {
+    let net = Net::new();
+    echo(net.pod(), "0.0.0.0:15001", "outbound");
+    let peer = within(net.peer(), || std::net::TcpListener::bind("0.0.0.0:7000").unwrap());
+    let skip = Skip::default();
+    apply(&net.pod(), &skip).await.unwrap();
+    let mut captured = connect_from(&net, 40_000);
+    assert_eq!(say(&mut captured, "1"), "outbound:1");
+    // It ends with a reset, so that its port is free at once.
+    socket2::SockRef::from(&captured)
+        .set_linger(Some(Duration::ZERO))
+        .unwrap();
+    drop(captured);
+    release(&net.pod()).await.unwrap();
+    remove(&net.pod()).await.unwrap();
+
+    let mut direct = connect_from(&net, 40_000);
+    let (mut accepted, _) = peer.accept().unwrap();
+    apply(&net.pod(), &skip).await.unwrap();
+    // The first packet that is seen of it comes from outside.
+    assert_eq!(exchange(&mut accepted, &mut direct, "2"), "2");
+    assert_eq!(exchange(&mut direct, &mut accepted, "3"), "3");
+}
+
+/// What arrives at the other end.
+fn exchange(from: &mut std::net::TcpStream, to: &mut std::net::TcpStream, word: &str) -> String {
+    use std::io::{Read, Write};
+    to.set_read_timeout(Some(Duration::from_secs(3))).unwrap();
+    from.write_all(word.as_bytes()).unwrap();
+    let mut buffer = [0; 64];
+    let length = to.read(&mut buffer).unwrap();
+    String::from_utf8_lossy(&buffer[..length]).into_owned()
+}

@@ -112,7 +112,7 @@ fn lb_endpoint(endpoint: &weir_mesh::Endpoint, service: &str) -> LbEndpoint {
 }
 
 fn metadata(endpoint: &weir_mesh::Endpoint, service: &str) -> Metadata {
-    let who = endpoint.identity.clone().unwrap_or_default();
+    let who = endpoint.identity.as_deref().cloned().unwrap_or_default();
     let fields = [
         ("namespace", who.namespace),
         ("pod", who.pod),

@@ -357,6 +357,29 @@ impl Lowered {
         }
     }
 
+    /// The inbound clusters of `previous` that nothing leads to any more. A connection that began before a change of its
+    /// listener is served as it began until it has drained, and needs them that long.
+    pub fn retired(&self, previous: &Self) -> BTreeSet<String> {
+        let own = format!("{INBOUND}_");
+        let old = previous.clusters.all();
+        old.keys()
+            .filter(|name| name.starts_with(&own) && self.clusters.get(name).is_none())
+            .cloned()
+            .collect()
+    }
+
+    /// The same with these clusters of `previous`.
+    #[must_use]
+    pub fn keeping(self, clusters: &BTreeSet<String>, previous: &Self) -> Self {
+        if clusters.is_empty() {
+            return self;
+        }
+        Self {
+            clusters: self.clusters.and(clusters, &previous.clusters),
+            ..self
+        }
+    }
+
     /// Whether what nodes share is consistent. (`inbound`, which is each node's own, refers to cluster `inbound` alone.)
     pub fn check(&self) -> Result<(), Vec<Inconsistency>> {
         self.views()

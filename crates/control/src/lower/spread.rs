@@ -57,6 +57,20 @@ impl Spread {
         }
     }
 
+    /// The same with resources of before that everybody keeps for a while.
+    pub(super) fn and(&self, names: &BTreeSet<String>, previous: &Self) -> Self {
+        let mut everybody = self.everybody.resources().clone();
+        for name in names {
+            if let Some(resource) = previous.everybody.resources().get(name) {
+                everybody.entry(name.clone()).or_insert_with(|| Arc::clone(resource));
+            }
+        }
+        Self {
+            everybody: Layer::renew(&previous.everybody, everybody),
+            ..self.clone()
+        }
+    }
+
     /// One resource, whoever it is for.
     pub(super) fn get(&self, name: &str) -> Option<&Arc<Resource>> {
         self.everybody

@@ -296,6 +296,49 @@ fn pods_with_ipv6_have_listeners_for_it_beside_the_others() {
     assert_eq!((one.get(OUTBOUND_IPV6), one.get(INBOUND_IPV6)), (None, None));
 }
 
+/// A Service chooses what is measured, and chooses again: the cluster of the first choice can stay for a while, and does not
+/// come between those that are the same.
+#[test]
+fn inbound_clusters_that_nothing_leads_to_any_more_can_be_kept() {
+    let objects = |granularity: Option<&str>| {
+        let mut objects = load(include_str!("../../testdata/simple-http.yaml"));
+        for service in objects.services.values_mut() {
+            let labels = Arc::make_mut(service).metadata.labels.get_or_insert_default();
+            if let Some(word) = granularity {
+                labels.insert("traffic.metrics.granularity".to_owned(), word.to_owned());
+            }
+        }
+        weir_mesh::build(&objects).0
+    };
+    let (chosen, usual) = (objects(Some("service")), objects(None));
+    let first = Lowered::new(&chosen, &Lowered::default());
+    let second = Lowered::renew(&usual, &first, &chosen);
+    let retired = second.retired(&first);
+    let names: Vec<&String> = retired.iter().collect();
+    assert!(
+        matches!(names[..], [name] if name.starts_with("inbound_service_")),
+        "{names:?}"
+    );
+    let key = usual.pods.keys().next().unwrap();
+    let clusters = |lowered: &Lowered| {
+        let snapshot = lowered.snapshot(&usual, key, Engine::Envoy, None).unwrap();
+        assert_eq!(snapshot.check(), Ok(()));
+        snapshot.resources(ResourceType::Cluster).clone()
+    };
+    assert!(!clusters(&second).contains_key(names[0]));
+    let kept = second.clone().keeping(&retired, &first);
+    assert!(clusters(&kept).contains_key(names[0]));
+    let again = Lowered::renew(&usual, &kept, &usual).keeping(&retired, &kept);
+    assert!(clusters(&again).same(&clusters(&kept)));
+    assert!(
+        second
+            .clone()
+            .keeping(&BTreeSet::new(), &first)
+            .retired(&second)
+            .is_empty()
+    );
+}
+
 #[test]
 fn an_unknown_pod_gets_nothing() {
     let lowered = Lowered::new(&Mesh::default(), &Lowered::default());

@@ -7,6 +7,7 @@ use anyhow::{Context, Result};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use weir_api::mesh_status::{Proxy, ProxyState};
 use weir_control::explain::{self, Request};
+use weir_control::lower::GATEWAY_NODE;
 use weir_control::{Config, Control, ControlHandle, ProxyStatus};
 use weir_mesh::Key;
 use weir_metrics_api::aggregated;
@@ -34,7 +35,7 @@ pub async fn run(arguments: args::Control) -> Result<()> {
         },
         api_services: vec!["v1alpha1.weir.dev".to_owned()],
     };
-    let groups = vec![group(mesh_status(&handle))];
+    let groups = vec![group(mesh_status(&handle, &arguments.gateway_account.namespace))];
     let api_ready = ready(&handle);
     let admin = admin::Health {
         ready: Box::new(ready(&handle)),
@@ -96,10 +97,14 @@ fn metrics(handle: &ControlHandle) -> impl Fn() -> String + Send + Sync + 'stati
     }
 }
 
-/// The control plane's own view as API objects.
-fn mesh_status(handle: &ControlHandle) -> MeshStatus {
+/// The control plane's own view as API objects. The gateway's node has no namespace in its id: it is shown in that of its pods.
+fn mesh_status(handle: &ControlHandle, gateway_namespace: &str) -> MeshStatus {
     let (proxies, config, problems) = (handle.clone(), handle.clone(), handle.clone());
     let explained = handle.clone();
+    let (of_gateway, gateway) = (
+        gateway_namespace.to_owned(),
+        Key::new(gateway_namespace, GATEWAY_NODE).node_id(),
+    );
     MeshStatus {
         explain: Arc::new(move |namespace, pod, parameters| {
             let request = Request::from_parameters(parameters);
@@ -109,8 +114,16 @@ fn mesh_status(handle: &ControlHandle) -> MeshStatus {
                 why => Unexplained::Wrong(why.to_string()),
             })
         }),
-        proxies: Arc::new(move || proxies.proxies().into_iter().map(proxy).collect()),
-        config: Arc::new(move |node| config.config(node)),
+        proxies: Arc::new(move || {
+            let placed = |mut status: ProxyStatus| {
+                if status.node == GATEWAY_NODE {
+                    status.namespace.clone_from(&of_gateway);
+                }
+                proxy(status)
+            };
+            proxies.proxies().into_iter().map(placed).collect()
+        }),
+        config: Arc::new(move |node| config.config(if node == gateway { GATEWAY_NODE } else { node })),
         problems: Arc::new(move || problems.problems()),
     }
 }

@@ -4,12 +4,13 @@
 //! builds snapshots asks `nodes` and is woken by `changes` when nodes come, go or reject something.
 
 use std::collections::BTreeMap;
+use std::fmt::Debug;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
-use super::session::TypeStatus;
+use super::session::{Nack, TypeStatus};
 use crate::snapshot::Snapshot;
 use crate::types::ResourceType;
 
@@ -42,11 +43,19 @@ pub struct NodeStatus {
     pub types: BTreeMap<ResourceType, TypeStatus>,
 }
 
+/// How one stream's client stands: asked for when somebody wants to see it, since it changes with every message.
+pub(super) trait Standing: Debug + Send + Sync {
+    /// By type: what was sent, taken, rejected.
+    fn status(&self) -> BTreeMap<ResourceType, TypeStatus>;
+}
+
 #[derive(Debug)]
 struct Client {
     node: NodeInfo,
     protocol: &'static str,
-    types: BTreeMap<ResourceType, TypeStatus>,
+    standing: Arc<dyn Standing>,
+    /// What it rejects now.
+    rejections: Vec<Nack>,
 }
 
 #[derive(Debug)]
@@ -60,9 +69,12 @@ impl Entry {
     fn status(&self) -> Option<NodeStatus> {
         let newest = self.clients.values().next_back()?;
         // Envoy's supervisor asks for peers on a stream of its own: what is shown is the node's as a whole.
-        let configured = |c: &&Client| c.types.contains_key(&ResourceType::Listener);
-        let main = self.clients.values().rev().find(configured).unwrap_or(newest);
-        let types = self.clients.values().flat_map(|c| c.types.clone()).collect();
+        let status: Vec<_> = self.clients.values().map(|c| (c, c.standing.status())).collect();
+        let mut newest_first = status.iter().rev();
+        let main = newest_first
+            .find(|(_, types)| types.contains_key(&ResourceType::Listener))
+            .map_or(newest, |(client, _)| *client);
+        let types = status.into_iter().flat_map(|(_, types)| types).collect();
         Some(NodeStatus {
             node: main.node.clone(),
             clients: self.clients.len(),
@@ -162,13 +174,13 @@ impl Cache {
     /// As [`Cache::status`], of the nodes that reject something.
     pub fn rejecting(&self) -> Vec<NodeStatus> {
         let state = self.lock();
-        let rejects = |c: &Client| c.types.values().any(|t| t.last_nack.is_some());
+        let rejects = |c: &Client| !c.rejections.is_empty();
         let nodes = state.nodes.values().filter(|entry| entry.clients.values().any(rejects));
         nodes.filter_map(Entry::status).collect()
     }
 
     /// Registers a client; the entry lives as long as the returned guard.
-    pub(super) fn connect(&self, node: NodeInfo, protocol: &'static str) -> Connection {
+    pub(super) fn connect(&self, node: NodeInfo, protocol: &'static str, standing: Arc<dyn Standing>) -> Connection {
         let mut state = self.lock();
         state.connections += 1;
         let number = state.connections;
@@ -182,7 +194,8 @@ impl Cache {
             Client {
                 node,
                 protocol,
-                types: BTreeMap::new(),
+                standing,
+                rejections: Vec::new(),
             },
         );
         let snapshots = entry.snapshot.subscribe();
@@ -208,23 +221,16 @@ pub(super) struct Connection {
 }
 
 impl Connection {
-    /// Shows how the client stands now; wakes those who wait for changes when its rejections changed.
-    pub(super) fn report(&self, types: BTreeMap<ResourceType, TypeStatus>) {
+    /// Notes what the client rejects now; wakes those who wait for changes when that is something else.
+    pub(super) fn report(&self, rejections: Vec<Nack>) {
         let mut state = self.cache.lock();
-        let Some(client) = state
-            .nodes
-            .get_mut(&self.id)
-            .and_then(|e| e.clients.get_mut(&self.number))
-        else {
+        let entry = state.nodes.get_mut(&self.id);
+        let Some(client) = entry.and_then(|e| e.clients.get_mut(&self.number)) else {
             return;
         };
-        let rejections = |types: &BTreeMap<ResourceType, TypeStatus>| -> Vec<_> {
-            types.values().filter_map(|t| t.last_nack.clone()).collect()
-        };
-        let notable = rejections(&client.types) != rejections(&types);
-        client.types = types;
-        drop(state);
-        if notable {
+        if client.rejections != rejections {
+            client.rejections = rejections;
+            drop(state);
             self.cache.changed();
         }
     }
@@ -256,14 +262,28 @@ mod tests {
         }
     }
 
+    /// A client that has asked for some types.
+    #[derive(Debug)]
+    struct Asked(&'static [ResourceType]);
+
+    impl Standing for Asked {
+        fn status(&self) -> BTreeMap<ResourceType, TypeStatus> {
+            self.0.iter().map(|ty| (*ty, TypeStatus::default())).collect()
+        }
+    }
+
+    fn nothing() -> Arc<Asked> {
+        Arc::new(Asked(&[]))
+    }
+
     #[test]
     fn a_node_lives_as_long_as_its_last_client() {
         let cache = Cache::new();
         cache.publish("a.default", Arc::default());
         assert!(cache.snapshot("a.default").is_none(), "nobody is connected");
 
-        let first = cache.connect(node("a.default"), "delta");
-        let second = cache.connect(node("a.default"), "sotw");
+        let first = cache.connect(node("a.default"), "delta", nothing());
+        let second = cache.connect(node("a.default"), "sotw", nothing());
         cache.publish("a.default", Arc::default());
         assert!(cache.snapshot("a.default").is_some());
         assert_eq!(cache.status()[0].clients, 2);
@@ -279,17 +299,13 @@ mod tests {
     #[test]
     fn a_node_is_shown_as_a_whole() {
         let cache = Cache::new();
-        let types = |ty| BTreeMap::from([(ty, TypeStatus::default())]);
-        let proxy = cache.connect(node("a"), "sotw");
-        proxy.report(types(ResourceType::Listener));
-        let supervisor = cache.connect(
-            NodeInfo {
-                id: "a".into(),
-                ..Default::default()
-            },
-            "delta",
-        );
-        supervisor.report(types(ResourceType::Peer));
+        let asks = |types| Arc::new(Asked(types));
+        let _proxy = cache.connect(node("a"), "sotw", asks(&[ResourceType::Listener]));
+        let nameless = NodeInfo {
+            id: "a".into(),
+            ..Default::default()
+        };
+        let _supervisor = cache.connect(nameless, "delta", asks(&[ResourceType::Peer]));
         let status = &cache.status()[0];
         assert_eq!(
             (status.protocol.as_str(), status.node.engine.as_str()),
@@ -305,9 +321,30 @@ mod tests {
     }
 
     #[test]
+    fn whoever_rejects_something_else_is_told_of() {
+        let cache = Cache::new();
+        let client = cache.connect(node("a"), "delta", nothing());
+        let mut changes = cache.changes();
+        client.report(Vec::new());
+        assert!(!changes.has_changed().unwrap() && cache.rejecting().is_empty());
+        let nack = Nack {
+            resources: vec!["x".into()],
+            message: "no".into(),
+        };
+        client.report(vec![nack.clone()]);
+        assert!(changes.has_changed().unwrap());
+        assert_eq!(cache.rejecting().len(), 1);
+        changes.mark_unchanged();
+        client.report(vec![nack]);
+        assert!(!changes.has_changed().unwrap(), "still the same");
+        client.report(Vec::new());
+        assert!(changes.has_changed().unwrap() && cache.rejecting().is_empty());
+    }
+
+    #[test]
     fn an_equal_snapshot_wakes_nobody() {
         let cache = Cache::new();
-        let mut client = cache.connect(node("a"), "delta");
+        let mut client = cache.connect(node("a"), "delta", nothing());
         cache.publish("a", Arc::default());
         assert!(client.snapshots.has_changed().unwrap());
         client.snapshots.mark_unchanged();

@@ -189,6 +189,11 @@ impl Session {
         self.responses.to_string()
     }
 
+    /// What the client rejects now.
+    fn rejections(&self) -> Vec<Nack> {
+        self.types.values().filter_map(|t| t.status.last_nack.clone()).collect()
+    }
+
     fn status(&self) -> BTreeMap<ResourceType, TypeStatus> {
         self.types
             .iter()

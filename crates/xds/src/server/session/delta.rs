@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Event, Outgoing, Session, TypeStatus};
+use super::{Event, Nack, Outgoing, Session, TypeStatus};
 use crate::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
 use crate::snapshot::Snapshot;
 use crate::types::ResourceType;
@@ -109,6 +109,11 @@ impl DeltaSession {
         };
         head.resources = resources.iter().map(wire).collect();
         Some(head)
+    }
+
+    /// What the client rejects now.
+    pub(in crate::server) fn rejections(&self) -> Vec<Nack> {
+        self.session.rejections()
     }
 
     /// How the client stands, by type.

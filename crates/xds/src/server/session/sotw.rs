@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::state::TypeState;
-use super::{Event, Outgoing, Session, Step, TypeStatus};
+use super::{Event, Nack, Outgoing, Session, Step, TypeStatus};
 use crate::discovery::{DiscoveryRequest, DiscoveryResponse};
 use crate::layers::sum_of;
 use crate::snapshot::Snapshot;
@@ -146,6 +146,11 @@ impl SotwSession {
         let state = self.session.types.get(&step.ty);
         let wanted = state.map(|s| s.wanted(snapshot.resources(step.ty))).unwrap_or_default();
         version_text(sum_of(&wanted))
+    }
+
+    /// What the client rejects now.
+    pub(in crate::server) fn rejections(&self) -> Vec<Nack> {
+        self.session.rejections()
     }
 
     /// How the client stands, by type.
