@@ -1,8 +1,11 @@
 """One mesh, three metric stores: embedded, Prometheus and VictoriaMetrics give the same TrafficMetrics once counters rest."""
 
 import json
+import os
+import signal
 import time
 import urllib.parse
+import urllib.request
 
 import pytest
 import yaml
@@ -48,6 +51,8 @@ READER = yaml.safe_dump({
     "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "weir-store-reader"},
     "subjects": [{"kind": "ServiceAccount", "name": "default", "namespace": MONITORING}]})
 
+# As deploy/40-metrics.yaml has them.
+ARGUMENTS = ["metrics", "--rule-file=mesh"]
 # What the metrics role is told for each back end, in the order in which they are asked. The embedded store is first: its samples end
 # with it.
 BACKENDS = {
@@ -149,6 +154,13 @@ def test_the_same_traffic_metrics(mesh):
     send(COUNT)
     assert rest(120) == before, "the measured requests must not make series"
 
+    # What the metrics server records by itself, from the start.
+    with urllib.request.urlopen(f"http://127.0.0.1:{mesh.store_port}/api/v1/rules", timeout=30) as answer:
+        groups = json.load(answer)["data"]["groups"]
+    assert [group["name"] for group in groups] == ["mesh-deployment", "mesh-namespace", "mesh-edge", "mesh-alerts"], groups
+    wait_until("the aggregates of the mesh",
+               lambda: mesh.value(f'max_over_time(deployment:request_total:rate1m{{namespace="cart",deployment="back"}}[10m])') > 0, 60, 1)
+
     def ask(question):
         """One answer, without the time of asking; its window begins in the rest."""
         def quickly():
@@ -171,13 +183,13 @@ def test_the_same_traffic_metrics(mesh):
     answers = {}
     for backend, arguments in BACKENDS.items():
         if arguments:
-            patch = [{"op": "replace", "path": "/spec/template/spec/containers/0/args", "value": ["metrics", *arguments]}]
+            patch = [{"op": "replace", "path": "/spec/template/spec/containers/0/args", "value": [*ARGUMENTS, *arguments]}]
             mesh.kubectl("patch", "deployment", "weir-metrics", "-n", "weir-system", "--type=json", "-p", json.dumps(patch))
 
             def switched(arguments=arguments):
                 """Only the new pod is there, so that nobody else can have answered."""
                 [pod] = mesh.pods("weir-system", "app=weir-metrics")
-                assert pod["spec"]["containers"][0]["args"] == ["metrics", *arguments], pod["spec"]["containers"][0]["args"]
+                assert pod["spec"]["containers"][0]["args"] == [*ARGUMENTS, *arguments], pod["spec"]["containers"][0]["args"]
                 return mesh.pods_ready("weir-system", 1, "app=weir-metrics") and mesh.raw("/apis/metrics.smi-spec.io/v1alpha1/namespaces")
 
             wait_until(f"the metrics server to ask {backend}", switched, 90, 0.3)
@@ -195,3 +207,29 @@ def test_the_same_traffic_metrics(mesh):
         for question in QUESTIONS:
             seen, expected = answers[backend][question], answers["embedded"][question]
             assert seen == expected, f"{question}:\n{backend}: {json.dumps(seen)}\nembedded: {json.dumps(expected)}"
+
+
+def test_what_is_kept_on_a_disk_outlives_the_metrics_server(mesh):
+    """The patch of docs/store.md, with another folder; then the process is killed."""
+    text = (ROOT / "docs" / "store.md").read_text()
+    [patch] = [block for block in text.split("```sh\n") if block.startswith("kubectl -n weir-system patch deployment weir-metrics")]
+    patch = patch.split("'")[1].replace("/var/lib/weir-metrics", str(mesh.directory / "store"))
+    mesh.kubectl("patch", "deployment", "weir-metrics", "-n", "weir-system", "--patch", patch)
+    words = ("weir", "metrics", "--storage.path=/data")
+
+    def serving():
+        assert mesh.pods_ready("weir-system", 1, "app=weir-metrics")
+        assert len(mesh.pods("weir-system", "app=weir-metrics")) == len(mesh.processes(*words)) == 1
+        return True
+
+    wait_until("the metrics server with a disk", serving, 90, 0.3)
+    # Scraped several times: the first samples have been written for long.
+    wait_until("samples", lambda: mesh.value("min(count_over_time(up[10m]))") >= 4, 90, 0.5)
+    [first] = mesh.query("min(min_over_time(timestamp(up)[10m:1s]))")
+    question = f"count by (pod) (last_over_time(up[1m] @ {float(first['value'][1]) + 1:.3f}))"
+    before = rows(mesh.query(question))
+    assert before
+    [server] = mesh.processes(*words)
+    os.kill(server, signal.SIGKILL)
+    wait_until("another metrics server", lambda: serving() and mesh.processes(*words) != [server], 90, 0.3)
+    wait_until("the answer from before", lambda: rows(mesh.query(question)) == before, 30, 0.5)
