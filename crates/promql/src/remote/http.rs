@@ -21,6 +21,8 @@ use weir_tls::{ClientTls, TlsError};
 const MAX_ANSWER_BYTES: usize = 64 << 20;
 /// How long a connection may take to come about.
 const CONNECT: Duration = Duration::from_secs(10);
+/// Redirects that are followed one after another.
+const MAX_REDIRECTS: usize = 10;
 /// Idle connections to one server.
 const MAX_IDLE: usize = 8;
 /// How long an idle connection is kept.
@@ -85,6 +87,8 @@ pub struct Settings {
     pub credentials: Credentials,
     /// Sent with every request.
     pub headers: Vec<(String, String)>,
+    /// Go where a redirect leads.
+    pub follow_redirects: bool,
     /// Of `https` URLs. Files that are written anew count for the connections after that.
     pub tls: ClientTls,
 }
@@ -127,6 +131,7 @@ pub struct Client {
     pool: Arc<Mutex<([Option<SystemTime>; 3], Connections)>>,
     credentials: Credentials,
     headers: HeaderMap,
+    follow_redirects: bool,
 }
 
 impl Client {
@@ -144,6 +149,7 @@ impl Client {
             pool: Arc::new(Mutex::new((written, connect(&settings.tls)?))),
             credentials: settings.credentials.clone(),
             headers,
+            follow_redirects: settings.follow_redirects,
         })
     }
 
@@ -185,6 +191,31 @@ impl Client {
         body: Bytes,
         limit: Duration,
     ) -> Result<Answer, Error> {
+        let redirected = async {
+            let mut url = url.to_owned();
+            for _ in 0..MAX_REDIRECTS {
+                let request = self.request(&method, &url, headers, body.clone()).await?;
+                let answer = self.exchange(request).await?;
+                match self.next(&method, &url, &answer) {
+                    Some(next) => url = next,
+                    None => return Ok(answer),
+                }
+            }
+            Err(Error::Connection(format!(
+                "{url} is the end of {MAX_REDIRECTS} redirects"
+            )))
+        };
+        let answer = tokio::time::timeout(limit, redirected).await;
+        answer.map_err(|_| Error::Timeout(limit))?
+    }
+
+    async fn request(
+        &self,
+        method: &Method,
+        url: &str,
+        headers: &[(&'static str, &str)],
+        body: Bytes,
+    ) -> Result<Request<Full<Bytes>>, Error> {
         let mut request = Request::builder().method(method).uri(url);
         for (name, value) in headers {
             request = request.header(*name, *value);
@@ -198,8 +229,25 @@ impl Client {
         for (name, value) in &self.headers {
             request.headers_mut().insert(name, value.clone());
         }
-        let answer = tokio::time::timeout(limit, self.exchange(request)).await;
-        answer.map_err(|_| Error::Timeout(limit))?
+        Ok(request)
+    }
+
+    /// Where an answer sends a request. A POST goes only where its body may go with it.
+    fn next(&self, method: &Method, from: &str, answer: &Answer) -> Option<String> {
+        let elsewhere = match answer.status {
+            StatusCode::TEMPORARY_REDIRECT | StatusCode::PERMANENT_REDIRECT => true,
+            StatusCode::MOVED_PERMANENTLY | StatusCode::FOUND | StatusCode::SEE_OTHER => *method == Method::GET,
+            _ => false,
+        };
+        let to = answer.headers.get(header::LOCATION)?.to_str().ok()?;
+        if !self.follow_redirects || !elsewhere {
+            return None;
+        }
+        if !to.starts_with('/') {
+            return Some(to.to_owned());
+        }
+        let server = http::Uri::try_from(from).ok()?;
+        Some(format!("{}://{}{to}", server.scheme_str()?, server.authority()?))
     }
 
     async fn exchange(&self, request: Request<Full<Bytes>>) -> Result<Answer, Error> {
@@ -272,4 +320,61 @@ fn chain(error: &(dyn StdError + 'static)) -> String {
         cause = error.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn redirects_are_followed_where_the_body_may_go_along() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await;
+        let listener = listener.unwrap_or_else(|e| panic!("{e}"));
+        let address = listener.local_addr().unwrap_or_else(|e| panic!("{e}"));
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let service = hyper::service::service_fn(|request: Request<hyper::body::Incoming>| async move {
+                    let path = request.uri().path().to_owned();
+                    let method = request.method().clone();
+                    let body = request.into_body().collect().await?.to_bytes();
+                    let answer = http::Response::builder();
+                    let answer = match path.as_str() {
+                        "/moved" => answer.status(301).header("location", "/there"),
+                        "/kept" => answer.status(307).header("location", format!("http://{address}/there")),
+                        "/circle" => answer.status(308).header("location", "/circle"),
+                        _ => answer.status(200),
+                    };
+                    let text = format!("{method} {path} {}", String::from_utf8_lossy(&body));
+                    Ok::<_, hyper::Error>(answer.body(Full::new(Bytes::from(text))).unwrap_or_default())
+                });
+                let io = hyper_util::rt::TokioIo::new(stream);
+                tokio::spawn(hyper::server::conn::http1::Builder::new().serve_connection(io, service));
+            }
+        });
+        let client = |follow_redirects| {
+            let settings = Settings {
+                follow_redirects,
+                ..Settings::default()
+            };
+            Client::new(&settings).unwrap_or_else(|e| panic!("{e}"))
+        };
+        let limit = Duration::from_secs(20);
+        let text = |answer: Result<Answer, Error>| {
+            let answer = answer.unwrap_or_else(|e| panic!("{e}"));
+            format!("{} {}", answer.status.as_u16(), String::from_utf8_lossy(&answer.body))
+        };
+        let url = |path| format!("http://{address}/{path}");
+        let post = async |follow, path| client(follow).post(&url(path), &[], Bytes::from("x"), limit).await;
+        assert_eq!(text(client(true).get(&url("moved"), limit).await), "200 GET /there ");
+        assert_eq!(text(client(true).get(&url("kept"), limit).await), "200 GET /there ");
+        assert_eq!(text(client(false).get(&url("moved"), limit).await), "301 GET /moved ");
+        assert_eq!(text(post(true, "kept").await), "200 POST /there x");
+        assert_eq!(text(post(true, "moved").await), "301 POST /moved x");
+        assert_eq!(text(post(false, "kept").await), "307 POST /kept x");
+        let circle = post(true, "circle").await.err();
+        assert!(
+            matches!(circle, Some(Error::Connection(ref why)) if why.contains("10 redirects")),
+            "{circle:?}"
+        );
+    }
 }

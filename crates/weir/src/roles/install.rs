@@ -29,7 +29,12 @@ const ON_REQUEST: &[&str] = &["70-zipkin.yaml"];
 
 /// `weir install`: everything on standard output.
 pub fn print(arguments: &args::Install) -> Result<()> {
-    for manifest in manifests(arguments.proxy, &arguments.image, arguments.zipkin, !arguments.no_mesh_rules)? {
+    for manifest in manifests(
+        arguments.proxy,
+        &arguments.image,
+        arguments.zipkin,
+        !arguments.no_mesh_rules,
+    )? {
         println!("# {}\n---\n{}", manifest.name, manifest.text.trim_end());
     }
     Ok(())

@@ -226,6 +226,7 @@ fn remote(arguments: &args::Backend) -> Result<Remote> {
         credentials,
         headers: arguments.headers.clone(),
         tls,
+        ..Settings::default()
     };
     let limits = Limits {
         timeout: Duration::from_secs(arguments.timeout_seconds.max(1)),

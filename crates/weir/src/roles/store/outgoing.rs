@@ -109,6 +109,7 @@ fn settings(http: &HttpConfig) -> Settings {
     Settings {
         credentials,
         headers: http.headers.clone(),
+        follow_redirects: http.follow_redirects,
         tls: http.tls.clone(),
     }
 }
