@@ -435,7 +435,7 @@ struct Elsewhere(Engine);
 
 impl Metrics for Elsewhere {
     fn instant<'a>(&'a self, expression: &'a str, at_ms: i64) -> BoxFuture<'a, Result<Vec<InstantSample>, QueryError>> {
-        self.0.instant(expression, at_ms)
+        Metrics::instant(&self.0, expression, at_ms)
     }
 
     fn has_zeros(&self) -> bool {

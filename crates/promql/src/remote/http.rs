@@ -333,7 +333,7 @@ mod tests {
         let address = listener.local_addr().unwrap_or_else(|e| panic!("{e}"));
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                let service = hyper::service::service_fn(|request: Request<hyper::body::Incoming>| async move {
+                let service = hyper::service::service_fn(move |request: Request<hyper::body::Incoming>| async move {
                     let path = request.uri().path().to_owned();
                     let method = request.method().clone();
                     let body = request.into_body().collect().await?.to_bytes();
