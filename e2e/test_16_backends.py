@@ -51,7 +51,7 @@ READER = yaml.safe_dump({
     "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "weir-store-reader"},
     "subjects": [{"kind": "ServiceAccount", "name": "default", "namespace": MONITORING}]})
 
-# As deploy/40-metrics.yaml has them.
+# As `weir up` starts it.
 ARGUMENTS = ["metrics", "--rule-file=mesh"]
 # What the metrics role is told for each back end, in the order in which they are asked. The embedded store is first: its samples end
 # with it.
@@ -224,7 +224,7 @@ def test_the_same_traffic_metrics(mesh):
 
 
 def test_what_is_kept_on_a_disk_outlives_the_metrics_server(mesh):
-    """The patch of docs/store.md, with another folder; then the process is killed."""
+    """The patch of docs/store.md with another folder; then the process is killed."""
     text = (ROOT / "docs" / "store.md").read_text()
     [patch] = [block for block in text.split("```sh\n") if block.startswith("kubectl -n weir-system patch deployment weir-metrics")]
     patch = patch.split("'")[1].replace("/var/lib/weir-metrics", str(mesh.directory / "store"))

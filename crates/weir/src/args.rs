@@ -172,9 +172,9 @@ pub struct Install {
     /// With a collector of traces, traffic-zipkin.
     #[arg(long)]
     pub zipkin: bool,
-    /// Leave out the rules that record what a mesh is asked about most.
+    /// With the rules that record what a mesh is asked about most.
     #[arg(long)]
-    pub no_mesh_rules: bool,
+    pub mesh_rules: bool,
 }
 
 /// How a role reaches the Kubernetes API.

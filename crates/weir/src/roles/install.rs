@@ -33,7 +33,7 @@ pub fn print(arguments: &args::Install) -> Result<()> {
         arguments.proxy,
         &arguments.image,
         arguments.zipkin,
-        !arguments.no_mesh_rules,
+        arguments.mesh_rules,
     )? {
         println!("# {}\n---\n{}", manifest.name, manifest.text.trim_end());
     }
@@ -60,12 +60,12 @@ pub fn manifests(engine: Engine, image: &str, all: bool, mesh_rules: bool) -> Re
             }
             text = text.replace(args, &format!("{args} --engine=envoy,"));
         }
-        if *name == "40-metrics.yaml" && !mesh_rules {
-            let rules = ", --rule-file=mesh";
-            if !text.contains(rules) {
-                bail!("deploy/{name}: the metrics server has no rules")
+        if *name == "40-metrics.yaml" && mesh_rules {
+            let args = "args: [metrics";
+            if !text.contains(args) {
+                bail!("deploy/{name}: the metrics server has no arguments")
             }
-            text = text.replace(rules, "");
+            text = text.replace(args, &format!("{args}, --rule-file=mesh"));
         }
         texts.push(Manifest {
             name: format!("deploy/{name}"),
