@@ -50,7 +50,7 @@ pub enum Command {
     /// The node agent: redirects pods' traffic and supervises their proxies.
     Agent(Agent),
     /// The metrics server: scrapes the proxies, stores, answers PromQL and the Kubernetes metric APIs.
-    Metrics(Metrics),
+    Metrics(Box<Metrics>),
     /// A store alone, as Prometheus's server is: scrapes by a prometheus.yml, stores, answers PromQL.
     Store(Store),
     /// The ingress gateway's pod: the proxy, with a bootstrap that it writes itself.

@@ -17,7 +17,7 @@ pub(super) struct Bounds {
 /// Takes in one body.
 pub(super) enum Intake {
     Plain(Body),
-    Gzip(MultiGzDecoder<Body>),
+    Gzip(Box<MultiGzDecoder<Body>>),
 }
 
 impl Intake {
@@ -32,7 +32,7 @@ impl Intake {
         };
         match packed {
             false => Intake::Plain(body),
-            true => Intake::Gzip(MultiGzDecoder::new(body)),
+            true => Intake::Gzip(Box::new(MultiGzDecoder::new(body))),
         }
     }
 
