@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import threading
@@ -10,7 +11,9 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
+import zlib
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pytest
 
@@ -127,6 +130,94 @@ def test_a_prometheus_yml_is_scraped_and_answered(tmp_path, target):
         store.stop()
 
 
+BLOCK = "".join(f'flood{{block="BLOCK",line="{line}"}} 1\n' for line in range(10_000)).encode()
+
+
+class Flood(BaseHTTPRequestHandler):
+    """Ten million series in one page, told apart by a label; packed if the path says so."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self):
+        packed = self.path.endswith("gzip")
+        self.send_response(200)
+        self.send_header("Content-Type", "text/plain; version=0.0.4")
+        if packed:
+            self.send_header("Content-Encoding", "gzip")
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+        gzip = zlib.compressobj(1, wbits=31)
+        with contextlib.suppress(OSError):
+            for block in range(1000):
+                piece = BLOCK.replace(b"BLOCK", b"%d" % block)
+                if packed:
+                    piece = gzip.compress(piece)
+                if piece:
+                    self.wfile.write(b"%x\r\n%s\r\n" % (len(piece), piece))
+                self.server.blocks = max(self.server.blocks, block)
+            self.wfile.write(b"0\r\n\r\n")
+        self.close_connection = True
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def flood():
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Flood)
+    server.blocks, server.daemon_threads = 0, True
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield server
+    server.shutdown()
+
+
+def memory(pid, which):
+    """MiB of a process: VmRSS now, VmHWM at its largest."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(re.search(rf"{which}:\s+(\d+) kB", status)[1]) / 1024
+
+
+RULES = "metric_relabel_configs: [{source_labels: [block], regex: '1.*', action: drop}]"
+
+
+# Rules may drop samples, so that with them the first two million have to be there.
+@pytest.mark.parametrize("path, rules, mebibytes", [("/metrics", "", 64), ("/gzip", "", 64), ("/metrics", RULES, 256), ("/gzip", RULES, 256)],
+                         ids=["plain", "gzip", "plain-rules", "gzip-rules"])
+def test_ten_million_series_in_one_page_harm_nobody(tmp_path, target, flood, path, rules, mebibytes):
+    store = Store(tmp_path, f"""
+global: {{scrape_interval: 1s}}
+scrape_configs:
+- job_name: good
+  basic_auth: {{username: u, password: p}}
+  static_configs: [{{targets: ['{target}']}}]
+- job_name: flood
+  metrics_path: {path}
+  scrape_interval: 15s
+  scrape_timeout: 15s
+  sample_limit: 200000
+  static_configs: [{{targets: ['127.0.0.1:{flood.server_address[1]}']}}]
+  {rules}
+""")
+    try:
+        store.until("the good target", lambda: store.value('up{job="good"}') == ["1"])
+        began, before = time.time(), memory(store.child.pid, "VmRSS")
+
+        def refused():
+            targets = json.loads(store.get("/api/v1/targets"))["data"]["activeTargets"]
+            return "samples that sample_limit allows" in next(t["lastError"] for t in targets if t["scrapePool"] == "flood")
+
+        store.until("the flood to be refused", refused, 180)
+        seconds = time.time() - began
+        assert flood.blocks < 999, "the page was read to its end"
+        assert memory(store.child.pid, "VmHWM") - before < mebibytes
+        assert store.value('up{job="flood"}') == ["0"] and store.value("count(flood)") == []
+        # A scrape every second, but for those that a busy machine may have cost.
+        well = float(store.value(f'sum_over_time(up{{job="good"}}[{int(seconds) + 2}s])')[0])
+        assert well >= seconds / 4, f"{well} good scrapes in {seconds:.0f} s"
+    finally:
+        store.stop()
+
+
 def test_a_reload_keeps_what_is_good(tmp_path, target):
     store = Store(tmp_path, configuration(target), "--web.enable-lifecycle")
     try:
@@ -146,6 +237,25 @@ def test_a_reload_keeps_what_is_good(tmp_path, target):
     finally:
         if store.child.poll() is None:
             store.stop()
+
+
+def test_orders_are_taken_where_they_are_on(tmp_path, target):
+    store = Store(tmp_path, configuration(target))
+    try:
+        store.until("it is ready", lambda: store.get("/-/ready"))
+        for method in ("POST", "PUT"):
+            for order in ("reload", "quit"):
+                with pytest.raises(urllib.error.HTTPError) as refused:
+                    urllib.request.urlopen(urllib.request.Request(f"{store.url}/-/{order}", method=method), timeout=10)
+                assert (refused.value.code, refused.value.read()) == (403, b"Lifecycle API is not enabled.")
+        with pytest.raises(urllib.error.HTTPError) as refused:
+            store.get("/-/reload")
+        assert refused.value.code == 405
+        store.config.write_text(configuration(target).replace("job_name: stranger", "job_name: other"))
+        store.child.send_signal(signal.SIGHUP)
+        store.until("the new job is scraped", lambda: store.value('up{job="other"}') == ["0"])
+    finally:
+        store.stop()
 
 
 def test_what_is_stored_outlives_the_process(tmp_path, target):

@@ -22,13 +22,14 @@ const MAY_DEPEND: &[(&str, &[&str])] = &[
     ("series", &[]),
     ("proxy", &["xds", "series"]),
     ("agent", &["api", "series"]),
-    ("scrape", &["series"]),
+    ("tls", &[]),
+    ("scrape", &["series", "tls"]),
     ("tsdb", &["series"]),
-    ("promql", &["series"]),
+    ("promql", &["series", "tls"]),
     ("traces", &[]),
     ("metrics-api", &["api", "series", "promql"]),
     ("cli", &["api"]),
-    ("local", &["api"]),
+    ("local", &["api", "tls"]),
 ];
 
 /// Crates that may be clients of a Kubernetes API (`api` only defines types with kube's derive).

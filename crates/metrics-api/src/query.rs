@@ -11,6 +11,9 @@
 //!         last + (max - base if max > last else 0)    when it was reset in w; what was counted after the last
 //!                                                     sample before the reset is lost, as for any reader
 //! ```
+//!
+//! Weir's own scraper writes the zero with which a counter begins; others know it from its first increment on. Where they scrape,
+//! the base of such a counter is worked out: 0 if its target was scraped before it appeared, or began within w itself.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -32,6 +35,9 @@ pub struct QueryError(pub String);
 pub trait Metrics: Send + Sync + 'static {
     /// The instant vector of an expression.
     fn instant<'a>(&'a self, expression: &'a str, at_ms: i64) -> BoxFuture<'a, Result<Vec<InstantSample>, QueryError>>;
+
+    /// Whether counters begin with the zero that they had before.
+    fn has_zeros(&self) -> bool;
 }
 
 impl Metrics for Engine {
@@ -47,6 +53,10 @@ impl Metrics for Engine {
             }
         })
     }
+
+    fn has_zeros(&self) -> bool {
+        true
+    }
 }
 
 impl Metrics for Remote {
@@ -57,6 +67,10 @@ impl Metrics for Remote {
                 Err(error) => Err(QueryError(error.to_string())),
             }
         })
+    }
+
+    fn has_zeros(&self) -> bool {
+        false
     }
 }
 
@@ -168,15 +182,37 @@ fn quote(value: &str) -> String {
     )
 }
 
+/// What a counter had when the window began.
+fn base(selector: &str, window: Duration, has_zeros: bool) -> String {
+    let seconds = window.as_secs_f64();
+    let window = format!("{}ms", window.as_millis());
+    let smallest = format!("min_over_time({selector}[{window}])");
+    if has_zeros {
+        return format!("({selector} offset {window} or {smallest})");
+    }
+    let of_target = |metric: &str| format!("{metric}{{{}={}}}[{window}]", names::JOB, quote(names::JOB_PROXIES));
+    let target = [names::NAMESPACE, names::POD, names::INSTANCE].join(",");
+    // A target may have several series of its own, of other jobs or other labels: then the careful one of them.
+    let scrapes = format!("min by ({target}) (sum_over_time({}))", of_target(names::UP));
+    let started = of_target(names::PROCESS_START_TIME_SECONDS);
+    let started = format!("min by ({target}) (min_over_time({started})) > time() - {seconds}");
+    format!(
+        "({selector} offset {window} \
+         or 0 * (count_over_time({selector}[{window}]) < on ({target}) group_left () {scrapes}) \
+         or 0 * ({smallest} and on ({target}) ({started})) \
+         or {smallest})"
+    )
+}
+
 /// How much each series of a counter grew in the window.
-fn growth(selector: &str, window: Duration) -> String {
+fn growth(selector: &str, window: Duration, has_zeros: bool) -> String {
     let w = format!("{}ms", window.as_millis());
     let last = format!("last_over_time({selector}[{w}])");
     let (min, max) = (
         format!("min_over_time({selector}[{w}])"),
         format!("max_over_time({selector}[{w}])"),
     );
-    let base = format!("({selector} offset {w} or {min})");
+    let base = base(selector, window, has_zeros);
     format!(
         "({last} - {base} and {min} >= {base} and {max} <= {last} \
          or {last} + ({max} - {base}) * ({max} > bool {last}))"
@@ -381,12 +417,16 @@ impl Traffic {
         at_ms: i64,
         key: impl Fn(&InstantSample) -> Option<K>,
     ) -> Result<BTreeMap<K, Tally>, QueryError> {
-        let grouped = |metric: &str, label: &str| {
+        let grouped = |metric: &str, label: &str, has_zeros| {
             let labels = [labels.clone(), vec![label.to_owned()]].concat();
-            sum_by(&labels, &growth(&selector(metric, direction, &matchers), window))
+            sum_by(
+                &labels,
+                &growth(&selector(metric, direction, &matchers), window, has_zeros),
+            )
         };
-        let counts = grouped(names::RESPONSE_TOTAL, names::CLASSIFICATION);
-        let buckets = grouped(names::RESPONSE_LATENCY_MS_BUCKET, names::LE);
+        let counts = grouped(names::RESPONSE_TOTAL, names::CLASSIFICATION, self.metrics.has_zeros());
+        // There are many more of these, and a share of them lies where the whole lies: not worth the search for zeros.
+        let buckets = grouped(names::RESPONSE_LATENCY_MS_BUCKET, names::LE, true);
         let (counts, buckets) = futures::try_join!(
             self.metrics.instant(&counts, at_ms),
             self.metrics.instant(&buckets, at_ms)

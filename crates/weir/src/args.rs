@@ -50,7 +50,7 @@ pub enum Command {
     /// The node agent: redirects pods' traffic and supervises their proxies.
     Agent(Agent),
     /// The metrics server: scrapes the proxies, stores, answers PromQL and the Kubernetes metric APIs.
-    Metrics(Metrics),
+    Metrics(Box<Metrics>),
     /// A store alone, as Prometheus's server is: scrapes by a prometheus.yml, stores, answers PromQL.
     Store(Store),
     /// The ingress gateway's pod: the proxy, with a bootstrap that it writes itself.
@@ -100,6 +100,9 @@ pub struct Up {
     /// The proxy of pods that do not choose one.
     #[arg(long, value_enum, default_value_t = Engine::Weir)]
     pub proxy: Engine,
+    /// Leave out the rules that record what a mesh is asked about most.
+    #[arg(long)]
+    pub no_mesh_rules: bool,
     /// Keep the objects at the end, and go on from them at the next start.
     #[arg(long)]
     pub keep: bool,
@@ -169,6 +172,9 @@ pub struct Install {
     /// With a collector of traces, traffic-zipkin.
     #[arg(long)]
     pub zipkin: bool,
+    /// With the rules that record what a mesh is asked about most.
+    #[arg(long)]
+    pub mesh_rules: bool,
 }
 
 /// How a role reaches the Kubernetes API.
@@ -268,6 +274,15 @@ pub struct Metrics {
     /// How long samples are kept, in seconds.
     #[arg(long, default_value_t = 3600)]
     pub retention_seconds: u64,
+    /// Folder of the store's log and snapshots; without it everything is in memory and gone at the end.
+    #[arg(long = "storage.path", value_name = "DIR")]
+    pub path: Option<PathBuf>,
+    /// Bytes of series and samples in memory, such as 2GB; the oldest samples beyond go. By default any number.
+    #[arg(long = "storage.max-bytes", value_name = "SIZE", value_parser = bytes)]
+    pub max_bytes: Option<u64>,
+    /// Series at a time; new ones beyond are refused and counted.
+    #[arg(long = "storage.max-series", value_name = "N", default_value_t = 500_000)]
+    pub max_series: usize,
     /// A file of recording and alerting rules, or `mesh` for those that are shipped; may be repeated.
     #[arg(long = "rule-file", value_name = "FILE")]
     pub rule_files: Vec<PathBuf>,
@@ -319,6 +334,18 @@ pub struct Backend {
     /// The certificates (PEM) that the servers' must come from; by default the system's.
     #[arg(long = "metrics-ca-file", value_name = "FILE")]
     pub ca_file: Option<PathBuf>,
+    /// Our own certificate (PEM), for servers that want one; read anew when it is written anew.
+    #[arg(long = "metrics-cert-file", value_name = "FILE", requires = "key_file")]
+    pub cert_file: Option<PathBuf>,
+    /// The key of the certificate.
+    #[arg(long = "metrics-key-file", value_name = "FILE", requires = "cert_file")]
+    pub key_file: Option<PathBuf>,
+    /// The name in the servers' certificates, where it is not that of the URL.
+    #[arg(long = "metrics-server-name", value_name = "NAME")]
+    pub server_name: Option<String>,
+    /// Take any certificate.
+    #[arg(long = "metrics-insecure-skip-verify")]
+    pub insecure_skip_verify: bool,
     /// Seconds that a query may take there.
     #[arg(long = "metrics-timeout-seconds", default_value_t = 15)]
     pub timeout_seconds: u64,
@@ -343,7 +370,7 @@ fn name_and_value(text: &str) -> Result<(String, String), String> {
 /// Flags are called as Prometheus's are, so that a command line of its server mostly works as it stands.
 #[derive(Args, Debug)]
 pub struct Store {
-    /// What to scrape: a prometheus.yml. Read again at SIGHUP and POST /-/reload.
+    /// What to scrape: a prometheus.yml. Read again at SIGHUP.
     #[arg(long = "config.file", default_value = "prometheus.yml")]
     pub config_file: PathBuf,
     /// Address of the HTTP API.
@@ -361,7 +388,7 @@ pub struct Store {
     /// Series at a time; new ones beyond are refused and counted.
     #[arg(long = "storage.max-series", default_value_t = 1_000_000)]
     pub max_series: usize,
-    /// Take POST /-/quit, which ends the process.
+    /// Take POST /-/reload, which reads the configuration again, and POST /-/quit, which ends the process.
     #[arg(long = "web.enable-lifecycle")]
     pub enable_lifecycle: bool,
     /// Take samples at POST /api/v1/write.

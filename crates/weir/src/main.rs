@@ -73,7 +73,7 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::EnvoySupervisor(arguments) => small_runtime()?.block_on(roles::proxy::supervise(arguments))?,
         Command::Agent(arguments) => small_runtime()?.block_on(roles::agent::run(arguments))?,
         Command::Control(arguments) => runtime()?.block_on(roles::control::run(arguments))?,
-        Command::Metrics(arguments) => runtime()?.block_on(roles::metrics::run(arguments))?,
+        Command::Metrics(arguments) => runtime()?.block_on(roles::metrics::run(*arguments))?,
         Command::Store(arguments) => runtime()?.block_on(roles::store::run(arguments))?,
         Command::Apiserver(arguments) => runtime()?.block_on(roles::local::serve_api(arguments))?,
         Command::Install(_) | Command::Rules { .. } | Command::Client(_) => {}

@@ -13,14 +13,14 @@ use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Uri, header};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::CryptoProvider;
-use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
+use weir_tls::{ClientTls, Pem};
 
 use super::error::{ApiError, Result};
 use super::http::Body;
@@ -36,6 +36,8 @@ pub enum TlsError {
     File { path: PathBuf, message: String },
     #[error("TLS: {0}")]
     Tls(#[from] rustls::Error),
+    #[error("TLS: {0}")]
+    Client(#[from] weir_tls::TlsError),
     #[error("the CA bundle: {0}")]
     Bundle(String),
 }
@@ -84,62 +86,20 @@ pub enum Trust {
 
 /// A TLS client, with a client certificate or without.
 pub fn client(trust: &Trust, identity: Option<(&Pki, &str)>) -> std::result::Result<Arc<ClientConfig>, TlsError> {
-    let provider = provider();
-    let builder = ClientConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions()?;
-    let builder = match trust {
-        Trust::Bundle(pem) => builder.with_root_certificates(roots(pem)?),
-        Trust::Anyone => builder
-            .dangerous()
-            .with_custom_certificate_verifier(Arc::new(AcceptAnyone(provider))),
+    let mut tls = match trust {
+        Trust::Bundle(pem) => ClientTls {
+            ca: Some(Pem::Inline(String::from_utf8_lossy(pem).into_owned())),
+            ..ClientTls::default()
+        },
+        Trust::Anyone => ClientTls::of_anybody(),
     };
-    let mut config = match identity {
-        Some((pki, name)) => {
-            let (chain, key) = load(pki, name)?;
-            builder.with_client_auth_cert(chain, key)?
-        }
-        None => builder.with_no_client_auth(),
-    };
+    if let Some((pki, name)) = identity {
+        tls.cert = Some(Pem::File(pki.cert(name)));
+        tls.key = Some(Pem::File(pki.key(name)));
+    }
+    let mut config = tls.config()?;
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(Arc::new(config))
-}
-
-/// For `insecureSkipTLSVerify`: the user has asked for it.
-#[derive(Debug)]
-struct AcceptAnyone(Arc<CryptoProvider>);
-
-impl ServerCertVerifier for AcceptAnyone {
-    fn verify_server_cert(
-        &self,
-        _end_entity: &CertificateDer<'_>,
-        _intermediates: &[CertificateDer<'_>],
-        _server_name: &ServerName<'_>,
-        _ocsp_response: &[u8],
-        _now: UnixTime,
-    ) -> std::result::Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> std::result::Result<HandshakeSignatureValid, rustls::Error> {
-        rustls::crypto::verify_tls12_signature(message, cert, dss, &self.0.signature_verification_algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> std::result::Result<HandshakeSignatureValid, rustls::Error> {
-        rustls::crypto::verify_tls13_signature(message, cert, dss, &self.0.signature_verification_algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
-    }
 }
 
 /// Where a request goes.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use weir_promql::{Engine, Options};
+use weir_promql::{Engine, InstantSample, Options};
 use weir_series::memory::Memory;
 use weir_series::{Labels, Sample, SeriesData, names};
 
@@ -428,4 +428,61 @@ fn windows() {
     }
     let text = |s| format_window(Duration::from_secs(s));
     assert_eq!([text(30), text(90), text(3600)], ["30s", "1m30s", "1h0m0s"]);
+}
+
+/// A store whose scraper is not Weir's.
+struct Elsewhere(Engine);
+
+impl Metrics for Elsewhere {
+    fn instant<'a>(&'a self, expression: &'a str, at_ms: i64) -> BoxFuture<'a, Result<Vec<InstantSample>, QueryError>> {
+        Metrics::instant(&self.0, expression, at_ms)
+    }
+
+    fn has_zeros(&self) -> bool {
+        false
+    }
+}
+
+/// How many successes a pod shows whose counter, and whose target, have these samples.
+async fn elsewhere(counter: &[(i64, f64)], scraped: &[(i64, f64)], started_s: i64) -> u64 {
+    let mut memory = Memory::default();
+    let target = [
+        ("job", "weir-proxies"),
+        ("namespace", NS),
+        ("pod", "reviews-1"),
+        ("instance", "10.0.0.1:8900"),
+    ];
+    let of_counter = [&target[..], &[("direction", "inbound"), ("classification", "success")]].concat();
+    #[allow(clippy::cast_precision_loss)]
+    let started: Vec<_> = scraped
+        .iter()
+        .map(|(at, _)| (*at, (NOW_S + started_s) as f64))
+        .collect();
+    memory.add(names::UP, &target, scraped);
+    memory.add(names::PROCESS_START_TIME_SECONDS, &target, &started);
+    memory.add(names::RESPONSE_TOTAL, &of_counter, counter);
+    let engine = Engine::new(Arc::new(memory), Options::default());
+    let smi = Smi::new(Arc::new(Elsewhere(engine)), inventory(), Duration::from_secs(30))
+        .with_clock(|| jiff::Timestamp::from_second(NOW_S).unwrap());
+    counts(&get(&smi, request("pods", Some(NS), Some("reviews-1"))).await).0
+}
+
+#[tokio::test]
+async fn the_zero_of_a_new_counter_is_found_where_nobody_wrote_it() {
+    let scraped: Vec<_> = (-12..0).map(|n| (n * 5, 1.0)).collect();
+    // It was there when the window began.
+    assert_eq!(
+        elsewhere(&[(-60, 7.0), (-35, 7.0), (-5, 9.0)], &scraped, -3600).await,
+        2
+    );
+    // Its target was scraped before without it.
+    assert_eq!(elsewhere(&[(-10, 3.0), (-5, 4.0)], &scraped, -3600).await, 4);
+    // The first scrapes failed: nobody knows what it had then.
+    let after_failures = [(-25, 0.0), (-20, 0.0), (-15, 1.0), (-10, 1.0), (-5, 1.0)];
+    let old = [(-15, 100.0), (-10, 103.0), (-5, 104.0)];
+    assert_eq!(elsewhere(&old, &after_failures, -3600).await, 4);
+    // Target and counter appeared together: it may be old, unless the process is not.
+    let late = [(-15, 1.0), (-10, 1.0), (-5, 1.0)];
+    assert_eq!(elsewhere(&old, &late, -3600).await, 4);
+    assert_eq!(elsewhere(&[(-15, 3.0), (-10, 3.0), (-5, 4.0)], &late, -20).await, 4);
 }

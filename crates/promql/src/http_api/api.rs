@@ -17,7 +17,20 @@ pub type SelfMetrics = Arc<dyn Fn(&mut String) + Send + Sync>;
 
 /// Obeys an order that came as `POST /-/<order>`: `reload`, `quit`. None where there is no such order; the error is told to
 /// whoever gave it. May block.
-pub type Control = Arc<dyn Fn(&str) -> Option<Result<(), String>> + Send + Sync>;
+pub type Control = Arc<dyn Fn(&str) -> Obeyed + Send + Sync>;
+
+/// What became of an order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Obeyed {
+    /// It was done.
+    Done,
+    /// It failed; nothing has changed.
+    Failed(String),
+    /// Such orders are switched off.
+    Off,
+    /// There is no such order.
+    Unknown,
+}
 
 /// Everything that the API serves from. Begin with [`Api::new`] and set what there is.
 #[derive(Clone)]
@@ -84,7 +97,7 @@ impl Api {
             status: Status::default(),
             cors_origin: any_origin(),
             ready: Arc::new(|| true),
-            control: Arc::new(|_: &str| None),
+            control: Arc::new(|_: &str| Obeyed::Unknown),
         }
     }
 }

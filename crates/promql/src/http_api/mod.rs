@@ -17,7 +17,7 @@ mod series;
 mod status;
 mod targets;
 
-pub use api::{Api, Control, JsonSource, SelfMetrics, Status, TargetsJson, any_origin};
+pub use api::{Api, Control, JsonSource, Obeyed, SelfMetrics, Status, TargetsJson, any_origin};
 pub use scope::Scoped;
 
 use bytes::Bytes;
@@ -208,23 +208,19 @@ impl Server {
     }
 
     async fn obey(&self, order: String, method: &Method) -> Answer {
+        let text = |status, text: String| Ok(answer::text(status, "text/plain; charset=utf-8", text));
         if !matches!(*method, Method::POST | Method::PUT) {
-            return Err(not_allowed("use POST"));
+            let why = "Only POST or PUT requests allowed".to_owned();
+            return text(StatusCode::METHOD_NOT_ALLOWED, why);
         }
         let control = self.api.control.clone();
         let path = format!("/-/{order}");
         let obeyed = tokio::task::spawn_blocking(move || control(&order));
         match obeyed.await.map_err(|_| failed())? {
-            Some(Ok(())) => Ok(empty(StatusCode::OK)),
-            Some(Err(why)) => {
-                let kind = "text/plain; charset=utf-8";
-                Ok(answer::text(
-                    StatusCode::INTERNAL_SERVER_ERROR,
-                    kind,
-                    format!("{why}\n"),
-                ))
-            }
-            None => Err(Refusal::not_found(&path)),
+            Obeyed::Done => Ok(empty(StatusCode::OK)),
+            Obeyed::Failed(why) => text(StatusCode::INTERNAL_SERVER_ERROR, format!("{why}\n")),
+            Obeyed::Off => text(StatusCode::FORBIDDEN, "Lifecycle API is not enabled.".to_owned()),
+            Obeyed::Unknown => Err(Refusal::not_found(&path)),
         }
     }
 

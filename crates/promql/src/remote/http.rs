@@ -4,21 +4,25 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, header};
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
-use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
+use hyper_rustls::{FixedServerNameResolver, HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::{
     client::legacy::{self, connect::HttpConnector},
     rt::{TokioExecutor, TokioTimer},
 };
-use rustls::{
-    ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme,
-    client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
-    crypto::CryptoProvider,
+use std::{
+    error::Error as StdError,
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, SystemTime},
 };
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem::PemObject};
-use std::{error::Error as StdError, path::PathBuf, sync::Arc, time::Duration};
+use weir_tls::{ClientTls, TlsError};
 
 /// Bytes of an answer.
 const MAX_ANSWER_BYTES: usize = 64 << 20;
+/// How long a connection may take to come about.
+const CONNECT: Duration = Duration::from_secs(10);
+/// Redirects that are followed one after another.
+const MAX_REDIRECTS: usize = 10;
 /// Idle connections to one server.
 const MAX_IDLE: usize = 8;
 /// How long an idle connection is kept.
@@ -83,14 +87,10 @@ pub struct Settings {
     pub credentials: Credentials,
     /// Sent with every request.
     pub headers: Vec<(String, String)>,
-    /// Certificates (PEM) that the server's must come from; none: those of the system.
-    pub ca_file: Option<PathBuf>,
-    /// Our own certificate and key (PEM).
-    pub identity: Option<(PathBuf, PathBuf)>,
-    /// The name in the server's certificate, where it is not that of the URL.
-    pub server_name: Option<String>,
-    /// Take any certificate.
-    pub insecure_skip_verify: bool,
+    /// Go where a redirect leads.
+    pub follow_redirects: bool,
+    /// Of `https` URLs. Files that are written anew count for the connections after that.
+    pub tls: ClientTls,
 }
 
 /// Why there is no answer.
@@ -121,12 +121,17 @@ pub struct Answer {
     pub body: Bytes,
 }
 
+type Connections = legacy::Client<HttpsConnector<HttpConnector>, Full<Bytes>>;
+
 /// Sends requests. Connections are kept between them. Cheap to clone.
 #[derive(Clone)]
 pub struct Client {
-    client: legacy::Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
+    tls: ClientTls,
+    /// And when the files were written that it was made from.
+    pool: Arc<Mutex<([Option<SystemTime>; 3], Connections)>>,
     credentials: Credentials,
     headers: HeaderMap,
+    follow_redirects: bool,
 }
 
 impl Client {
@@ -138,35 +143,28 @@ impl Client {
             let value = HeaderValue::from_str(value).map_err(|_| bad())?;
             headers.insert(HeaderName::from_bytes(name.as_bytes()).map_err(|_| bad())?, value);
         }
-        let mut http = HttpConnector::new();
-        http.set_nodelay(true);
-        http.enforce_http(false);
-        http.set_connect_timeout(Some(Duration::from_secs(10)));
-        let builder = HttpsConnectorBuilder::new()
-            .with_tls_config(tls(settings)?)
-            .https_or_http();
-        let connector = match &settings.server_name {
-            None => builder.enable_http1().wrap_connector(http),
-            Some(name) => {
-                let name = ServerName::try_from(name.clone());
-                let name = name.map_err(|e| Error::Settings(format!("server_name: {e}")))?;
-                let resolver = hyper_rustls::FixedServerNameResolver::new(name);
-                builder
-                    .with_server_name_resolver(resolver)
-                    .enable_http1()
-                    .wrap_connector(http)
-            }
-        };
-        let client = legacy::Client::builder(TokioExecutor::new())
-            .pool_timer(TokioTimer::new())
-            .pool_idle_timeout(IDLE)
-            .pool_max_idle_per_host(MAX_IDLE)
-            .build(connector);
+        let written = settings.tls.written();
         Ok(Client {
-            client,
+            tls: settings.tls.clone(),
+            pool: Arc::new(Mutex::new((written, connect(&settings.tls)?))),
             credentials: settings.credentials.clone(),
             headers,
+            follow_redirects: settings.follow_redirects,
         })
+    }
+
+    /// The pool, made anew if certificates were. One that cannot be read leaves it as it was: files are not written at once.
+    fn connections(&self) -> Connections {
+        let written = self.tls.written();
+        let mut pool = self.pool.lock().unwrap_or_else(PoisonError::into_inner);
+        if pool.0 != written {
+            pool.0 = written;
+            match connect(&self.tls) {
+                Ok(connections) => pool.1 = connections,
+                Err(error) => tracing::warn!(%error, "certificates were written anew; those before stay in use"),
+            }
+        }
+        pool.1.clone()
     }
 
     /// GET.
@@ -193,6 +191,31 @@ impl Client {
         body: Bytes,
         limit: Duration,
     ) -> Result<Answer, Error> {
+        let redirected = async {
+            let mut url = url.to_owned();
+            for _ in 0..MAX_REDIRECTS {
+                let request = self.request(&method, &url, headers, body.clone()).await?;
+                let answer = self.exchange(request).await?;
+                match self.next(&method, &url, &answer) {
+                    Some(next) => url = next,
+                    None => return Ok(answer),
+                }
+            }
+            Err(Error::Connection(format!(
+                "{url} is the end of {MAX_REDIRECTS} redirects"
+            )))
+        };
+        let answer = tokio::time::timeout(limit, redirected).await;
+        answer.map_err(|_| Error::Timeout(limit))?
+    }
+
+    async fn request(
+        &self,
+        method: &Method,
+        url: &str,
+        headers: &[(&'static str, &str)],
+        body: Bytes,
+    ) -> Result<Request<Full<Bytes>>, Error> {
         let mut request = Request::builder().method(method).uri(url);
         for (name, value) in headers {
             request = request.header(*name, *value);
@@ -206,13 +229,30 @@ impl Client {
         for (name, value) in &self.headers {
             request.headers_mut().insert(name, value.clone());
         }
-        let answer = tokio::time::timeout(limit, self.exchange(request)).await;
-        answer.map_err(|_| Error::Timeout(limit))?
+        Ok(request)
+    }
+
+    /// Where an answer sends a request. A POST goes only where its body may go with it.
+    fn next(&self, method: &Method, from: &str, answer: &Answer) -> Option<String> {
+        let elsewhere = match answer.status {
+            StatusCode::TEMPORARY_REDIRECT | StatusCode::PERMANENT_REDIRECT => true,
+            StatusCode::MOVED_PERMANENTLY | StatusCode::FOUND | StatusCode::SEE_OTHER => *method == Method::GET,
+            _ => false,
+        };
+        let to = answer.headers.get(header::LOCATION)?.to_str().ok()?;
+        if !self.follow_redirects || !elsewhere {
+            return None;
+        }
+        if !to.starts_with('/') {
+            return Some(to.to_owned());
+        }
+        let server = http::Uri::try_from(from).ok()?;
+        Some(format!("{}://{}{to}", server.scheme_str()?, server.authority()?))
     }
 
     async fn exchange(&self, request: Request<Full<Bytes>>) -> Result<Answer, Error> {
         let broken = |e: &(dyn StdError + 'static)| Error::Connection(chain(e));
-        let response = self.client.request(request).await.map_err(|e| broken(&e))?;
+        let response = self.connections().request(request).await.map_err(|e| broken(&e))?;
         let (head, body) = response.into_parts();
         let body = Limited::new(body, MAX_ANSWER_BYTES).collect().await;
         let body = body.map_err(|e| match e.downcast_ref::<LengthLimitError>() {
@@ -244,96 +284,28 @@ impl Client {
     }
 }
 
-fn tls(settings: &Settings) -> Result<ClientConfig, Error> {
-    let broken =
-        |what: &std::path::Path, e: &dyn std::fmt::Display| Error::Settings(format!("{}: {e}", what.display()));
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let builder = ClientConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions();
-    let builder = builder.map_err(|e| Error::Settings(e.to_string()))?;
-    let mut roots = RootCertStore::empty();
-    match &settings.ca_file {
-        Some(file) => {
-            let found = CertificateDer::pem_file_iter(file).map_err(|e| broken(file, &e))?;
-            for certificate in found {
-                let certificate = certificate.map_err(|e| broken(file, &e))?;
-                roots.add(certificate).map_err(|e| broken(file, &e))?;
-            }
-            if roots.is_empty() {
-                return Err(broken(file, &"holds no certificate"));
-            }
-        }
-        None => {
-            roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-        }
-    }
-    let builder = match settings.insecure_skip_verify {
-        true => builder
-            .dangerous()
-            .with_custom_certificate_verifier(Arc::new(AnyCertificate(provider))),
-        false => builder.with_root_certificates(roots),
+/// A pool of connections with what the files hold now.
+fn connect(tls: &ClientTls) -> Result<Connections, Error> {
+    let wrong = |e: TlsError| Error::Settings(e.to_string());
+    let mut http = HttpConnector::new();
+    http.set_nodelay(true);
+    http.enforce_http(false);
+    http.set_connect_timeout(Some(CONNECT));
+    let builder = HttpsConnectorBuilder::new()
+        .with_tls_config(tls.config().map_err(wrong)?)
+        .https_or_http();
+    let connector = match &tls.server_name {
+        None => builder.enable_http1().wrap_connector(http),
+        Some(name) => builder
+            .with_server_name_resolver(FixedServerNameResolver::new(tls.name_of(name).map_err(wrong)?))
+            .enable_http1()
+            .wrap_connector(http),
     };
-    match &settings.identity {
-        None => Ok(builder.with_no_client_auth()),
-        Some((certificate, key)) => {
-            let chain = CertificateDer::pem_file_iter(certificate).map_err(|e| broken(certificate, &e))?;
-            let chain = chain
-                .collect::<Result<Vec<_>, _>>()
-                .map_err(|e| broken(certificate, &e))?;
-            let key_der = PrivateKeyDer::from_pem_file(key).map_err(|e| broken(key, &e))?;
-            builder
-                .with_client_auth_cert(chain, key_der)
-                .map_err(|e| broken(key, &e))
-        }
-    }
-}
-
-/// Takes any certificate; signatures are checked all the same.
-#[derive(Debug)]
-struct AnyCertificate(Arc<CryptoProvider>);
-
-impl ServerCertVerifier for AnyCertificate {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        rustls::crypto::verify_tls12_signature(
-            message,
-            certificate,
-            signature,
-            &self.0.signature_verification_algorithms,
-        )
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        rustls::crypto::verify_tls13_signature(
-            message,
-            certificate,
-            signature,
-            &self.0.signature_verification_algorithms,
-        )
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
-    }
+    Ok(legacy::Client::builder(TokioExecutor::new())
+        .pool_timer(TokioTimer::new())
+        .pool_idle_timeout(IDLE)
+        .pool_max_idle_per_host(MAX_IDLE)
+        .build(connector))
 }
 
 /// An error with its causes, for those of the HTTP client say little alone.
@@ -348,4 +320,61 @@ fn chain(error: &(dyn StdError + 'static)) -> String {
         cause = error.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn redirects_are_followed_where_the_body_may_go_along() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await;
+        let listener = listener.unwrap_or_else(|e| panic!("{e}"));
+        let address = listener.local_addr().unwrap_or_else(|e| panic!("{e}"));
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let service = hyper::service::service_fn(move |request: Request<hyper::body::Incoming>| async move {
+                    let path = request.uri().path().to_owned();
+                    let method = request.method().clone();
+                    let body = request.into_body().collect().await?.to_bytes();
+                    let answer = http::Response::builder();
+                    let answer = match path.as_str() {
+                        "/moved" => answer.status(301).header("location", "/there"),
+                        "/kept" => answer.status(307).header("location", format!("http://{address}/there")),
+                        "/circle" => answer.status(308).header("location", "/circle"),
+                        _ => answer.status(200),
+                    };
+                    let text = format!("{method} {path} {}", String::from_utf8_lossy(&body));
+                    Ok::<_, hyper::Error>(answer.body(Full::new(Bytes::from(text))).unwrap_or_default())
+                });
+                let io = hyper_util::rt::TokioIo::new(stream);
+                tokio::spawn(hyper::server::conn::http1::Builder::new().serve_connection(io, service));
+            }
+        });
+        let client = |follow_redirects| {
+            let settings = Settings {
+                follow_redirects,
+                ..Settings::default()
+            };
+            Client::new(&settings).unwrap_or_else(|e| panic!("{e}"))
+        };
+        let limit = Duration::from_secs(20);
+        let text = |answer: Result<Answer, Error>| {
+            let answer = answer.unwrap_or_else(|e| panic!("{e}"));
+            format!("{} {}", answer.status.as_u16(), String::from_utf8_lossy(&answer.body))
+        };
+        let url = |path| format!("http://{address}/{path}");
+        let post = async |follow, path| client(follow).post(&url(path), &[], Bytes::from("x"), limit).await;
+        assert_eq!(text(client(true).get(&url("moved"), limit).await), "200 GET /there ");
+        assert_eq!(text(client(true).get(&url("kept"), limit).await), "200 GET /there ");
+        assert_eq!(text(client(false).get(&url("moved"), limit).await), "301 GET /moved ");
+        assert_eq!(text(post(true, "kept").await), "200 POST /there x");
+        assert_eq!(text(post(true, "moved").await), "301 POST /moved x");
+        assert_eq!(text(post(false, "kept").await), "307 POST /kept x");
+        let circle = post(true, "circle").await.err();
+        assert!(
+            matches!(circle, Some(Error::Connection(ref why)) if why.contains("10 redirects")),
+            "{circle:?}"
+        );
+    }
 }

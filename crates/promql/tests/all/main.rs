@@ -8,4 +8,5 @@ mod peers;
 mod remote;
 mod rules;
 mod scripts;
+mod tls;
 mod traffic;

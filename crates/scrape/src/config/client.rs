@@ -2,6 +2,7 @@
 
 use super::{ConfigError, Fields};
 use std::path::{Path, PathBuf};
+use weir_tls::{ClientTls, Pem};
 
 /// Who we say we are.
 #[derive(Clone, PartialEq, Eq)]
@@ -48,43 +49,13 @@ impl std::fmt::Debug for Authorization {
     }
 }
 
-/// `tls_config`.
-#[derive(Clone, Default, PartialEq, Eq)]
-pub struct TlsConfig {
-    /// Certificates of authorities, PEM; None for those of the system.
-    pub ca: Option<Pem>,
-    /// Our certificate.
-    pub cert: Option<Pem>,
-    /// Our key.
-    pub key: Option<Pem>,
-    /// The name that the server's certificate must have; by default the host of the address.
-    pub server_name: Option<String>,
-    /// Take any certificate.
-    pub insecure_skip_verify: bool,
-}
-
-/// PEM text, inline or in a file, which is read for each new connection.
-#[derive(Clone, PartialEq, Eq)]
-pub enum Pem {
-    /// The text.
-    Inline(String),
-    /// The file.
-    File(PathBuf),
-}
-
-impl std::fmt::Debug for TlsConfig {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "TlsConfig {{ server_name: {:?}, .. }}", self.server_name)
-    }
-}
-
 /// What the fields of an HTTP client say, wherever they stand.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HttpConfig {
     /// Who we say we are.
     pub authorization: Option<Authorization>,
     /// TLS, where the scheme is https.
-    pub tls: TlsConfig,
+    pub tls: ClientTls,
     /// Go where a redirect leads.
     pub follow_redirects: bool,
     /// Headers beside ours.
@@ -95,7 +66,7 @@ impl Default for HttpConfig {
     fn default() -> Self {
         HttpConfig {
             authorization: None,
-            tls: TlsConfig::default(),
+            tls: ClientTls::default(),
             follow_redirects: true,
             headers: Vec::new(),
         }
@@ -156,7 +127,7 @@ impl HttpConfig {
         Ok(HttpConfig {
             authorization: given.pop().map(|(_, authorization)| authorization),
             tls: match fields.mapping("tls_config")? {
-                None => TlsConfig::default(),
+                None => ClientTls::default(),
                 Some(tls) => read_tls(tls, folder)?,
             },
             follow_redirects: fields.flag("follow_redirects")?.unwrap_or(true),
@@ -207,7 +178,7 @@ fn read_authorization(mut fields: Fields, folder: &Path) -> Result<Authorization
     Ok(made)
 }
 
-fn read_tls(mut fields: Fields, folder: &Path) -> Result<TlsConfig, ConfigError> {
+fn read_tls(mut fields: Fields, folder: &Path) -> Result<ClientTls, ConfigError> {
     let mut pem = |inline: &'static str, file: &'static str| -> Result<Option<Pem>, ConfigError> {
         match (fields.text(inline)?, fields.text(file)?) {
             (Some(_), Some(_)) => Err(fields.error(file, format!("write {inline} or {file}, not both"))),
@@ -238,7 +209,7 @@ fn read_tls(mut fields: Fields, folder: &Path) -> Result<TlsConfig, ConfigError>
         }
     }
     fields.finish()?;
-    Ok(TlsConfig {
+    Ok(ClientTls {
         ca,
         cert,
         key,

@@ -4,6 +4,9 @@ use super::{ConfigError, Defaults, Discovery, Fields, HttpConfig};
 use crate::relabel::Rule;
 use std::{path::Path, time::Duration};
 
+/// Samples of a page of which rules may drop some, where `sample_limit` is not larger.
+const SAMPLES_BEFORE_RULES: u64 = 2_000_000;
+
 /// What a page may have; a page beyond a limit fails as a whole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
@@ -30,7 +33,7 @@ impl Default for Limits {
     fn default() -> Self {
         Limits {
             body_bytes: 256 << 20,
-            samples: 2_000_000,
+            samples: SAMPLES_BEFORE_RULES,
             labels: 512,
             label_name_bytes: 4096,
             label_value_bytes: 65_536,
@@ -181,6 +184,14 @@ impl Job {
             extra_metrics: false,
             exact: false,
             canonical_bounds: false,
+        }
+    }
+
+    /// Samples that a page may have before rules drop some of them. All of them are in memory for a moment.
+    pub(crate) fn samples_max(&self) -> u64 {
+        match self.metric_relabel.is_empty() {
+            true => self.limits.samples,
+            false => self.limits.samples.max(SAMPLES_BEFORE_RULES),
         }
     }
 

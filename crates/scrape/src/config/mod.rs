@@ -10,7 +10,7 @@ mod remote;
 mod secrets;
 pub mod units;
 
-pub use client::{Authorization, HttpConfig, Pem, TlsConfig};
+pub use client::{Authorization, HttpConfig};
 pub(crate) use discovery::read_group;
 pub use discovery::{Discovery, Group, KubernetesSd, Role, Selector};
 pub(crate) use fields::Fields;
@@ -252,8 +252,12 @@ fn read_storage(fields: &mut Fields) -> Result<(Option<Duration>, Option<u64>), 
         tsdb.unsupported("out_of_order_time_window", "samples must come in the order of time")?;
         tsdb.finish()?;
     }
-    // There are no exemplars, however many may be kept.
-    storage.take("exemplars");
+    if let Some(mut exemplars) = storage.mapping("exemplars")? {
+        if exemplars.count("max_exemplars")?.is_some_and(|kept| kept > 0) {
+            return Err(exemplars.error("max_exemplars", "is not supported; no exemplars are kept: write 0"));
+        }
+        exemplars.finish()?;
+    }
     storage.finish()?;
     Ok(kept)
 }

@@ -23,13 +23,17 @@ pub struct RemoteWrite {
     pub queue: Queue,
     /// Between two times that metadata is sent; None where it is not.
     pub metadata_interval: Option<Duration>,
+    /// Families in one request of metadata.
+    pub metadata_per_send: Option<usize>,
 }
 
 /// `queue_config`; None where a field is not given.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Queue {
-    /// Queues that are worked off beside one another.
-    pub shards: Option<usize>,
+    /// Queues that are worked off beside one another: at least so many.
+    pub min_shards: Option<usize>,
+    /// And at most so many.
+    pub max_shards: Option<usize>,
     /// Samples that one of them holds.
     pub capacity: Option<usize>,
     /// Samples in one request.
@@ -79,7 +83,8 @@ fn read_one(mut fields: Fields, folder: &Path) -> Result<RemoteWrite, ConfigErro
     };
     let mut http = HttpConfig::read(&mut fields, folder)?;
     http.headers.extend(fields.pairs("headers")?);
-    let (queue, metadata_interval) = (read_queue(&mut fields)?, read_metadata(&mut fields)?);
+    let queue = read_queue(&mut fields)?;
+    let (metadata_interval, metadata_per_send) = read_metadata(&mut fields)?;
     let remote = RemoteWrite {
         name: fields.text("name")?.unwrap_or_default(),
         timeout: fields.duration("remote_timeout")?.unwrap_or(Duration::from_secs(30)),
@@ -88,6 +93,7 @@ fn read_one(mut fields: Fields, folder: &Path) -> Result<RemoteWrite, ConfigErro
         http,
         queue,
         metadata_interval,
+        metadata_per_send,
         url,
     };
     fields.always(
@@ -118,12 +124,15 @@ fn read_queue(fields: &mut Fields) -> Result<Queue, ConfigError> {
             .filter(|n| *n > 0)
             .map(|n| usize::try_from(n).unwrap_or(usize::MAX)))
     };
-    let (shards, capacity) = (count("max_shards")?, count("capacity")?);
-    // The number of queues does not change with load.
-    count("min_shards")?;
+    let (min_shards, max_shards) = (count("min_shards")?, count("max_shards")?);
+    let capacity = count("capacity")?;
     let max_samples_per_send = count("max_samples_per_send")?;
+    if min_shards.zip(max_shards).is_some_and(|(min, max)| min > max) {
+        return Err(queue.error("min_shards", "must not be larger than max_shards"));
+    }
     let read = Queue {
-        shards,
+        min_shards,
+        max_shards,
         capacity,
         max_samples_per_send,
         batch_deadline: queue.duration("batch_send_deadline")?,
@@ -136,15 +145,17 @@ fn read_queue(fields: &mut Fields) -> Result<Queue, ConfigError> {
     Ok(read)
 }
 
-fn read_metadata(fields: &mut Fields) -> Result<Option<Duration>, ConfigError> {
+/// How often metadata is sent, if at all, and how much of it at once.
+fn read_metadata(fields: &mut Fields) -> Result<(Option<Duration>, Option<usize>), ConfigError> {
     let Some(mut metadata) = fields.mapping("metadata_config")? else {
-        return Ok(Some(METADATA_INTERVAL));
+        return Ok((Some(METADATA_INTERVAL), None));
     };
     let send = metadata.flag("send")?.unwrap_or(true);
     let interval = metadata.duration("send_interval")?.unwrap_or(METADATA_INTERVAL);
-    metadata.count("max_samples_per_send")?;
+    let at_once = metadata.count("max_samples_per_send")?.filter(|n| *n > 0);
     metadata.finish()?;
-    Ok(Some(interval).filter(|_| send))
+    let at_once = at_once.map(|n| usize::try_from(n).unwrap_or(usize::MAX));
+    Ok((Some(interval).filter(|_| send), at_once))
 }
 
 /// Reads `alerting`.

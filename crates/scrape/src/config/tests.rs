@@ -85,6 +85,14 @@ fn what_is_wrong_is_named_with_its_path() {
             "global.rule_query_offset: is not supported; there is query_offset in each group",
         ),
         (
+            "storage: {exemplars: {max_exemplars: 100000}}",
+            "storage.exemplars.max_exemplars: is not supported; no exemplars are kept",
+        ),
+        (
+            "remote_write: [{url: 'http://x/', queue_config: {min_shards: 5, max_shards: 2}}]",
+            "remote_write[0].queue_config.min_shards: must not be larger than max_shards",
+        ),
+        (
             "remote_write: [{url: 'http://x/', send_exemplars: true}]",
             "remote_write[0].send_exemplars: true is not supported; there are no exemplars",
         ),
@@ -227,4 +235,24 @@ fn patterns_of_files() {
     assert_eq!(names("a*.yml"), ["a.yml", "ab.yml"]);
     assert_eq!(names("a.yml"), ["a.yml"]);
     assert_eq!(names("x*"), [""; 0]);
+}
+
+#[test]
+fn the_examples_of_the_documentation_can_be_typed() {
+    let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs");
+    let mut examples = 0;
+    for page in ["remote-write.md", "scraping.md", "store-server.md", "backends.md"] {
+        let text = std::fs::read_to_string(docs.join(page)).unwrap_or_else(|e| panic!("{page}: {e}"));
+        let blocks = text.split("```").skip(1).step_by(2);
+        let written = blocks.filter_map(|block| match block.split_once("prometheus.yml <<'YAML'\n") {
+            Some((_, here)) => here.split_once("\nYAML").map(|(yaml, _)| yaml),
+            None => block.strip_prefix("yaml\n"),
+        });
+        for example in written {
+            let read = Config::parse(example, &docs);
+            assert!(read.is_ok(), "{page}: {}\n{example}", error(example));
+            examples += 1;
+        }
+    }
+    assert!(examples >= 3, "{examples} examples were found");
 }

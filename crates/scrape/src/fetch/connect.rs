@@ -1,7 +1,6 @@
 //! One connection to a server, with TLS where the scheme asks for it.
 
 use super::{FetchError, chain, tls};
-use crate::config::TlsConfig;
 use bytes::Bytes;
 use http::{Request, Response, Uri, uri::Authority};
 use http_body_util::Empty;
@@ -11,6 +10,7 @@ use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpStream,
 };
+use weir_tls::ClientTls;
 
 /// What a connection keeps between scrapes: there is one for each target.
 const READ_BYTES_MAX: usize = 32 << 10;
@@ -22,7 +22,7 @@ pub(super) struct Connection {
 }
 
 impl Connection {
-    pub async fn open(uri: &Uri, tls: &TlsConfig) -> Result<Connection, FetchError> {
+    pub async fn open(uri: &Uri, tls: &ClientTls) -> Result<Connection, FetchError> {
         let host = uri.host().unwrap_or_default();
         let secure = uri.scheme_str() == Some("https");
         let port = uri.port_u16().unwrap_or(if secure { 443 } else { 80 });

@@ -1,17 +1,18 @@
 //! Gets pages over HTTP or HTTPS, within limits of time and size, on one connection that is kept between scrapes.
 
 mod connect;
+mod intake;
 mod tls;
 
 use crate::config::{Authorization, HttpConfig, Job, Protocol};
 use base64::{Engine, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use connect::Connection;
-use flate2::read::MultiGzDecoder;
 use http::{HeaderValue, Request, Response, StatusCode, Uri, header};
 use http_body_util::{BodyExt, Empty};
 use hyper::body::Incoming;
-use std::{error::Error as StdError, io::Read, path::Path, sync::Arc, time::Duration};
+use intake::{Bounds, Intake};
+use std::{error::Error as StdError, path::Path, time::Duration};
 use weir_series::exposition::Format;
 
 /// Why a page could not be got.
@@ -43,6 +44,9 @@ pub enum FetchError {
     /// Too large.
     #[error("the page is larger than the {0} bytes that body_size_limit allows")]
     TooLarge(u64),
+    /// More than the store would take of it.
+    #[error("the page has more than the {0} samples that sample_limit allows")]
+    TooManySamples(u64),
     /// Not what it says it is.
     #[error("the page is no gzip: {0}")]
     Gzip(String),
@@ -67,7 +71,7 @@ pub(crate) struct Fetcher {
     connection: Option<Connection>,
     accept: HeaderValue,
     compression: bool,
-    max_bytes: u64,
+    bounds: Bounds,
     fallback: Format,
     /// Bytes of the last page: the next one is about as large.
     last_bytes: usize,
@@ -80,7 +84,10 @@ impl Fetcher {
         Fetcher {
             accept: HeaderValue::from_str(&accept).unwrap_or(HeaderValue::from_static("*/*")),
             compression: job.compression,
-            max_bytes: job.limits.body_bytes,
+            bounds: Bounds {
+                bytes: job.limits.body_bytes,
+                samples: job.samples_max(),
+            },
             fallback: match job.fallback {
                 Protocol::Proto => Format::Proto,
                 Protocol::OpenMetrics0 | Protocol::OpenMetrics1 => Format::OpenMetrics,
@@ -97,7 +104,10 @@ impl Fetcher {
             connection: None,
             accept: HeaderValue::from_static("application/json"),
             compression: true,
-            max_bytes: 64 << 20,
+            bounds: Bounds {
+                bytes: 64 << 20,
+                samples: u64::MAX,
+            },
             fallback: Format::Text,
             last_bytes: 0,
         }
@@ -149,9 +159,9 @@ impl Fetcher {
             let text = |name| Some(response.headers().get(name)?.to_str().ok()?.to_owned());
             let content_type = text(header::CONTENT_TYPE);
             let packed = text(header::CONTENT_ENCODING).is_some_and(|coding| coding.eq_ignore_ascii_case("gzip"));
-            let body = self.read(response.into_body()).await?;
+            let lines = content_type.as_deref().and_then(Format::of).unwrap_or(self.fallback) != Format::Proto;
+            let body = self.read(response.into_body(), packed, lines).await?;
             self.connection = Some(connection);
-            let body = if packed { unpack(&body, self.max_bytes)? } else { body };
             self.last_bytes = body.len();
             return Ok((body, content_type));
         }
@@ -200,19 +210,22 @@ impl Fetcher {
         })
     }
 
-    async fn read(&self, mut body: Incoming) -> Result<Vec<u8>, FetchError> {
+    async fn read(&self, mut body: Incoming, packed: bool, lines: bool) -> Result<Vec<u8>, FetchError> {
+        let mut bounds = self.bounds;
+        if !lines {
+            bounds.samples = u64::MAX;
+        }
         // An eighth more: pages grow. Never more than the limit on a server's word.
         let expected = (self.last_bytes + self.last_bytes / 8) as u64;
-        let mut bytes = Vec::with_capacity(usize::try_from(expected.min(self.max_bytes)).unwrap_or_default());
+        let expected = usize::try_from(expected.min(bounds.bytes)).unwrap_or_default();
+        let mut intake = Intake::new(packed, expected, bounds);
         while let Some(frame) = body.frame().await {
             let frame = frame.map_err(|e| FetchError::Connection(chain(&e)))?;
-            let Some(data) = frame.data_ref() else { continue };
-            if (bytes.len() + data.len()) as u64 > self.max_bytes {
-                return Err(FetchError::TooLarge(self.max_bytes));
+            if let Some(data) = frame.data_ref() {
+                intake.take(data)?;
             }
-            bytes.extend_from_slice(data);
         }
-        Ok(bytes)
+        intake.end()
     }
 }
 
@@ -287,19 +300,6 @@ fn authorization(who: &Authorization) -> Result<HeaderValue, FetchError> {
     Ok(value)
 }
 
-fn unpack(body: &[u8], limit: u64) -> Result<Vec<u8>, FetchError> {
-    let mut out = Vec::with_capacity(body.len() * 4);
-    // One byte more than allowed tells that there is more.
-    let mut content = MultiGzDecoder::new(body).take(limit.saturating_add(1));
-    content
-        .read_to_end(&mut out)
-        .map_err(|e| FetchError::Gzip(e.to_string()))?;
-    if out.len() as u64 > limit {
-        return Err(FetchError::TooLarge(limit));
-    }
-    Ok(out)
-}
-
 /// An error with its causes, for those of the HTTP client say little alone.
 fn chain(error: &(dyn StdError + 'static)) -> String {
     let mut text = error.to_string();
@@ -313,9 +313,6 @@ fn chain(error: &(dyn StdError + 'static)) -> String {
     }
     text
 }
-
-/// Shared by connections: what a server's certificate is checked against.
-type Roots = Arc<rustls::RootCertStore>;
 
 #[cfg(test)]
 mod tests;

@@ -1,6 +1,7 @@
 //! Requests against servers of a few lines: credentials, redirects, limits, gzip.
 
 use super::*;
+use std::sync::Arc;
 
 #[test]
 fn formats_are_asked_for_in_the_order_of_the_job() {
@@ -129,7 +130,7 @@ async fn who_we_are_and_where_we_are_sent() {
 
 #[tokio::test]
 async fn tls_is_checked() {
-    use crate::config::{Pem, TlsConfig};
+    use weir_tls::{ClientTls, Pem};
     let signed = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap_or_else(|e| panic!("{e}"));
     let key =
         rustls_pki_types::PrivateKeyDer::try_from(signed.signing_key.serialize_der()).unwrap_or_else(|e| panic!("{e}"));
@@ -149,28 +150,28 @@ async fn tls_is_checked() {
     assert!(unknown.is_err_and(|e| e.contains("TLS with localhost")));
     let ca = Some(Pem::Inline(signed.cert.pem()));
     let known = asked(
-        with(TlsConfig {
+        with(ClientTls {
             ca: ca.clone(),
-            ..TlsConfig::default()
+            ..ClientTls::default()
         }),
         &url,
     )
     .await;
     assert!(known.is_ok_and(|head| head.starts_with("get / ")));
-    let other_name = TlsConfig {
+    let other_name = ClientTls {
         ca,
         server_name: Some("other".to_owned()),
-        ..TlsConfig::default()
+        ..ClientTls::default()
     };
     assert!(asked(with(other_name), &url).await.is_err());
-    let anybody = TlsConfig {
+    let anybody = ClientTls {
         insecure_skip_verify: true,
-        ..TlsConfig::default()
+        ..ClientTls::default()
     };
     assert!(asked(with(anybody), &url).await.is_ok());
-    let missing = TlsConfig {
+    let missing = ClientTls {
         ca: Some(Pem::File("/nowhere/ca.crt".into())),
-        ..TlsConfig::default()
+        ..ClientTls::default()
     };
     assert!(
         asked(with(missing), &url)

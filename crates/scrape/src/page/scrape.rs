@@ -156,14 +156,21 @@ impl<'p> Scrape<'_, 'p> {
         }
     }
 
+    /// Whether it stays is seen when its labels are made; until then it counts, unless rules may drop it.
+    fn count_fresh(&mut self) -> Result<(), PageError> {
+        let limit = self.job.samples_max();
+        match self.job.metric_relabel.is_empty() {
+            true => self.count_kept(),
+            false if self.fresh.len() as u64 >= limit => Err(PageError::TooManySamples(limit)),
+            false => Ok(()),
+        }
+    }
+
     fn fresh(&mut self, mark: Mark, timed: bool, scraped: Scraped<'p>, sample: Sample) -> Result<(), PageError> {
         if scraped.name == names::PROCESS_START_TIME_SECONDS {
             self.started_s.get_or_insert(sample.value);
         }
-        // Whether it stays is seen when its labels are made; until then it counts, unless rules may drop it.
-        if self.job.metric_relabel.is_empty() {
-            self.count_kept()?;
-        }
+        self.count_fresh()?;
         let place = self.walk.push(Known::new(mark, timed, false));
         let at = self.batch.len();
         self.fresh.push(Fresh {
@@ -251,9 +258,7 @@ impl<'p> Scrape<'_, 'p> {
             }
             None => {}
         }
-        if self.job.metric_relabel.is_empty() {
-            self.count_kept()?;
-        }
+        self.count_fresh()?;
         let place = self.walk.push(Known::new(mark, timed, true));
         let at = self.histograms.len();
         self.fresh.push(Fresh {

@@ -29,14 +29,20 @@ const ON_REQUEST: &[&str] = &["70-zipkin.yaml"];
 
 /// `weir install`: everything on standard output.
 pub fn print(arguments: &args::Install) -> Result<()> {
-    for manifest in manifests(arguments.proxy, &arguments.image, arguments.zipkin)? {
+    for manifest in manifests(
+        arguments.proxy,
+        &arguments.image,
+        arguments.zipkin,
+        arguments.mesh_rules,
+    )? {
         println!("# {}\n---\n{}", manifest.name, manifest.text.trim_end());
     }
     Ok(())
 }
 
 /// Weir's own manifests, with those on request if `all`. The mesh-wide engine is a label of the system namespace; the gateway is told its own.
-pub fn manifests(engine: Engine, image: &str, all: bool) -> Result<Vec<Manifest>> {
+/// With `mesh_rules` the metrics server records the aggregates that are shipped.
+pub fn manifests(engine: Engine, image: &str, all: bool, mesh_rules: bool) -> Result<Vec<Manifest>> {
     let mut texts = Vec::new();
     for (name, text) in MANIFESTS.iter().filter(|(name, _)| all || !ON_REQUEST.contains(name)) {
         let mut text = text.replace("image: weir\n", &format!("image: {image}\n"));
@@ -54,6 +60,13 @@ pub fn manifests(engine: Engine, image: &str, all: bool) -> Result<Vec<Manifest>
             }
             text = text.replace(args, &format!("{args} --engine=envoy,"));
         }
+        if *name == "40-metrics.yaml" && mesh_rules {
+            let args = "args: [metrics";
+            if !text.contains(args) {
+                bail!("deploy/{name}: the metrics server has no arguments")
+            }
+            text = text.replace(args, &format!("{args}, --rule-file=mesh"));
+        }
         texts.push(Manifest {
             name: format!("deploy/{name}"),
             text,
@@ -67,15 +80,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_engine_is_a_label_of_the_system_namespace() {
-        let plain = manifests(Engine::Weir, "weir", false).unwrap();
+    fn what_is_asked_for_stands_in_the_manifests() {
+        let plain = manifests(Engine::Weir, "weir", false, true).unwrap();
         let label = format!("{}:", weir_api::labels::ENGINE);
         assert!(!plain[0].text.contains(&label));
         assert!(!plain.iter().any(|manifest| manifest.name.contains("zipkin")));
-        let envoy = manifests(Engine::Envoy, "registry.example/weir:1", true).unwrap();
+        let envoy = manifests(Engine::Envoy, "registry.example/weir:1", true, false).unwrap();
         assert!(envoy[0].text.contains("traffic.proxy.engine: envoy"));
         let gateway = |texts: &[Manifest]| texts.iter().any(|m| m.text.contains("[gateway, --engine=envoy,"));
         assert!(gateway(&envoy) && !gateway(&plain));
+        let rules = |texts: &[Manifest]| texts.iter().any(|m| m.text.contains("[metrics, --rule-file=mesh]"));
+        assert!(rules(&plain) && !rules(&envoy));
+        assert!(envoy.iter().any(|m| m.text.contains("args: [metrics]")));
         assert!(envoy.iter().all(|manifest| !manifest.text.contains("image: weir\n")));
     }
 }

@@ -13,7 +13,7 @@ use crate::args;
 
 /// `weir up`. Must run before the process has started a thread.
 pub fn bring_up(arguments: args::Up) -> Result<ExitCode> {
-    let mut manifests = install::manifests(arguments.proxy, "weir", true)?;
+    let mut manifests = install::manifests(arguments.proxy, "weir", true, !arguments.no_mesh_rules)?;
     for path in &arguments.filenames {
         let named = read_manifests(path).with_context(|| format!("-f {}", path.display()))?;
         anyhow::ensure!(

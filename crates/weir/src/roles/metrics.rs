@@ -1,5 +1,6 @@
 //! `weir metrics`: scrape -> store -> PromQL -> the Kubernetes metric APIs.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,6 +22,7 @@ use weir_scrape::config::Job;
 use weir_scrape::discover::{self, kubernetes};
 use weir_scrape::{Health, TargetStatus, Targets};
 use weir_series::{Select, names};
+use weir_tls::{ClientTls, Pem};
 use weir_tsdb::{Options as StoreOptions, Tsdb};
 
 use super::{client, rules, storage, until_signal};
@@ -34,10 +36,13 @@ const ALERT_TIMEOUT: Duration = Duration::from_secs(10);
 pub async fn run(arguments: args::Metrics) -> Result<()> {
     let client = client(&arguments.kubernetes).await?;
     let retention = Duration::from_secs(arguments.retention_seconds);
-    let store = Arc::new(Tsdb::new(StoreOptions {
+    let limits = StoreOptions {
         retention,
+        retention_bytes: arguments.max_bytes,
+        max_series: arguments.max_series,
         ..StoreOptions::default()
-    }));
+    };
+    let store = Arc::new(storage::open(limits, arguments.path.as_deref())?);
     let engine = Engine::new(store.clone(), EngineOptions::default());
     let targets = Targets::new();
     let interval = Duration::from_secs(arguments.scrape_interval_seconds.max(1));
@@ -209,10 +214,18 @@ fn remote(arguments: &args::Backend) -> Result<Remote> {
         },
         _ => Credentials::None,
     };
+    let pem = |file: &Option<PathBuf>| file.clone().map(Pem::File);
+    let tls = ClientTls {
+        ca: pem(&arguments.ca_file),
+        cert: pem(&arguments.cert_file),
+        key: pem(&arguments.key_file),
+        server_name: arguments.server_name.clone(),
+        insecure_skip_verify: arguments.insecure_skip_verify,
+    };
     let settings = Settings {
         credentials,
         headers: arguments.headers.clone(),
-        ca_file: arguments.ca_file.clone(),
+        tls,
         ..Settings::default()
     };
     let limits = Limits {

@@ -1,6 +1,6 @@
 //! `weir store`: what a prometheus.yml says -> scrape -> store -> rules, PromQL; alone, without Kubernetes.
 //!
-//! The file is read again at SIGHUP and at `POST /-/reload`; one that is wrong changes nothing.
+//! The file is read again at SIGHUP and, where it is on, at `POST /-/reload`; one that is wrong changes nothing.
 
 mod outgoing;
 
@@ -14,7 +14,7 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use weir_promql::http_api::{self, Api, Status, allow_all};
+use weir_promql::http_api::{self, Api, Obeyed, Status, allow_all};
 use weir_promql::remote::write::{Sender, Tee};
 use weir_promql::rules::Rules;
 use weir_promql::{Engine, Options as EngineOptions};
@@ -37,7 +37,7 @@ pub async fn run(arguments: args::Store) -> Result<()> {
         true => store.clone(),
         false => Arc::new(Tee::new(store.clone(), senders.clone())),
     };
-    let rules = Rules::new(outgoing::rules(&config, arguments.listen_address)?).map_err(anyhow::Error::msg)?;
+    let rules = Rules::new(outgoing::rules(&config, arguments.listen_address)).map_err(anyhow::Error::msg)?;
     let (configs, scraped) = watch::channel(config.clone());
     let reloader = Reloader {
         file: arguments.config_file.clone(),
@@ -54,7 +54,7 @@ pub async fn run(arguments: args::Store) -> Result<()> {
         .with_context(|| format!("cannot listen on {}", arguments.listen_address))?;
     tracing::info!(address = %arguments.listen_address, config = %arguments.config_file.display(), "serving");
     until_signal(|shutdown| async move {
-        let quit = arguments.enable_lifecycle.then(|| shutdown.clone());
+        let lifecycle = arguments.enable_lifecycle.then(|| shutdown.clone());
         let receiver = arguments.enable_receiver.then(|| into.clone());
         let api = Api {
             targets: {
@@ -65,7 +65,7 @@ pub async fn run(arguments: args::Store) -> Result<()> {
             rules: Some(rules.clone()),
             receiver,
             status: status(&reloader, &arguments),
-            control: control(reloader.clone(), quit),
+            control: control(reloader.clone(), lifecycle),
             ..Api::new(engine.clone())
         };
         let clusters = clusters(arguments.context.clone());
@@ -165,22 +165,19 @@ impl Reloader {
     }
 }
 
-/// `POST /-/reload`, and `/-/quit` where it is on.
-fn control(reloader: Arc<Reloader>, quit: Option<CancellationToken>) -> http_api::Control {
-    Arc::new(move |order: &str| match (order, &quit) {
-        ("reload", _) => Some(
-            reloader
-                .reload()
-                .map_err(|error| format!("failed to reload: {error:#}")),
-        ),
+/// `POST /-/reload` and `/-/quit`, where they are on: `lifecycle` then ends the process.
+fn control(reloader: Arc<Reloader>, lifecycle: Option<CancellationToken>) -> http_api::Control {
+    Arc::new(move |order: &str| match (order, &lifecycle) {
+        ("reload" | "quit", None) => Obeyed::Off,
+        ("reload", Some(_)) => match reloader.reload() {
+            Ok(()) => Obeyed::Done,
+            Err(error) => Obeyed::Failed(format!("failed to reload config: {error:#}")),
+        },
         ("quit", Some(shutdown)) => {
             shutdown.cancel();
-            Some(Ok(()))
+            Obeyed::Done
         }
-        ("quit", None) => Some(Err(
-            "start with --web.enable-lifecycle to end the process this way".to_owned()
-        )),
-        _ => None,
+        _ => Obeyed::Unknown,
     })
 }
 

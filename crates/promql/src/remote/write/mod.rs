@@ -64,6 +64,8 @@ pub struct Config {
     pub max_backoff: Duration,
     /// Between two times that metadata is sent (version 1); none: it is not.
     pub metadata_interval: Option<Duration>,
+    /// Families in one request of metadata.
+    pub metadata_per_send: usize,
 }
 
 impl Config {
@@ -85,6 +87,7 @@ impl Config {
             min_backoff: Duration::from_millis(30),
             max_backoff: Duration::from_secs(5),
             metadata_interval: Some(Duration::from_secs(60)),
+            metadata_per_send: 500,
         }
     }
 }

@@ -19,8 +19,6 @@ use weir_series::{
 
 /// Time that queued samples have after shutdown was ordered.
 const FLUSH: Duration = Duration::from_secs(5);
-/// Families in one request of metadata.
-const MAX_FAMILIES_PER_SEND: usize = 500;
 /// The longest time that a receiver may ask us to wait.
 const MAX_RETRY_AFTER: Duration = Duration::from_secs(300);
 
@@ -180,7 +178,7 @@ pub(super) async fn metadata(shared: &Shared, shutdown: &CancellationToken) {
             let known = shared.metadata.lock().unwrap_or_else(PoisonError::into_inner);
             known.iter().map(|(f, m)| (f.clone(), m.clone())).collect()
         };
-        for families in all.chunks(MAX_FAMILIES_PER_SEND) {
+        for families in all.chunks(shared.config.metadata_per_send.max(1)) {
             let request = WriteRequest {
                 metadata: families.to_vec(),
                 ..WriteRequest::default()

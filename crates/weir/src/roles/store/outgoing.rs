@@ -1,15 +1,14 @@
 //! What `remote_write` and `alerting` say, as the sender and the rules take it.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::sync::Arc;
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use tokio_util::sync::CancellationToken;
 use weir_promql::remote::http::{Credentials, Secret, Settings};
 use weir_promql::remote::write::{self, Sender};
 use weir_promql::rules::{self, Alertmanager};
-use weir_scrape::config::{Authorization, Config, HttpConfig, Pem, RemoteWrite};
+use weir_scrape::config::{Authorization, Config, HttpConfig, RemoteWrite};
 use weir_scrape::relabel::{self, LabelSet};
 use weir_series::Labels;
 use weir_series::remote_write::Version;
@@ -17,7 +16,7 @@ use weir_series::remote_write::Version;
 /// One sender an entry of `remote_write`.
 pub fn senders(config: &Config) -> Result<Vec<Sender>> {
     let external = external_labels(config);
-    let make = |remote: &RemoteWrite| Ok(Sender::new(sender(remote, external.clone())?)?);
+    let make = |remote: &RemoteWrite| Ok(Sender::new(sender(remote, external.clone()))?);
     config.remote_write.iter().map(make).collect()
 }
 
@@ -32,21 +31,19 @@ pub async fn run(senders: Vec<Sender>, shutdown: CancellationToken) {
 }
 
 /// Settings of all groups of rules.
-pub fn rules(config: &Config, address: SocketAddr) -> Result<rules::Config> {
-    let make = |one: &weir_scrape::config::Alertmanager| {
-        Ok(Alertmanager {
-            url: one.url.clone(),
-            http: settings(&one.http)?,
-            timeout: one.timeout,
-        })
+pub fn rules(config: &Config, address: SocketAddr) -> rules::Config {
+    let make = |one: &weir_scrape::config::Alertmanager| Alertmanager {
+        url: one.url.clone(),
+        http: settings(&one.http),
+        timeout: one.timeout,
     };
-    Ok(rules::Config {
+    rules::Config {
         interval: config.global.evaluation_interval,
         external_labels: external_labels(config),
         external_url: format!("http://{address}"),
-        alertmanagers: config.alertmanagers.iter().map(make).collect::<Result<_>>()?,
+        alertmanagers: config.alertmanagers.iter().map(make).collect(),
         ..rules::Config::default()
-    })
+    }
 }
 
 fn external_labels(config: &Config) -> Labels {
@@ -59,7 +56,7 @@ fn external_labels(config: &Config) -> Labels {
     )
 }
 
-fn sender(remote: &RemoteWrite, external_labels: Labels) -> Result<write::Config> {
+fn sender(remote: &RemoteWrite, external_labels: Labels) -> write::Config {
     let usual = write::Config::new(remote.url.clone());
     let queue = &remote.queue;
     let rules = remote.relabel.clone();
@@ -67,29 +64,29 @@ fn sender(remote: &RemoteWrite, external_labels: Labels) -> Result<write::Config
         let mut set: LabelSet = labels.iter().map(|l| (l.name.as_ref(), l.value.as_ref())).collect();
         relabel::apply(&rules, &mut set).then(|| set.to_labels())
     });
-    Ok(write::Config {
+    write::Config {
         name: remote.name.clone(),
         version: if remote.version_2 { Version::V2 } else { Version::V1 },
-        http: settings(&remote.http)?,
+        http: settings(&remote.http),
         timeout: remote.timeout,
         external_labels,
         relabel: Some(relabel).filter(|_| !remote.relabel.is_empty()),
-        shards: queue.shards.unwrap_or(usual.shards).min(usual.shards),
+        shards: usual
+            .shards
+            .max(queue.min_shards.unwrap_or(1))
+            .min(queue.max_shards.unwrap_or(usize::MAX)),
         capacity: queue.capacity.unwrap_or(usual.capacity),
         max_samples_per_send: queue.max_samples_per_send.unwrap_or(usual.max_samples_per_send),
         batch_deadline: queue.batch_deadline.unwrap_or(usual.batch_deadline),
         min_backoff: queue.min_backoff.unwrap_or(usual.min_backoff),
         max_backoff: queue.max_backoff.unwrap_or(usual.max_backoff),
         metadata_interval: remote.metadata_interval,
+        metadata_per_send: remote.metadata_per_send.unwrap_or(usual.metadata_per_send),
         ..usual
-    })
+    }
 }
 
-fn settings(http: &HttpConfig) -> Result<Settings> {
-    let file = |pem: &Pem| match pem {
-        Pem::File(path) => Ok::<PathBuf, anyhow::Error>(path.clone()),
-        Pem::Inline(_) => bail!("tls_config of remote_write and alerting: name a file (ca_file, cert_file, key_file)"),
-    };
+fn settings(http: &HttpConfig) -> Settings {
     let credentials = match &http.authorization {
         None => Credentials::None,
         Some(Authorization::Inline { kind, credentials }) => Credentials::Token {
@@ -109,15 +106,10 @@ fn settings(http: &HttpConfig) -> Result<Settings> {
             password: Secret::File(path.clone()),
         },
     };
-    let identity = http.tls.cert.as_ref().zip(http.tls.key.as_ref());
-    Ok(Settings {
+    Settings {
         credentials,
         headers: http.headers.clone(),
-        ca_file: http.tls.ca.as_ref().map(file).transpose()?,
-        identity: identity
-            .map(|(cert, key)| Ok::<_, anyhow::Error>((file(cert)?, file(key)?)))
-            .transpose()?,
-        server_name: http.tls.server_name.clone(),
-        insecure_skip_verify: http.tls.insecure_skip_verify,
-    })
+        follow_redirects: http.follow_redirects,
+        tls: http.tls.clone(),
+    }
 }
