@@ -2,7 +2,7 @@
 
 use super::{Annotations, Column, Evaluator, Grid, Output, Point, column::drop_names, matching::Matching, native};
 use crate::engine::Error;
-use promql_parser::parser::{BinModifier, BinaryExpr, VectorMatchCardinality as Cardinality};
+use crate::parse::BinaryExpr;
 use weir_series::is_stale;
 
 #[derive(Clone, Copy)]
@@ -125,16 +125,10 @@ impl Op {
 
 impl Evaluator<'_> {
     pub(super) fn binary(&mut self, binary: &BinaryExpr, grid: &Grid) -> Result<Output, Error> {
-        let name = binary.op.to_string();
+        let name = binary.op;
         let unsupported = || Error::BadQuery(format!("the operator {name} is not supported"));
-        let op = Op::parse(&name, binary.return_bool()).ok_or_else(unsupported)?;
-        let default = BinModifier {
-            card: Cardinality::OneToOne,
-            matching: None,
-            return_bool: false,
-            fill_values: Default::default(),
-        };
-        let modifier = binary.modifier.as_ref().unwrap_or(&default);
+        let op = Op::parse(name, binary.modifier.return_bool).ok_or_else(unsupported)?;
+        let modifier = &binary.modifier;
         let lhs = self.eval(&binary.lhs, grid)?;
         let rhs = self.eval(&binary.rhs, grid)?;
         self.budget.check_time()?;
