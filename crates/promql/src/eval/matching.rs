@@ -138,7 +138,7 @@ impl Evaluator<'_> {
 
     fn pair(&mut self, matching: &Matching<'_>, swapped: bool, many: &Cells, one: &Cells) -> Cells {
         let mut out = Cells::absent(matching.grid);
-        let histograms = many.has_histograms() || one.has_histograms();
+        let histograms = many.has_histograms() || one.has_histograms() || matches!(matching.op.kind, Kind::Trim);
         let (left, right) = if swapped { (one, many) } else { (many, one) };
         for step in 0..matching.grid.steps {
             // A comparison lets the left value through, whichever side is the many side.

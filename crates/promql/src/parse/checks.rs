@@ -23,6 +23,10 @@ pub(super) fn is_comparison(op: &str) -> bool {
     matches!(op, "==" | "!=" | "<" | "<=" | ">" | ">=")
 }
 
+fn is_trim(op: &str) -> bool {
+    matches!(op, "</" | ">/")
+}
+
 fn is_set(op: &str) -> bool {
     matches!(op, "and" | "or" | "unless")
 }
@@ -56,6 +60,12 @@ pub(super) fn binary(
         return wrong(
             at,
             format!("comparisons between scalars must use BOOL modifier: {lhs} {op} bool {rhs}"),
+        );
+    }
+    if scalars == 2 && is_trim(op) {
+        return wrong(
+            at,
+            format!("{op} cuts native histograms off at a number, its left side must be an instant vector"),
         );
     }
     let is_plain = modifier.matching.is_none() && modifier.fill_left.is_none() && modifier.fill_right.is_none();

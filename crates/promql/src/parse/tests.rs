@@ -115,6 +115,7 @@ fn operators_bind_as_they_should() {
 fn errors_tell_place_and_what_would_be_right() {
     for (text, expected) in [
         ("", "1:1: parse error: no expression found in input"),
+        ("1 </ 2", "1:3: parse error: </ cuts native histograms off at a number"),
         ("# nothing", "1:1: parse error: no expression found in input"),
         (
             "up{",

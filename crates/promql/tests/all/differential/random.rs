@@ -104,7 +104,7 @@ fn labels(random: &mut Random) -> String {
 }
 
 fn scalar(random: &mut Random, depth: u64) -> String {
-    match random.below(if depth == 0 { 2 } else { 7 }) {
+    match random.below(if depth == 0 { 2 } else { 9 }) {
         0 | 1 => random.pick(NUMBERS).to_owned(),
         2 => "time()".into(),
         3 => "pi()".into(),
@@ -112,9 +112,15 @@ fn scalar(random: &mut Random, depth: u64) -> String {
         5 => format!(
             "({} {} {})",
             scalar(random, depth - 1),
-            random.pick(&["+", "-", "*", "/"]),
+            random.pick(&["+", "-", "*", "/", "%", "atan2"]),
             scalar(random, depth - 1)
         ),
+        // Of literals, for what is computed may differ in its last digit.
+        6 => {
+            let op = random.pick(&["==", "!=", ">", "<", ">=", "<="]);
+            format!("({} {op} bool {})", scalar(random, 0), scalar(random, 0))
+        }
+        7 => format!("{} ^ {}", random.pick(NUMBERS), random.pick(NUMBERS)),
         _ => format!("-{}", scalar(random, depth - 1)),
     }
 }
