@@ -1,11 +1,8 @@
 //! The entrance: a query as text and its times go in, a [`Value`] or a readable [`Error`] comes out.
 
 use crate::eval::{Annotations, Asked, Evaluator, Grid, Output, Point};
-use promql_parser::parser::{self, Expr, Function, function::register_extra_functions, value::ValueType};
-use std::{
-    sync::{Arc, Once},
-    time::Duration,
-};
+use crate::parse::{self, Expr, Times};
+use std::{sync::Arc, time::Duration};
 use tokio_util::sync::CancellationToken;
 use weir_series::{Histogram, Labels, Matcher, Sample, Select, SeriesData};
 
@@ -102,11 +99,7 @@ pub struct Engine {
     cancelled: CancellationToken,
 }
 
-/// Bytes of the longest query.
-const MAX_QUERY_BYTES: usize = 64 * 1024;
-/// Operators and brackets in a query: what bounds the depth of its tree, and so the stack.
-const MAX_QUERY_NODES: usize = 600;
-/// The stack of an evaluation: [`MAX_QUERY_NODES`] levels, with room in an unoptimized build. Only touched pages count.
+/// The stack of an evaluation: [`parse::MAX_NODES`] levels, with room in an unoptimized build. Only touched pages count.
 const STACK_BYTES: usize = 32 << 20;
 
 impl Engine {
@@ -255,103 +248,58 @@ impl Engine {
         })
     }
 
-    /// Parses and evaluates on a thread with a stack that the deepest allowed query cannot exhaust.
+    /// Parses and evaluates.
     fn evaluate<T: Send>(
         &self,
         query: &str,
         asked: Asked,
         f: impl FnOnce(&mut Evaluator<'_>, &Expr) -> Result<T, Error> + Send,
     ) -> Result<(T, Annotations), Error> {
-        check_size(query)?;
-        std::thread::scope(|scope| {
-            let thread = std::thread::Builder::new()
-                .name("promql".into())
-                .stack_size(STACK_BYTES);
-            let work = move || {
-                let expr = parse(query)?;
-                let mut evaluator = Evaluator::new(self.store.as_ref(), &self.options, &self.cancelled, asked);
-                let value = f(&mut evaluator, &expr)?;
-                Ok((value, evaluator.annotations))
+        on_a_deep_stack(move || {
+            let times = Times {
+                step_ms: asked.step_ms,
+                range_ms: asked.end_ms.saturating_sub(asked.start_ms),
             };
-            let started = thread.spawn_scoped(scope, work);
-            let started = started.map_err(|e| Error::Execution(format!("no thread for the query: {e}")))?;
-            started.join().unwrap_or_else(|_| {
-                Err(Error::Execution(
-                    "the evaluation failed: this is a defect of Weir".into(),
-                ))
-            })
+            let expr = parse::parse(query, Some(times)).map_err(Error::BadQuery)?;
+            let mut evaluator = Evaluator::new(self.store.as_ref(), &self.options, &self.cancelled, asked);
+            let value = f(&mut evaluator, &expr)?;
+            Ok((value, evaluator.annotations))
         })
     }
 }
 
+/// Runs on a thread with a stack that the deepest allowed query cannot exhaust.
+fn on_a_deep_stack<T: Send>(work: impl FnOnce() -> Result<T, Error> + Send) -> Result<T, Error> {
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new()
+            .name("promql".into())
+            .stack_size(STACK_BYTES);
+        let started = thread.spawn_scoped(scope, work);
+        let started = started.map_err(|e| Error::Execution(format!("no thread for the query: {e}")))?;
+        started.join().unwrap_or_else(|_| {
+            Err(Error::Execution(
+                "the evaluation failed: this is a defect of Weir".into(),
+            ))
+        })
+    })
+}
+
 /// A series selector (`name{label="value"}`) as matchers, for the series and label endpoints.
 pub(crate) fn selector(text: &str) -> Result<Vec<Matcher>, Error> {
-    check_size(text)?;
-    match parse(text)? {
-        Expr::VectorSelector(s) if s.offset.is_none() && s.at.is_none() => crate::eval::matchers(&s),
+    with_parsed(text, |expr| match expr {
+        Expr::VectorSelector(s) if s.offset.is_none() && s.at.is_none() && s.extension.is_none() => {
+            Ok(s.all_matchers())
+        }
         _ => Err(Error::BadQuery(format!(
             "{text:?} is not a series selector like up{{job=\"x\"}}"
         ))),
-    }
+    })?
 }
 
-/// An expression of a size that may be evaluated.
-pub(crate) fn parse_checked(query: &str) -> Result<Expr, Error> {
-    check_size(query)?;
-    parse(query)
-}
-
-/// What `double_exponential_smoothing` was called before Prometheus 3, and still is in many rule files.
-fn register_old_names() {
-    static ONCE: Once = Once::new();
-    ONCE.call_once(|| {
-        let arguments = vec![ValueType::Matrix, ValueType::Scalar, ValueType::Scalar];
-        let function = Function::new("holt_winters", arguments, 0, ValueType::Vector, false);
-        // Refused only if the parser knows the name itself, which is as good.
-        let _ = register_extra_functions(vec![function]);
-    });
-}
-
-fn parse(query: &str) -> Result<Expr, Error> {
-    register_old_names();
-    parser::parse(query).map_err(|e| Error::BadQuery(format!("parse error: {e}")))
-}
-
-fn check_size(query: &str) -> Result<(), Error> {
-    if query.len() > MAX_QUERY_BYTES {
-        return Err(Error::BadQuery(format!(
-            "a query may have at most {MAX_QUERY_BYTES} bytes"
-        )));
-    }
-    let (mut quote, mut escaped, mut braces, mut nodes) = (None, false, 0, 0);
-    for c in query.chars() {
-        match (quote, c) {
-            (Some(_), _) if escaped => escaped = false,
-            (Some(q), '\\') if q != '`' => escaped = true,
-            (Some(q), c) if q == c => quote = None,
-            (Some(_), _) => {}
-            (None, '"' | '\'' | '`') => quote = Some(c),
-            (None, '{') => braces += 1,
-            (None, '}') => braces -= 1,
-            (None, '+' | '-' | '*' | '/' | '%' | '^' | '<' | '>' | '=' | '(' | '[') if braces <= 0 => nodes += 1,
-            _ => {}
-        }
-    }
-    // `and`, `or`, `unless`, `atan2`: counted as words wherever they stand, for only the bound matters.
-    nodes += query
-        .split(|c: char| !c.is_alphanumeric())
-        .filter(|w| is_word_operator(w))
-        .count();
-    if nodes > MAX_QUERY_NODES {
-        return Err(Error::BadQuery(format!(
-            "a query may have at most {MAX_QUERY_NODES} operators and brackets"
-        )));
-    }
-    Ok(())
-}
-
-fn is_word_operator(word: &str) -> bool {
-    ["and", "or", "unless", "atan2"]
-        .iter()
-        .any(|o| word.eq_ignore_ascii_case(o))
+/// What `read` makes of an expression of a size that may be evaluated.
+pub(crate) fn with_parsed<T: Send>(query: &str, read: impl FnOnce(&Expr) -> T + Send) -> Result<T, Error> {
+    on_a_deep_stack(move || {
+        let expr = parse::parse(query, None).map_err(Error::BadQuery)?;
+        Ok(read(&expr))
+    })
 }

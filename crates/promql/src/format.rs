@@ -55,10 +55,9 @@ pub fn parse_duration(text: &str) -> Option<Duration> {
     if let Ok(seconds) = text.parse::<f64>() {
         return Duration::try_from_secs_f64(seconds).ok();
     }
-    if matches!(text, "0ms" | "0s" | "0m" | "0h") {
-        return Some(Duration::ZERO); // which the parser of the language refuses
-    }
-    promql_parser::util::parse_duration(text).ok()
+    u64::try_from(crate::parse::duration_ms(text)?)
+        .ok()
+        .map(Duration::from_millis)
 }
 
 #[cfg(test)]

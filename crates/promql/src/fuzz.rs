@@ -27,6 +27,21 @@ pub fn run(name: &str, bytes: &[u8]) {
     target(bytes);
 }
 
+/// What a query is shown as is a query, and is shown so again, on one line or on several.
+fn shown(text: &str) {
+    let both = |text: &str| crate::engine::with_parsed(text, |expr| (expr.to_string(), expr.pretty(), expr.to_json()));
+    let Ok((line, pretty, _)) = both(text) else {
+        return;
+    };
+    // Decimal places of a time may be lost, and its last line may have one bracket more than is allowed.
+    for again in [&line, &pretty] {
+        match both(again) {
+            Ok((same, ..)) => assert!(same == line || line.contains('@'), "{text}\n{line}\n{same}"),
+            Err(why) => assert!(why.to_string().contains("at most"), "{text}\n{again}\n{why}"),
+        }
+    }
+}
+
 /// A query is answered or refused, by no panic, and as a range of one step as it is at one time.
 fn query(bytes: &[u8]) {
     static ENGINE: OnceLock<Engine> = OnceLock::new();
@@ -39,6 +54,7 @@ fn query(bytes: &[u8]) {
         Engine::new(Arc::new(Memory(series())), options)
     });
     let text = String::from_utf8_lossy(bytes);
+    shown(&text);
     let at = 120_400;
     let instant = engine.instant(&text, at);
     if let Err(Error::Execution(why)) = &instant {
@@ -52,8 +68,9 @@ fn query(bytes: &[u8]) {
         assert!(!why.contains("defect"), "{text}: {why}");
     }
     if let (Ok(Value::Vector { samples, .. }), Ok(series)) = (&instant, &range) {
-        // The step of a query is part of it (`step()`), and 0 of an instant one.
-        if !text.contains("step") {
+        // The step of a query may be part of it (`step()`), and is 0 of an instant one.
+        let lower = text.to_ascii_lowercase();
+        if !lower.contains("step") && !lower.contains("range") {
             assert_eq!(samples.len(), series.len(), "{text}: {samples:?} {series:?}");
         }
     }
@@ -84,6 +101,14 @@ fn series() -> Vec<SeriesData> {
             samples: samples(-5.0, 1.5),
             ..SeriesData::default()
         });
+        for (name, extra) in [("i", ""), (weir_series::names::TARGET_INFO, "1.0")] {
+            let labels = [("__name__", name), ("instance", pod), ("job", "x"), ("version", extra)];
+            out.push(SeriesData {
+                labels: Labels::new(labels),
+                samples: samples(1.0, 0.0),
+                ..SeriesData::default()
+            });
+        }
         let histogram = |i: i64| Histogram {
             schema: if pod == "a" { 0 } else { 2 },
             count: (2 + i % 7) as f64,

@@ -133,6 +133,8 @@ pub const STORE_SNAPSHOTS_TOTAL: &str = "weir_store_snapshots_total";
 /// Bytes of the store's files that the last start could not read.
 pub const STORE_DAMAGED_BYTES: &str = "weir_store_damaged_bytes";
 
+/// The metric whose labels describe a target.
+pub const TARGET_INFO: &str = "target_info";
 /// The label that holds the metric's name.
 pub const METRIC_NAME: &str = "__name__";
 /// The upper bound of a histogram's bucket.

@@ -2,7 +2,7 @@
 
 use super::{Column, Evaluator, Grid, Output, Point, group::Groups, math, native};
 use crate::engine::Error;
-use promql_parser::parser::{AggregateExpr, Expr};
+use crate::parse::{AggregateExpr, Expr};
 use rapidhash::RapidHashMap;
 use std::sync::Arc;
 use weir_series::{Histogram, Labels, is_stale};
@@ -155,8 +155,8 @@ enum Native {
 
 impl Evaluator<'_> {
     pub(super) fn aggregate(&mut self, aggregate: &AggregateExpr, grid: &Grid) -> Result<Output, Error> {
-        let name = aggregate.op.to_string();
-        let columns = match name.as_str() {
+        let name = aggregate.op;
+        let columns = match name {
             "sum" => self.fold::<Sum>(aggregate, &[], grid)?,
             "avg" => self.fold::<Avg>(aggregate, &[], grid)?,
             "min" => self.fold::<Extreme<false>>(aggregate, &[], grid)?,
@@ -166,20 +166,20 @@ impl Evaluator<'_> {
             "stddev" => self.fold::<Spread<true>>(aggregate, &[], grid)?,
             "stdvar" => self.fold::<Spread<false>>(aggregate, &[], grid)?,
             "quantile" => {
-                let q = self.scalar(parameter(aggregate, &name)?, grid)?;
+                let q = self.scalar(parameter(aggregate, name)?, grid)?;
                 q.iter().for_each(|q| self.annotations.quantile(*q));
                 self.fold::<Quantile>(aggregate, &q, grid)?
             }
             "count_values" => self.count_values(aggregate, grid)?,
-            "topk" | "bottomk" | "limitk" | "limit_ratio" => self.select(aggregate, &name, grid)?,
+            "topk" | "bottomk" | "limitk" | "limit_ratio" => self.select(aggregate, name, grid)?,
             _ => return Err(Error::BadQuery(format!("the aggregation {name} is not supported"))),
         };
         Ok(Output::Vector(columns))
     }
 
     fn fold<F: Fold>(&mut self, aggregate: &AggregateExpr, params: &[f64], grid: &Grid) -> Result<Vec<Column>, Error> {
-        let name = aggregate.op.to_string();
-        let mut groups = Groups::new(&aggregate.modifier);
+        let name = aggregate.op;
+        let mut groups = Groups::new(aggregate.modifier.as_ref());
         let mut states: Vec<Group<F>> = Vec::new();
         let (mut ignored, mut failures, mut kept) = (false, Failures::default(), 0);
         self.feed(&aggregate.expr, grid, &mut |budget, identity, cells| {
@@ -219,7 +219,7 @@ impl Evaluator<'_> {
         })?;
         self.budget.release(kept);
         if ignored {
-            self.annotations.ignored_in_aggregation(&name);
+            self.annotations.ignored_in_aggregation(name);
         }
         let mut columns = Vec::with_capacity(states.len());
         for (labels, group) in groups.labels.into_iter().zip(states) {
@@ -259,7 +259,7 @@ impl Evaluator<'_> {
                 "count_values needs the name of a label, not \"\"".into(),
             ));
         }
-        let mut groups = Groups::new(&aggregate.modifier);
+        let mut groups = Groups::new(aggregate.modifier.as_ref());
         let mut index: RapidHashMap<(usize, String), usize> = RapidHashMap::default();
         // Groups that differ in the label that is overwritten are one.
         let mut by_labels: RapidHashMap<Labels, usize> = RapidHashMap::default();

@@ -34,6 +34,12 @@ impl Annotations {
         ));
     }
 
+    pub(crate) fn sort_in_range(&mut self, function: &str) {
+        self.warn(format!(
+            "{function} is ineffective for range queries, whose series are ordered by their labels"
+        ));
+    }
+
     pub(crate) fn bad_bucket_label(&mut self, metric: &str, le: &str) {
         let text = format!("bucket label \"le\" is missing or has a malformed value of {le:?}");
         self.warn(format!("{text}{}", for_metric(metric)));

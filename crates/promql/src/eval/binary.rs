@@ -2,13 +2,15 @@
 
 use super::{Annotations, Column, Evaluator, Grid, Output, Point, column::drop_names, matching::Matching, native};
 use crate::engine::Error;
-use promql_parser::parser::{BinModifier, BinaryExpr, VectorMatchCardinality as Cardinality};
+use crate::parse::BinaryExpr;
 use weir_series::is_stale;
 
 #[derive(Clone, Copy)]
 pub(super) enum Kind {
     Arithmetic(fn(f64, f64) -> f64),
     Comparison(fn(&f64, &f64) -> bool),
+    /// Of a native histogram, at a number.
+    Trim,
     And,
     Or,
     Unless,
@@ -38,6 +40,8 @@ impl Op {
             "<" => ("<", Kind::Comparison(f64::lt)),
             ">=" => (">=", Kind::Comparison(f64::ge)),
             "<=" => ("<=", Kind::Comparison(f64::le)),
+            "</" => ("</", Kind::Trim),
+            ">/" => (">/", Kind::Trim),
             "and" => ("and", Kind::And),
             "or" => ("or", Kind::Or),
             "unless" => ("unless", Kind::Unless),
@@ -51,7 +55,7 @@ impl Op {
     }
 
     pub fn keeps_name(&self) -> bool {
-        matches!(self.kind, Kind::Comparison(_)) && !self.return_bool
+        matches!(self.kind, Kind::Trim) || (matches!(self.kind, Kind::Comparison(_)) && !self.return_bool)
     }
 
     /// None: the comparison filters the pair out. `keep` is what a comparison without `bool` lets through.
@@ -60,18 +64,24 @@ impl Op {
             Kind::Arithmetic(f) => Some(f(a, b)),
             Kind::Comparison(f) if self.return_bool => Some(f64::from(u8::from(f(&a, &b)))),
             Kind::Comparison(f) => f(&a, &b).then_some(keep),
-            Kind::And | Kind::Or | Kind::Unless => None,
+            Kind::Trim | Kind::And | Kind::Or | Kind::Unless => None,
         }
     }
 
     /// As [`Op::floats`]; what makes no sense with a histogram has no result and is noted.
     pub fn points(&self, a: &Point, b: &Point, keep: &Point, annotations: &mut Annotations) -> Option<Point> {
         match (a, b) {
+            (Point::Float(_), Point::Float(_)) if matches!(self.kind, Kind::Trim) => {
+                annotations.incompatible_types("float", self.name, "float");
+                None
+            }
             (Point::Float(x), Point::Float(y)) => match keep {
                 Point::Float(keep) => self.floats(*x, *y, *keep).map(Point::Float),
                 Point::Histogram(_) => None,
             },
             (Point::Histogram(h), Point::Float(number)) => match self.name {
+                "</" => Some(Point::histogram(native::trim(h, *number, native::Keep::Below))),
+                ">/" => Some(Point::histogram(native::trim(h, *number, native::Keep::Above))),
                 "*" => Some(Point::histogram(native::scale(h, *number))),
                 "/" => Some(Point::histogram(native::scale(h, 1.0 / number))),
                 _ => {
@@ -125,16 +135,10 @@ impl Op {
 
 impl Evaluator<'_> {
     pub(super) fn binary(&mut self, binary: &BinaryExpr, grid: &Grid) -> Result<Output, Error> {
-        let name = binary.op.to_string();
+        let name = binary.op;
         let unsupported = || Error::BadQuery(format!("the operator {name} is not supported"));
-        let op = Op::parse(&name, binary.return_bool()).ok_or_else(unsupported)?;
-        let default = BinModifier {
-            card: Cardinality::OneToOne,
-            matching: None,
-            return_bool: false,
-            fill_values: Default::default(),
-        };
-        let modifier = binary.modifier.as_ref().unwrap_or(&default);
+        let op = Op::parse(name, binary.modifier.return_bool).ok_or_else(unsupported)?;
+        let modifier = &binary.modifier;
         let lhs = self.eval(&binary.lhs, grid)?;
         let rhs = self.eval(&binary.rhs, grid)?;
         self.budget.check_time()?;
@@ -172,7 +176,11 @@ impl Evaluator<'_> {
         op: Op,
         scalar_first: bool,
     ) -> Result<Vec<Column>, Error> {
+        let trims = matches!(op.kind, Kind::Trim);
         for column in &mut columns {
+            if trims && column.cells.values.iter().any(|v| !is_stale(*v)) {
+                self.annotations.incompatible_types("float", op.name, "float");
+            }
             let values = column.cells.values.iter_mut().zip(numbers);
             for (value, number) in values.filter(|(v, _)| !is_stale(**v)) {
                 let (a, b) = if scalar_first {

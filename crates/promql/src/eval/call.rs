@@ -6,12 +6,12 @@ use super::{
     math, time,
 };
 use crate::engine::Error;
-use promql_parser::parser::{Call, Expr};
+use crate::parse::{Call, Expr};
 use weir_series::{Labels, is_stale, stale_nan};
 
 pub(super) fn argument(call: &Call, at: usize) -> Result<&Expr, Error> {
     let missing = || Error::BadQuery(format!("{} needs an argument more", call.func.name));
-    call.args.args.get(at).map(Box::as_ref).ok_or_else(missing)
+    call.args.get(at).ok_or_else(missing)
 }
 
 /// Functions of one number.
@@ -79,6 +79,7 @@ impl Evaluator<'_> {
             "sort" | "sort_desc" => self.sort(call, grid),
             "sort_by_label" | "sort_by_label_desc" => self.sort_by_label(call, grid),
             "absent" => self.absent(call, grid),
+            "info" => self.info(call, grid),
             "absent_over_time" => self.absent_over_time(call, grid),
             "label_replace" => self.label_replace(call, grid),
             "label_join" => self.label_join(call, grid),
@@ -129,10 +130,7 @@ impl Evaluator<'_> {
 
     /// Of a selector: when the sample was taken. Of anything else: the time of the evaluation.
     fn timestamp(&mut self, call: &Call, grid: &Grid) -> Result<Output, Error> {
-        let mut expr = argument(call, 0)?;
-        while let Expr::Paren(p) = expr {
-            expr = &p.expr;
-        }
+        let expr = argument(call, 0)?.bare();
         if let Expr::VectorSelector(selector) = expr {
             let mut columns = Vec::new();
             self.feed_newest(selector, grid, true, &mut super::feed::into(&mut columns))?;
@@ -154,7 +152,7 @@ impl Evaluator<'_> {
     fn with_numbers(&mut self, call: &Call, grid: &Grid) -> Result<Output, Error> {
         let mut columns = drop_names(self.vector(argument(call, 0)?, grid)?, &mut self.budget)?;
         let mut numbers = Vec::new();
-        for at in 1..call.args.args.len() {
+        for at in 1..call.args.len() {
             numbers.push(self.scalar(argument(call, at)?, grid)?);
         }
         let name = call.func.name;
@@ -185,7 +183,7 @@ impl Evaluator<'_> {
     }
 
     fn part_of_time(&mut self, call: &Call, grid: &Grid, part: fn(f64) -> f64) -> Result<Output, Error> {
-        if call.args.args.is_empty() {
+        if call.args.is_empty() {
             let values = grid.times().map(|t| part((t.div_euclid(1000)) as f64)).collect();
             return Ok(Output::Vector(vec![Column {
                 labels: Labels::default(),

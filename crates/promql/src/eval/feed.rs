@@ -3,12 +3,9 @@
 
 use super::{Annotations, Budget, Cells, Column, Evaluator, Grid, column, invariant, selector::Shift, window};
 use crate::engine::Error;
-use promql_parser::{
-    label::MatchOp,
-    parser::{Expr, VectorSelector},
-};
+use crate::parse::{Expr, VectorSelector};
 use std::ops::ControlFlow;
-use weir_series::{Identity, SelectError, SeriesView, names};
+use weir_series::{Identity, MatchOp, Matcher, SelectError, SeriesView, names};
 
 /// Takes one series; the cells may be moved out.
 pub(super) type Sink<'s> = dyn FnMut(&mut Budget<'_>, &dyn Identity, &mut Cells) -> Result<(), Error> + 's;
@@ -38,7 +35,10 @@ impl Evaluator<'_> {
     pub(super) fn feed(&mut self, expr: &Expr, grid: &Grid, sink: &mut Sink<'_>) -> Result<(), Error> {
         let varies = grid.steps <= 1 || !invariant::is_worthwhile(expr);
         match expr {
-            Expr::Paren(p) => self.feed(&p.expr, grid, sink),
+            Expr::Paren(p) => self.feed(p, grid, sink),
+            Expr::VectorSelector(selector) if varies && selector.extension.is_some() => {
+                self.feed_smoothed(selector, grid, sink)
+            }
             Expr::VectorSelector(selector) if varies => self.feed_newest(selector, grid, false, sink),
             Expr::Call(call) if varies && window::lookup(call.func.name).is_some() => {
                 self.feed_window_call(call, grid, sink)
@@ -70,9 +70,9 @@ impl Evaluator<'_> {
         sink: &mut Sink<'_>,
     ) -> Result<(), Error> {
         let lookback_ms = super::selector::millis(self.options.lookback);
-        let shift = Shift::new(&selector.at, &selector.offset, &self.query);
+        let shift = Shift::new(selector.at, selector.offset.as_ref(), &self.query);
         let mut cells = Cells::default();
-        self.visit(selector, shift, lookback_ms, grid, &mut |budget, _, series| {
+        self.visit(selector, shift, (lookback_ms, 0), grid, &mut |budget, _, series| {
             cells.reset(grid.steps);
             super::selector::newest(&series, shift, lookback_ms, grid, times, &mut cells);
             if cells.is_empty() {
@@ -82,12 +82,13 @@ impl Evaluator<'_> {
         })
     }
 
-    /// Shows each selected series with the samples of all steps, those of the window before the first one included.
+    /// Shows each selected series with the samples of all steps, those of the window around each (so many milliseconds
+    /// back, and ahead) included.
     pub(super) fn visit(
         &mut self,
         selector: &VectorSelector,
         shift: Shift,
-        range_ms: i64,
+        (back_ms, ahead_ms): (i64, i64),
         grid: &Grid,
         reader: &mut Reader<'_>,
     ) -> Result<(), Error> {
@@ -95,10 +96,10 @@ impl Evaluator<'_> {
         if grid.steps == 0 {
             return Ok(());
         }
-        let matchers = super::matchers(selector)?;
+        let matchers = selector.all_matchers();
         // Left-open: the first millisecond that counts.
-        let start = shift.apply(grid.start_ms).saturating_sub(range_ms).saturating_add(1);
-        let end = shift.apply(grid.end_ms());
+        let start = shift.apply(grid.start_ms).saturating_sub(back_ms).saturating_add(1);
+        let end = shift.apply(grid.end_ms()).saturating_add(ahead_ms);
         let (store, budget, annotations) = (self.store, &mut self.budget, &mut self.annotations);
         let mut failure = None;
         let visited = store.visit(&matchers, start, end, &mut |series| {
@@ -135,8 +136,8 @@ pub(super) fn into(
 
 /// Whether all that it selects has one name, so that two series still differ without it.
 pub(super) fn pins_name(selector: &VectorSelector) -> bool {
-    let by_matcher = |m: &promql_parser::label::Matcher| m.name == names::METRIC_NAME && m.op == MatchOp::Equal;
-    selector.name.is_some() || selector.matchers.matchers.iter().any(by_matcher)
+    let by_matcher = |m: &Matcher| m.name() == names::METRIC_NAME && m.op() == MatchOp::Equal;
+    selector.name.is_some() || selector.matchers.iter().any(by_matcher)
 }
 
 /// Sorted, and an error if two are the same series.

@@ -1,6 +1,6 @@
 //! Groups of an aggregation: which one a series belongs to, looked up without copying its labels.
 
-use promql_parser::parser::LabelModifier;
+use crate::parse::LabelModifier;
 use rapidhash::RapidHashMap;
 use weir_series::{Identity, Labels, names};
 
@@ -21,9 +21,9 @@ enum By<'q> {
 }
 
 impl<'q> Groups<'q> {
-    pub fn new(modifier: &'q Option<LabelModifier>) -> Self {
-        let sorted = |labels: &'q promql_parser::label::Labels| {
-            let mut names: Vec<&str> = labels.labels.iter().map(String::as_str).collect();
+    pub fn new(modifier: Option<&'q LabelModifier>) -> Self {
+        let sorted = |labels: &'q [String]| {
+            let mut names: Vec<&str> = labels.iter().map(String::as_str).collect();
             names.sort_unstable();
             names.dedup();
             names

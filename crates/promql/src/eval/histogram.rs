@@ -7,7 +7,7 @@ use super::{
     native,
 };
 use crate::engine::Error;
-use promql_parser::parser::Call;
+use crate::parse::Call;
 use rapidhash::RapidHashMap;
 use weir_series::{Histogram, Labels, names};
 
@@ -77,7 +77,7 @@ impl Evaluator<'_> {
                 (1, String::new())
             }
             "histogram_quantiles" => {
-                for at in 2..call.args.args.len() {
+                for at in 2..call.args.len() {
                     let q = self.quantiles(call, at, grid)?;
                     let text = q.first().map(|q| crate::format::value(*q));
                     questions.push((text, q.into_iter().map(Question::Quantile).collect()));

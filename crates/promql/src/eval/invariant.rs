@@ -1,6 +1,6 @@
 //! Which expressions are the same at every step, because all that they select is pinned by `@`.
 
-use promql_parser::parser::Expr;
+use crate::parse::Expr;
 
 /// Functions whose result depends on the time of the evaluation, whatever their arguments are.
 const OF_THE_TIME: &[&str] = &[
@@ -21,7 +21,7 @@ const OF_THE_TIME: &[&str] = &[
 pub(super) fn is_worthwhile(expr: &Expr) -> bool {
     match expr {
         Expr::NumberLiteral(_) | Expr::StringLiteral(_) => false,
-        Expr::Paren(p) => is_worthwhile(&p.expr),
+        Expr::Paren(p) => is_worthwhile(p),
         _ => is_invariant(expr),
     }
 }
@@ -29,14 +29,13 @@ pub(super) fn is_worthwhile(expr: &Expr) -> bool {
 fn is_invariant(expr: &Expr) -> bool {
     match expr {
         Expr::NumberLiteral(_) | Expr::StringLiteral(_) => true,
-        Expr::Paren(p) => is_invariant(&p.expr),
+        Expr::Paren(p) => is_invariant(p),
         Expr::Unary(u) => is_invariant(&u.expr),
         Expr::VectorSelector(s) => s.at.is_some(),
         Expr::MatrixSelector(m) => m.vs.at.is_some(),
         Expr::Subquery(s) => s.at.is_some(),
         Expr::Aggregate(a) => is_invariant(&a.expr) && a.param.as_ref().is_none_or(|p| is_invariant(p)),
         Expr::Binary(b) => is_invariant(&b.lhs) && is_invariant(&b.rhs),
-        Expr::Call(c) => !OF_THE_TIME.contains(&c.func.name) && c.args.args.iter().all(|a| is_invariant(a)),
-        Expr::Extension(_) => false,
+        Expr::Call(c) => !OF_THE_TIME.contains(&c.func.name) && c.args.iter().all(is_invariant),
     }
 }

@@ -2,11 +2,8 @@
 
 use super::{Column, Evaluator, Grid, Output, call::argument, column::relabel};
 use crate::engine::Error;
-use promql_parser::{
-    label::MatchOp,
-    parser::{Call, Expr, VectorSelector},
-};
-use weir_series::{Labels, names};
+use crate::parse::{Call, Expr, VectorSelector};
+use weir_series::{Labels, MatchOp, names};
 
 impl Evaluator<'_> {
     pub(super) fn absent(&mut self, call: &Call, grid: &Grid) -> Result<Output, Error> {
@@ -58,7 +55,7 @@ impl Evaluator<'_> {
         let dst = self.label_name(call, 1, grid)?;
         let separator = self.text(argument(call, 2)?, grid)?;
         let mut sources = Vec::new();
-        for at in 3..call.args.args.len() {
+        for at in 3..call.args.len() {
             sources.push(self.label_name(call, at, grid)?);
         }
         let join = |labels: &Labels| {
@@ -89,7 +86,7 @@ pub(super) fn absent(expr: &Expr, present: &[bool], grid: &Grid) -> Output {
 /// The labels that a selector asks for with `=`, once each.
 fn absent_labels(expr: &Expr) -> Labels {
     match expr {
-        Expr::Paren(p) => absent_labels(&p.expr),
+        Expr::Paren(p) => absent_labels(p),
         Expr::VectorSelector(selector) => of_selector(selector),
         Expr::MatrixSelector(matrix) => of_selector(&matrix.vs),
         _ => Labels::default(),
@@ -97,10 +94,10 @@ fn absent_labels(expr: &Expr) -> Labels {
 }
 
 fn of_selector(selector: &VectorSelector) -> Labels {
-    let matchers = &selector.matchers.matchers;
-    let once = |name: &str| matchers.iter().filter(|m| m.name == name).count() == 1;
+    let matchers = &selector.matchers;
+    let once = |name: &str| matchers.iter().filter(|m| m.name() == name).count() == 1;
     let equal = matchers
         .iter()
-        .filter(|m| m.op == MatchOp::Equal && m.name != names::METRIC_NAME && once(&m.name));
-    Labels::new(equal.map(|m| (m.name.as_str(), m.value.as_str())))
+        .filter(|m| m.op() == MatchOp::Equal && m.name() != names::METRIC_NAME && once(m.name()));
+    Labels::new(equal.map(|m| (m.name(), m.value())))
 }

@@ -6,7 +6,7 @@ use super::{
     column::merge,
 };
 use crate::engine::Error;
-use promql_parser::parser::{BinModifier, LabelModifier, VectorMatchCardinality as Cardinality};
+use crate::parse::{BinModifier, Cardinality, LabelModifier};
 use rapidhash::RapidHashMap;
 use weir_series::{Labels, LabelsBuilder, names};
 
@@ -65,12 +65,8 @@ impl Evaluator<'_> {
     ) -> Result<Vec<Column>, Error> {
         let swapped = matches!(matching.modifier.card, Cardinality::OneToMany(_));
         let (mut many, mut one) = if swapped { (rhs, lhs) } else { (lhs, rhs) };
-        let fill = &matching.modifier.fill_values;
-        let (fill_many, fill_one) = if swapped {
-            (fill.rhs, fill.lhs)
-        } else {
-            (fill.lhs, fill.rhs)
-        };
+        let (left, right) = (matching.modifier.fill_left, matching.modifier.fill_right);
+        let (fill_many, fill_one) = if swapped { (right, left) } else { (left, right) };
         if fill_many.is_some() || fill_one.is_some() {
             let for_one = fill_one
                 .map(|value| matching.missing(&many, &one, value))
@@ -142,7 +138,7 @@ impl Evaluator<'_> {
 
     fn pair(&mut self, matching: &Matching<'_>, swapped: bool, many: &Cells, one: &Cells) -> Cells {
         let mut out = Cells::absent(matching.grid);
-        let histograms = many.has_histograms() || one.has_histograms();
+        let histograms = many.has_histograms() || one.has_histograms() || matches!(matching.op.kind, Kind::Trim);
         let (left, right) = if swapped { (one, many) } else { (many, one) };
         for step in 0..matching.grid.steps {
             // A comparison lets the left value through, whichever side is the many side.
@@ -166,9 +162,9 @@ impl Matching<'_> {
     /// The labels by which two sides find each other.
     fn signature(&self, labels: &Labels) -> Labels {
         match &self.modifier.matching {
-            Some(LabelModifier::Include(on)) => labels.filter(|l| on.labels.iter().any(|o| **o == *l.name)),
+            Some(LabelModifier::Include(on)) => labels.filter(|l| on.iter().any(|o| **o == *l.name)),
             Some(LabelModifier::Exclude(ignoring)) => {
-                labels.filter(|l| *l.name != *names::METRIC_NAME && !ignoring.labels.iter().any(|i| **i == *l.name))
+                labels.filter(|l| *l.name != *names::METRIC_NAME && !ignoring.iter().any(|i| **i == *l.name))
             }
             None => labels.without_name(),
         }
@@ -237,19 +233,15 @@ impl Matching<'_> {
         }
         match &self.modifier.card {
             Cardinality::OneToOne => match &self.modifier.matching {
-                Some(LabelModifier::Include(on)) => labels.filter(|l| on.labels.iter().any(|o| **o == *l.name)),
-                Some(LabelModifier::Exclude(ignoring)) => {
-                    labels.filter(|l| !ignoring.labels.iter().any(|i| **i == *l.name))
-                }
+                Some(LabelModifier::Include(on)) => labels.filter(|l| on.iter().any(|o| **o == *l.name)),
+                Some(LabelModifier::Exclude(ignoring)) => labels.filter(|l| !ignoring.iter().any(|i| **i == *l.name)),
                 None => labels,
             },
             Cardinality::ManyToOne(include) | Cardinality::OneToMany(include) => {
                 let mut builder = labels.builder();
-                let include = include.labels.iter();
-                include.for_each(|name| include_label(&mut builder, name, one));
+                include.iter().for_each(|name| include_label(&mut builder, name, one));
                 builder.build()
             }
-            Cardinality::ManyToMany => labels,
         }
     }
 }

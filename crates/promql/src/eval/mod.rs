@@ -11,9 +11,11 @@ mod binary;
 mod budget;
 mod call;
 mod column;
+mod extended;
 mod feed;
 mod group;
 mod histogram;
+mod info;
 mod invariant;
 mod label;
 mod matching;
@@ -29,14 +31,13 @@ mod time;
 mod window;
 
 use crate::engine::{Error, Options};
-use promql_parser::parser::Expr;
+use crate::parse::Expr;
 use tokio_util::sync::CancellationToken;
 use weir_series::Select;
 
 pub use annotations::Annotations;
 pub(crate) use budget::Budget;
 pub(crate) use column::{Cells, Column, Point};
-pub(crate) use selector::matchers;
 
 /// The times of an evaluation.
 #[derive(Clone, Copy, Debug)]
@@ -104,9 +105,10 @@ impl<'a> Evaluator<'a> {
         }
         match expr {
             Expr::NumberLiteral(n) => Ok(Output::Scalar(vec![n.val; grid.steps])),
-            Expr::StringLiteral(s) => Ok(Output::String(s.val.clone())),
-            Expr::Paren(p) => self.eval(&p.expr, grid),
-            Expr::Unary(u) => self.negate(&u.expr, grid),
+            Expr::StringLiteral(s) => Ok(Output::String(s.clone())),
+            Expr::Paren(p) => self.eval(p, grid),
+            Expr::Unary(u) if u.negative => self.negate(&u.expr, grid),
+            Expr::Unary(u) => self.eval(&u.expr, grid),
             Expr::VectorSelector(_) => Ok(Output::Vector(self.collect(expr, grid)?)),
             Expr::Aggregate(a) => self.aggregate(a, grid),
             Expr::Binary(b) => self.binary(b, grid),
@@ -115,7 +117,6 @@ impl<'a> Evaluator<'a> {
                 "a range vector like up[5m] stands where an instant vector is needed: put a function like rate() around it"
                     .into(),
             )),
-            Expr::Extension(_) => Err(Error::BadQuery("extensions of the language are not supported".into())),
         }
     }
 

@@ -186,16 +186,17 @@ pub(super) fn resets(w: &Window, _: &mut Annotations) -> Answer {
 
 /// How many neighbours in time differ; a float beside a histogram always does.
 fn pairs(w: &Window, floats: fn(f64, f64) -> bool, histograms: fn(&Histogram, &Histogram) -> bool) -> Point {
-    if w.histograms.is_empty() {
-        let differ = w.floats.windows(2).filter(|p| floats(p[0].value, p[1].value));
+    let (samples, native) = super::extended::anchored(w);
+    if native.is_empty() {
+        let differ = samples.windows(2).filter(|p| floats(p[0].value, p[1].value));
         return Point::Float(differ.count() as f64);
     }
     enum Kind<'a> {
         Float(f64),
         Histogram(&'a Arc<Histogram>),
     }
-    let mut all: Vec<(i64, Kind<'_>)> = w.floats.iter().map(|s| (s.ts_ms, Kind::Float(s.value))).collect();
-    all.extend(w.histograms.iter().map(|h| (h.ts_ms, Kind::Histogram(&h.value))));
+    let mut all: Vec<(i64, Kind<'_>)> = samples.iter().map(|s| (s.ts_ms, Kind::Float(s.value))).collect();
+    all.extend(native.iter().map(|h| (h.ts_ms, Kind::Histogram(&h.value))));
     all.sort_by(|a, b| a.0.cmp(&b.0).then(Ordering::Equal));
     let differ = all.windows(2).filter(|p| match (&p[0].1, &p[1].1) {
         (Kind::Float(a), Kind::Float(b)) => floats(*a, *b),

@@ -2,14 +2,14 @@
 
 use super::{Column, Evaluator, Grid, group::Groups, math::nan_first};
 use crate::engine::Error;
-use promql_parser::parser::AggregateExpr;
+use crate::parse::AggregateExpr;
 use std::cmp::Ordering;
 
 impl Evaluator<'_> {
     pub(super) fn select(&mut self, aggregate: &AggregateExpr, name: &str, grid: &Grid) -> Result<Vec<Column>, Error> {
         let params = self.scalar(super::aggregate::parameter(aggregate, name)?, grid)?;
         let columns = self.vector(&aggregate.expr, grid)?;
-        let mut groups = Groups::new(&aggregate.modifier);
+        let mut groups = Groups::new(aggregate.modifier.as_ref());
         let mut members: Vec<Vec<usize>> = Vec::new();
         for (at, column) in columns.iter().enumerate() {
             let group = groups.of(&column.labels);
@@ -17,6 +17,9 @@ impl Evaluator<'_> {
             members[group].push(at);
         }
         if name == "limit_ratio" {
+            if params.iter().any(|ratio| ratio.is_nan()) {
+                return Err(Error::Execution("limit_ratio: NaN is no ratio between -1 and 1".into()));
+            }
             return Ok(self.sample(columns, &params));
         }
         if let Some(bad) = params.iter().find(|k| k.is_nan() || k.abs() >= i64::MAX as f64) {

@@ -30,6 +30,9 @@ fn seconds(ms: i64) -> f64 {
 
 /// The difference over the window, extended towards its ends where the samples seem to go on that far.
 fn extrapolate(w: &Window, is_counter: bool, per_second: bool, annotations: &mut Annotations) -> Option<Point> {
+    if let Some(extension) = w.extension {
+        return super::extended::difference(w, extension, is_counter, per_second, annotations);
+    }
     match (w.floats, w.histograms) {
         ([first, .., last], []) => {
             let mut difference = last.value - first.value;

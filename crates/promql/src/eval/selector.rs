@@ -1,13 +1,8 @@
 //! Selectors: which series, and at which times to look at them.
 
 use super::{Asked, Cells, Grid, Point};
-use crate::engine::Error;
-use promql_parser::{
-    label::MatchOp as ParsedOp,
-    parser::{AtModifier, Offset, VectorSelector},
-};
-use std::time::{Duration, SystemTime};
-use weir_series::{MatchOp, Matcher, SeriesView, is_stale, names};
+use crate::parse::{AtModifier, Duration};
+use weir_series::{SeriesView, is_stale};
 
 /// Where in time a selector looks, seen from a step.
 #[derive(Clone, Copy)]
@@ -18,17 +13,13 @@ pub(super) struct Shift {
 
 impl Shift {
     /// `query` are the times of the whole query, which `start()` and `end()` mean even within a subquery.
-    pub fn new(at: &Option<AtModifier>, offset: &Option<Offset>, query: &Asked) -> Self {
-        let at_ms = at.as_ref().map(|at| match at {
+    pub fn new(at: Option<AtModifier>, offset: Option<&Duration>, query: &Asked) -> Self {
+        let at_ms = at.map(|at| match at {
             AtModifier::Start => query.start_ms,
             AtModifier::End => query.end_ms,
-            AtModifier::At(time) => unix_ms(*time),
+            AtModifier::At(ms) => ms,
         });
-        let offset_ms = match offset {
-            None => 0,
-            Some(Offset::Pos(d)) => millis(*d),
-            Some(Offset::Neg(d)) => -millis(*d),
-        };
+        let offset_ms = offset.map_or(0, |d| d.ms);
         Shift { at_ms, offset_ms }
     }
 
@@ -75,38 +66,8 @@ pub(super) fn newest(
     }
 }
 
-/// A selector's conditions.
-pub(crate) fn matchers(selector: &VectorSelector) -> Result<Vec<Matcher>, Error> {
-    if !selector.matchers.or_matchers.is_empty() {
-        return Err(Error::BadQuery(
-            "`or` between label matchers is not supported: write it between selectors".into(),
-        ));
-    }
-    let mut out = Vec::with_capacity(selector.matchers.matchers.len() + 1);
-    if let Some(name) = &selector.name {
-        out.push(Matcher::equal(names::METRIC_NAME, name));
-    }
-    for m in &selector.matchers.matchers {
-        let op = match m.op {
-            ParsedOp::Equal => MatchOp::Equal,
-            ParsedOp::NotEqual => MatchOp::NotEqual,
-            ParsedOp::Re(_) => MatchOp::Regex,
-            ParsedOp::NotRe(_) => MatchOp::NotRegex,
-        };
-        out.push(Matcher::new(op, &m.name, &m.value).map_err(|e| Error::BadQuery(e.to_string()))?);
-    }
-    Ok(out)
-}
-
-pub(super) fn millis(duration: Duration) -> i64 {
+pub(super) fn millis(duration: std::time::Duration) -> i64 {
     i64::try_from(duration.as_millis())
         .unwrap_or(i64::MAX / 4)
         .min(i64::MAX / 4)
-}
-
-fn unix_ms(time: SystemTime) -> i64 {
-    match time.duration_since(SystemTime::UNIX_EPOCH) {
-        Ok(after) => millis(after),
-        Err(before) => -millis(before.duration()),
-    }
 }

@@ -2,12 +2,19 @@
 
 use super::{Column, Evaluator, Grid, Output, call::argument};
 use crate::engine::Error;
-use promql_parser::parser::Call;
+use crate::parse::Call;
 use std::cmp::Ordering;
 
 impl Evaluator<'_> {
+    fn warn_in_range(&mut self, call: &Call) {
+        if self.query.step_ms > 0 {
+            self.annotations.sort_in_range(call.func.name);
+        }
+    }
+
     /// By value; NaN last in either direction. Histograms have no order and drop out.
     pub(super) fn sort(&mut self, call: &Call, grid: &Grid) -> Result<Output, Error> {
+        self.warn_in_range(call);
         let mut columns = self.vector(argument(call, 0)?, grid)?;
         columns.iter_mut().for_each(|c| c.cells.drop_histograms());
         columns.retain(|c| !c.cells.is_empty());
@@ -27,9 +34,10 @@ impl Evaluator<'_> {
 
     /// By the values of labels, numbers in them by what they are worth.
     pub(super) fn sort_by_label(&mut self, call: &Call, grid: &Grid) -> Result<Output, Error> {
+        self.warn_in_range(call);
         let mut columns = self.vector(argument(call, 0)?, grid)?;
         let mut names = Vec::new();
-        for at in 1..call.args.args.len() {
+        for at in 1..call.args.len() {
             names.push(self.text(argument(call, at)?, grid)?);
         }
         if grid.steps == 1 {

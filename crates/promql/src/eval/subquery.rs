@@ -1,8 +1,8 @@
 //! Subqueries: an instant vector evaluated at many times becomes a range vector.
 
-use super::{Evaluator, Grid, Output, selector::Shift, selector::millis};
+use super::{Evaluator, Grid, Output, extended, selector::Shift, selector::millis};
 use crate::engine::Error;
-use promql_parser::parser::{Expr, SubqueryExpr};
+use crate::parse::{Expr, SubqueryExpr};
 use weir_series::SeriesData;
 
 /// Steps that a subquery may have, whatever the query's own limit is: windows of a range query overlap widely.
@@ -26,8 +26,12 @@ impl Evaluator<'_> {
 
     /// Steps lie at whole multiples of the step since 1970, the first after the open end of the first window.
     fn inner_grid(&self, subquery: &SubqueryExpr, shift: Shift, grid: &Grid) -> Result<Grid, Error> {
-        let range_ms = millis(subquery.range);
-        let step_ms = millis(subquery.step.unwrap_or(self.options.default_step)).max(1);
+        let range_ms = subquery.range.ms;
+        let step_ms = subquery
+            .step
+            .as_ref()
+            .map_or_else(|| millis(self.options.default_step), |d| d.ms)
+            .max(1);
         let (from, to) = (
             shift.apply(grid.start_ms).saturating_sub(range_ms),
             shift.apply(grid.end_ms()),
@@ -40,7 +44,8 @@ impl Evaluator<'_> {
         };
         if steps > self.options.max_steps.max(MAX_STEPS) {
             return Err(Error::BadQuery(format!(
-                "the subquery {subquery} has {steps} steps: take a longer step"
+                "the subquery of {} has {steps} steps: take a longer step",
+                subquery.expr
             )));
         }
         Ok(Grid {
@@ -53,11 +58,15 @@ impl Evaluator<'_> {
     /// The samples of `up[5m]` alone, which is all that an instant query may ask of a range vector.
     pub fn top_level_matrix(&mut self, expr: &Expr, grid: &Grid) -> Result<Option<Vec<SeriesData>>, Error> {
         match expr {
-            Expr::Paren(p) => self.top_level_matrix(&p.expr, grid),
+            Expr::Paren(p) => self.top_level_matrix(p, grid),
             Expr::MatrixSelector(m) => {
-                let shift = Shift::new(&m.vs.at, &m.vs.offset, &self.query);
+                let shift = Shift::new(m.vs.at, m.vs.offset.as_ref(), &self.query);
+                let lookback_ms = millis(self.options.lookback);
+                let (back_ms, ahead_ms) = extended::reach(m.vs.extension, lookback_ms);
+                let reach = (m.range.ms.saturating_add(back_ms), ahead_ms);
+                let end_ms = shift.apply(grid.start_ms);
                 let mut out = Vec::new();
-                self.visit(&m.vs, shift, millis(m.range), grid, &mut |budget, _, series| {
+                self.visit(&m.vs, shift, reach, grid, &mut |budget, _, series| {
                     let mut data = SeriesData {
                         labels: series.identity.labels(),
                         samples: series.samples.to_vec(),
@@ -65,6 +74,10 @@ impl Evaluator<'_> {
                     };
                     data.samples.retain(|s| !weir_series::is_stale(s.value));
                     data.histograms.retain(|h| !h.value.is_stale());
+                    if let Some(extension) = m.vs.extension {
+                        let range = (end_ms.saturating_sub(m.range.ms), end_ms);
+                        data.samples = extended::samples(&data.samples, data.histograms.len(), extension, range)?;
+                    }
                     budget
                         .charge(data.samples.len() + data.histograms.iter().map(|h| h.value.weight()).sum::<usize>())?;
                     if !data.samples.is_empty() || !data.histograms.is_empty() {
@@ -76,7 +89,7 @@ impl Evaluator<'_> {
                 Ok(Some(out))
             }
             Expr::Subquery(s) => {
-                let shift = Shift::new(&s.at, &s.offset, &self.query);
+                let shift = Shift::new(s.at, s.offset.as_ref(), &self.query);
                 let mut out = self.subquery(s, shift, grid)?;
                 out.retain(|s| !s.samples.is_empty() || !s.histograms.is_empty());
                 out.sort_unstable_by(|a, b| a.labels.cmp(&b.labels));

@@ -3,12 +3,13 @@
 use super::{
     Annotations, Cells, Evaluator, Grid, Output, Point,
     column::Column,
+    extended,
     feed::{Nameless, Sink, distinct, into, pins_name},
     over_time, rate,
-    selector::{Shift, millis},
+    selector::Shift,
 };
 use crate::engine::Error;
-use promql_parser::parser::{Call, Expr};
+use crate::parse::{Call, Expr, Extension};
 use weir_series::{HistogramSample, Identity, Sample, SeriesView, is_stale, names};
 
 /// A window, left-open, and where it lies. It holds at least one sample, and no staleness markers.
@@ -21,6 +22,8 @@ pub(super) struct Window<'a> {
     /// End of the window: the time of the step, moved by `@` and `offset`.
     pub end_ms: i64,
     pub range_ms: i64,
+    /// The samples reach beyond the window, see [`extended`].
+    pub extension: Option<Extension>,
     /// Scalar arguments at this step, where the function has any.
     pub params: [f64; 2],
     /// The float never falls, in this window or any other of the series. False if nobody asked.
@@ -117,6 +120,9 @@ struct Windows<'a> {
     params: &'a [Vec<f64>],
     shift: Shift,
     range_ms: i64,
+    extension: Option<Extension>,
+    /// Milliseconds beyond the range from which samples are taken, back and ahead.
+    reach: (i64, i64),
     grid: &'a Grid,
 }
 
@@ -188,19 +194,22 @@ impl Evaluator<'_> {
     ) -> Result<(), Error> {
         let mut scratch = Scratch::default();
         match expr {
-            Expr::Paren(p) => self.feed_windows(&p.expr, function, params, grid, sink),
+            Expr::Paren(p) => self.feed_windows(p, function, params, grid, sink),
             Expr::MatrixSelector(m) => {
                 let windows = Windows {
                     function,
                     params,
-                    shift: Shift::new(&m.vs.at, &m.vs.offset, &self.query),
-                    range_ms: millis(m.range),
+                    shift: Shift::new(m.vs.at, m.vs.offset.as_ref(), &self.query),
+                    range_ms: m.range.ms,
+                    extension: m.vs.extension,
+                    reach: extended::reach(m.vs.extension, super::selector::millis(self.options.lookback)),
                     grid,
                 };
+                let (back_ms, ahead_ms) = windows.reach;
                 self.visit(
                     &m.vs,
                     windows.shift,
-                    windows.range_ms,
+                    (windows.range_ms.saturating_add(back_ms), ahead_ms),
                     grid,
                     &mut |budget, annotations, series| {
                         if scratch.slide(&windows, series, annotations) {
@@ -214,8 +223,10 @@ impl Evaluator<'_> {
                 let windows = Windows {
                     function,
                     params,
-                    shift: Shift::new(&s.at, &s.offset, &self.query),
-                    range_ms: millis(s.range),
+                    shift: Shift::new(s.at, s.offset.as_ref(), &self.query),
+                    range_ms: s.range.ms,
+                    extension: None,
+                    reach: (0, 0),
                     grid,
                 };
                 let series = self.subquery(s, windows.shift, grid)?;
@@ -256,7 +267,7 @@ impl Evaluator<'_> {
 /// Whether two of its series still differ without the metric's name.
 fn pins_series(range: &Expr) -> bool {
     match range {
-        Expr::Paren(p) => pins_series(&p.expr),
+        Expr::Paren(p) => pins_series(p),
         Expr::MatrixSelector(m) => pins_name(&m.vs),
         _ => false,
     }
@@ -303,16 +314,18 @@ impl Scratch {
         let mut any = false;
         // Both ends only move forward.
         let (mut from, mut to, mut first, mut end) = (0, 0, 0, 0);
+        let (back_ms, ahead_ms) = windows.reach;
         for (step, time_ms) in windows.grid.times().enumerate() {
             let end_ms = windows.shift.apply(time_ms);
-            let start_ms = end_ms.saturating_sub(windows.range_ms);
-            while floats.get(to).is_some_and(|s| s.ts_ms <= end_ms) {
+            let start_ms = end_ms.saturating_sub(windows.range_ms).saturating_sub(back_ms);
+            let last_ms = end_ms.saturating_add(ahead_ms);
+            while floats.get(to).is_some_and(|s| s.ts_ms <= last_ms) {
                 to += 1;
             }
             while from < to && floats[from].ts_ms <= start_ms {
                 from += 1;
             }
-            while histograms.get(end).is_some_and(|h| h.ts_ms <= end_ms) {
+            while histograms.get(end).is_some_and(|h| h.ts_ms <= last_ms) {
                 end += 1;
             }
             while first < end && histograms[first].ts_ms <= start_ms {
@@ -329,6 +342,7 @@ impl Scratch {
                 time_ms,
                 end_ms,
                 range_ms: windows.range_ms,
+                extension: windows.extension,
                 params: [param(0), param(1)],
                 never_falls,
             };

@@ -2,7 +2,6 @@
 
 use super::{Answer, answer, params::Params, params::now_ms, scope::Counted};
 use crate::{Annotations, Engine, Error, Value, engine};
-use promql_parser::parser::Expr;
 use std::{
     sync::{Arc, atomic::Ordering::Relaxed},
     time::{Duration, Instant},
@@ -80,20 +79,18 @@ pub(super) fn exemplars(params: &Params) -> Answer {
     if end < start {
         return Err(Error::BadQuery("the end must not be before the start".into()).into());
     }
-    parse(params)?;
+    engine::with_parsed(params.required("query")?, |_| ())?;
     Ok(answer::success([(); 0]))
 }
 
 /// `/api/v1/format_query`
 pub(super) fn format(params: &Params) -> Answer {
-    Ok(answer::success(parse(params)?.prettify()))
+    let pretty = engine::with_parsed(params.required("query")?, |expr| expr.pretty())?;
+    Ok(answer::success(pretty))
 }
 
 /// `/api/v1/parse_query`: the tree of the expression.
 pub(super) fn tree(params: &Params) -> Answer {
-    Ok(answer::success(parse(params)?))
-}
-
-fn parse(params: &Params) -> Result<Expr, Error> {
-    engine::parse_checked(params.required("query")?)
+    let tree = engine::with_parsed(params.required("query")?, |expr| expr.to_json())?;
+    Ok(answer::success(tree))
 }

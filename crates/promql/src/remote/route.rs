@@ -3,8 +3,8 @@
 use super::backend::{Backend, BoxFuture};
 use super::shards::Shards;
 use super::upstream::Upstream;
+use crate::parse::Expr;
 use crate::{Engine, Error, Options, Value, engine};
-use promql_parser::parser::{Expr, VectorSelector, value::ValueType};
 use std::sync::Arc;
 use weir_series::{Labels, Matcher, SeriesData, names};
 
@@ -64,7 +64,7 @@ impl Remote {
             return self.other();
         }
         let mut selectors = Vec::new();
-        collect(&engine::parse_checked(query)?, &mut selectors)?;
+        engine::with_parsed(query, |expr| collect(expr, &mut selectors))?;
         match self.by_rule(&selectors) {
             Some(upstream) => Ok(Target::One(upstream)),
             None => self.other(),
@@ -106,45 +106,30 @@ fn implies(asked: &Matcher, rule: &Matcher) -> bool {
             .is_some_and(|values| values.iter().all(|value| rule.matches(value)))
 }
 
-fn collect(expr: &Expr, out: &mut Vec<Vec<Matcher>>) -> Result<(), Error> {
-    let mut vector = |selector: &VectorSelector| -> Result<(), Error> {
-        let mut matchers = crate::eval::matchers(selector)?;
-        if let Some(name) = selector
-            .name
-            .as_ref()
-            .filter(|_| matchers.iter().all(|m| m.name() != names::METRIC_NAME))
-        {
-            matchers.push(Matcher::equal(names::METRIC_NAME, name.as_str()));
-        }
-        out.push(matchers);
-        Ok(())
-    };
+/// The conditions of every selector; those of `info` select too.
+fn collect(expr: &Expr, out: &mut Vec<Vec<Matcher>>) {
     match expr {
-        Expr::VectorSelector(selector) => vector(selector)?,
-        Expr::MatrixSelector(selector) => vector(&selector.vs)?,
+        Expr::VectorSelector(selector) => out.push(selector.all_matchers()),
+        Expr::MatrixSelector(selector) => out.push(selector.vs.all_matchers()),
         Expr::Aggregate(e) => {
-            collect(&e.expr, out)?;
-            if let Some(param) = &e.param {
-                collect(param, out)?;
-            }
+            collect(&e.expr, out);
+            e.param.iter().for_each(|param| collect(param, out));
         }
-        Expr::Unary(e) => collect(&e.expr, out)?,
-        Expr::Paren(e) => collect(&e.expr, out)?,
-        Expr::Subquery(e) => collect(&e.expr, out)?,
+        Expr::Unary(e) => collect(&e.expr, out),
+        Expr::Paren(e) => collect(e, out),
+        Expr::Subquery(e) => collect(&e.expr, out),
         Expr::Binary(e) => {
-            collect(&e.lhs, out)?;
-            collect(&e.rhs, out)?;
+            collect(&e.lhs, out);
+            collect(&e.rhs, out);
         }
         Expr::Call(e) => {
-            for argument in &e.args.args {
-                if argument.value_type() != ValueType::String {
-                    collect(argument, out)?;
-                }
+            if e.func.name == "info" && e.args.len() == 1 {
+                out.push(vec![Matcher::equal(names::METRIC_NAME, names::TARGET_INFO)]);
             }
+            e.args.iter().for_each(|argument| collect(argument, out));
         }
-        Expr::NumberLiteral(_) | Expr::StringLiteral(_) | Expr::Extension(_) => {}
+        Expr::NumberLiteral(_) | Expr::StringLiteral(_) => {}
     }
-    Ok(())
 }
 
 impl Backend for Remote {

@@ -1,8 +1,8 @@
 //! Rule files: YAML text goes in, checked groups come out, or everything that is wrong with it, by file, group and rule.
 
 use super::template::Template;
+use crate::parse;
 use crate::{engine, format};
-use promql_parser::parser::Expr;
 use serde_json::{Map, Value as Json};
 use std::{collections::BTreeSet, time::Duration};
 
@@ -190,16 +190,16 @@ impl Reader<'_> {
             ));
         }
         let expr = self.text(rule, "expr");
-        let pretty = match engine::parse_checked(&expr) {
+        let pretty = match engine::with_parsed(&expr, |parsed| (parsed.kind(), parsed.to_string())) {
             _ if expr.trim().is_empty() => {
                 self.problem("expr is missing");
                 String::new()
             }
-            Ok(parsed) => {
-                if matches!(parsed, Expr::StringLiteral(_) | Expr::MatrixSelector(_)) {
+            Ok((kind, text)) => {
+                if matches!(kind, parse::Kind::String | parse::Kind::Matrix) {
                     self.problem("expr gives neither an instant vector nor a number");
                 }
-                parsed.to_string()
+                text
             }
             Err(error) => {
                 self.problem(format!("expr: {error}"));
@@ -351,7 +351,7 @@ groups:
         for (at, part) in [
             "r.yml: group \"g\": the field \"intervall\" is not known here",
             "r.yml: group \"g\": interval is \"soon\": write a duration",
-            "r.yml: group \"g\", rule 0 (a:b): expr: parse error",
+            "r.yml: group \"g\", rule 0 (a:b): expr: 1:",
             "r.yml: group \"g\", rule 1 (a-b): the field \"for\" is not known here",
             "r.yml: group \"g\", rule 1 (a-b): \"a-b\" is not a metric name",
             "r.yml: group \"g\", rule 2 (Down): \"__name__\" is not a name for a label",

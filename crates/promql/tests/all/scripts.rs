@@ -117,16 +117,15 @@ fn series(line: &str) -> (Labels, Vec<Option<Cell>>) {
     };
     let (head, values) = line.split_at(end);
     // A label set alone is no line of a page: lend it a name.
-    let (page, lent) = if head.starts_with('{') {
-        (format!("x{head} 0"), true)
-    } else {
-        (format!("{head} 0"), false)
+    let (page, lent) = (format!("{head} 0"), format!("x{head} 0"));
+    let own = exposition::parse(&page).next().and_then(Result::ok);
+    let (entry, name) = match own {
+        Some(entry) if !entry.name.is_empty() => (entry, entry.name),
+        _ => match exposition::parse(&lent).next() {
+            Some(Ok(entry)) => (entry, ""),
+            other => panic!("{line:?}: {:?}", other.map(|e| e.err())),
+        },
     };
-    let entry = exposition::parse(&page).next();
-    let entry = entry
-        .unwrap_or_else(|| panic!("no series in {line:?}"))
-        .unwrap_or_else(|e| panic!("{line:?}: {e}"));
-    let name = if lent { "" } else { entry.name };
     let pairs = entry.labels().map(|(n, v)| (n.into_owned(), v.into_owned()));
     let labels = Labels::new(pairs.chain([("__name__".to_owned(), name.to_owned())]));
     (labels, literal::cells(values))

@@ -6,11 +6,13 @@ mod arithmetic;
 mod reset;
 mod statistics;
 mod text;
+mod trim;
 
 pub(crate) use arithmetic::{Combined, Incompatible, add, scale, subtract};
 pub(crate) use reset::is_reset;
 pub(crate) use statistics::{fraction, mean, quantile, variance};
 pub use text::{Edge, edges, text};
+pub(crate) use trim::{Keep, trim};
 
 use weir_series::{Buckets, CUSTOM_BUCKETS_SCHEMA, Histogram, Span};
 

@@ -136,7 +136,8 @@ fn rank_of(value: f64, h: &Histogram) -> f64 {
     if h.sum.is_nan() { rank } else { h.count }
 }
 
-fn share(h: &Histogram, b: &Bucket, value: f64) -> f64 {
+/// The share of a bucket's observations below a value within it.
+pub(super) fn share(h: &Histogram, b: &Bucket, value: f64) -> f64 {
     if is_linear(h, b) {
         return if b.lower == f64::NEG_INFINITY || b.upper == f64::INFINITY {
             // Nothing is known about where in such a bucket its observations lie.
