@@ -274,14 +274,17 @@ impl Owed {
         let names = response.resources.iter().map(|r| r.name.clone());
         match response.type_url.as_str() {
             CLUSTER => self.0.extend(names),
-            ENDPOINTS => names.for_each(|name| drop(self.0.remove(&name))),
+            ENDPOINTS => {
+                for name in names {
+                    self.0.remove(&name);
+                }
+            }
             _ => {}
         }
         if response.type_url == CLUSTER {
-            response
-                .removed_resources
-                .iter()
-                .for_each(|name| drop(self.0.remove(name)));
+            for name in &response.removed_resources {
+                self.0.remove(name);
+            }
         }
     }
 
