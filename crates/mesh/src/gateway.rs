@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use serde::Serialize;
+use weir_api::mesh_status::{GATEWAY, GATEWAY_NAMESPACE};
 use weir_api::problem::ObjectRef;
 
 use crate::certificate::{self, Certificate};
@@ -26,7 +27,7 @@ pub const ANY_HOST: &str = "*";
 
 /// The Service of the gateway itself: its address is where clients from outside go.
 pub fn gateway_service() -> Key {
-    Key::new("default", "traffic-ingress")
+    Key::new(GATEWAY_NAMESPACE, GATEWAY)
 }
 
 /// Everything that the gateway's proxy does.

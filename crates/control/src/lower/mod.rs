@@ -83,7 +83,7 @@ pub const ROUTE_SERVICE: &str = "service";
 pub const ROUTE_OTHER: &str = "other";
 
 /// Node id of the gateway.
-pub const GATEWAY_NODE: &str = "traffic-ingress";
+pub const GATEWAY_NODE: &str = weir_api::mesh_status::GATEWAY;
 /// The gateway's listener and routes of clear text.
 pub const INGRESS_HTTP: &str = "ingress_http";
 /// The gateway's listener and routes of TLS.
