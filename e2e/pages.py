@@ -5,7 +5,7 @@ The convention in the Markdown:
 - A block ```console is run. A line `$ COMMAND` is a command; lines `> ...` go on with it; every other line is what it prints.
   In that, `...` stands for anything within the line, a line `...` for any lines, and the width of gaps does not count.
 - A command of which output is shown is asked again until it prints that: a change takes a moment to act. One that changes something
-  itself is run once. One of which nothing is shown is run once and must succeed.
+  itself is run once and must succeed, as must one of which nothing or nothing but `...` is shown.
 - A block ```yaml (or another) that begins with `# NAME.yml` or `# NAME.yaml` is that file, from there on.
 - All of a page is one shell. Blocks ```sh are not run: they need a cluster or something else of the reader's own.
 
@@ -14,6 +14,7 @@ Only addresses differ from the text: 127.0.0.1 with a port of `weir up` is this 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -38,7 +39,7 @@ ANYTHING = re.compile(r"\.{3}(?!\.)")
 ONCE = re.compile(
     r"\bkubectl (apply|create|delete|label|annotate|patch|scale|replace|run|wait|rollout)\b|&$|^openssl |^kill |^[\w]+=|\(\) \{|-X POST"
 )
-COMMAND_S = 60
+COMMAND_S = 90
 
 
 @dataclass
@@ -147,11 +148,15 @@ class Shell:
             return
         shown = [self.here(line) for line in command.shown]
         wanted, end = form(shown), time.monotonic() + COMMAND_S
+        once = ONCE.search(text) is not None
+        # What a question ends with is in what it prints.
+        must_succeed = once or shown == ["..."]
         while True:
             code, printed = self.run(text)
-            if wanted.fullmatch(printed if printed.endswith("\n") else printed + "\n"):
+            whole = printed if printed.endswith("\n") else printed + "\n"
+            if wanted.fullmatch(whole) and (code == 0 or not must_succeed):
                 return
-            if ONCE.search(text) or time.monotonic() > end:
+            if once or time.monotonic() > end:
                 raise AssertionError(f"$ {text}\nprinted (exit {code}):\n{printed[-3000:]}\nand not, as shown:\n" + "\n".join(shown))
             time.sleep(0.2)
 
@@ -161,15 +166,11 @@ class Shell:
 
     def end(self):
         """Ends the shell and what it started in the background."""
-        os.killpg(self.bash.pid, signal.SIGTERM)
-        try:
-            self.bash.wait(5)
-        except subprocess.TimeoutExpired:
-            pass
-        try:
-            os.killpg(self.bash.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
+        for how in (signal.SIGTERM, signal.SIGKILL):
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.bash.pid, how)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.bash.wait(5)
         self.bash.stdin.close()
         self.bash.wait(10)
         os.close(self.done)

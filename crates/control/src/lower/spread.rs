@@ -29,6 +29,17 @@ pub(super) struct Spread {
 impl Spread {
     /// Spreads resources; layers that hold what they held before stay the same allocation.
     pub(super) fn new(resources: Resources, narrow: &Narrow, previous: &Self) -> Self {
+        Self::with_consumers(resources, narrow, BTreeMap::new(), previous)
+    }
+
+    /// As [`Spread::new`]; in a namespace of `consumers` its own resources take the place of those of the same names, which
+    /// must be narrow, as far as that namespace gets them at all.
+    pub(super) fn with_consumers(
+        resources: Resources,
+        narrow: &Narrow,
+        consumers: BTreeMap<&str, Resources>,
+        previous: &Self,
+    ) -> Self {
         let (mut everybody, mut others) = (resources, Resources::new());
         let mut by_namespace: BTreeMap<&str, Resources> = BTreeMap::new();
         for (name, exports) in narrow {
@@ -41,6 +52,16 @@ impl Spread {
                 of.insert(name.clone(), Arc::clone(&resource));
             }
             others.insert(name.clone(), resource);
+        }
+        for (namespace, resources) in consumers {
+            let Some(of) = by_namespace.get_mut(namespace) else {
+                continue;
+            };
+            for (name, resource) in resources {
+                if let Some(general) = of.get_mut(&name) {
+                    *general = resource;
+                }
+            }
         }
         let layer = |(namespace, resources): (&str, Resources)| {
             let layer = match previous.by_namespace.get(namespace) {
@@ -63,6 +84,11 @@ impl Spread {
             .resources()
             .get(name)
             .or_else(|| self.narrow.resources().get(name))
+    }
+
+    /// One resource as a namespace gets it that has its own.
+    pub(super) fn of_consumers(&self, namespace: &str, name: &str) -> Option<&Arc<Resource>> {
+        self.by_namespace.get(namespace)?.resources().get(name)
     }
 
     /// What the nodes of a namespace get.

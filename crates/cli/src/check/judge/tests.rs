@@ -139,7 +139,7 @@ fn each_fault_names_itself() {
         "{rows:?}"
     );
     assert!(
-        render(&findings(&facts)).ends_with("\n5 of 12 are wrong.\n"),
+        render(&findings(&facts)).ends_with("\n5 of 13 are wrong.\n"),
         "{}",
         render(&findings(&facts))
     );
