@@ -357,15 +357,6 @@ impl Lowered {
             let consumers = consumers.values().flat_map(BTreeMap::values);
             spread::widen(&mut narrow, routes.resources.values().chain(consumers).chain(listeners));
         }
-        // A name that is not the same for all is told to each namespace by itself.
-        let mut of_routes = own.clone();
-        let named: BTreeSet<String> = consumers.values().flat_map(BTreeMap::keys).cloned().collect();
-        if !named.is_empty() {
-            let namespaces: BTreeSet<String> = mesh.pods.keys().map(|pod| pod.namespace.clone()).collect();
-            for name in named {
-                of_routes.entry(name).or_insert_with(|| Exports::To(namespaces.clone()));
-            }
-        }
         let none = Spread::default();
         let listeners = listeners.into_iter().map(|(variant, resources)| {
             let old = previous.listeners.get(&variant).unwrap_or(&none);
@@ -375,7 +366,7 @@ impl Lowered {
             gateway: GatewayResources::new(mesh, &shared, &previous.gateway),
             outbound_ipv6: outbound_ipv6.collect(),
             listeners: listeners.collect(),
-            routes: Spread::with_consumers(routes.resources, &of_routes, consumers, &previous.routes),
+            routes: Spread::with_consumers(routes.resources, &own, consumers, &previous.routes),
             clusters: Spread::new(clusters.resources, &narrow, &previous.clusters),
             endpoints: Spread::new(endpoints.resources, &narrow, &previous.endpoints),
             peers: peers(mesh, before, &previous.peers),

@@ -22,8 +22,8 @@ pub(super) struct Spread {
     narrow: Arc<Layer>,
     /// Of those, what is for the pods of a namespace.
     by_namespace: BTreeMap<String, Arc<Layer>>,
-    /// Of those that none of them is for: nothing.
-    nobody: Arc<Layer>,
+    /// Of those, what is for the pods of all other namespaces: what only a few consumers have in another form.
+    unnamed: Arc<Layer>,
 }
 
 impl Spread {
@@ -32,8 +32,8 @@ impl Spread {
         Self::with_consumers(resources, narrow, BTreeMap::new(), previous)
     }
 
-    /// As [`Spread::new`]; in a namespace of `consumers` its own resources take the place of those of the same names, which
-    /// must be narrow, as far as that namespace gets them at all.
+    /// As [`Spread::new`]; in a namespace of `consumers` its own resources take the place of those of the same names, as far
+    /// as that namespace gets them at all.
     pub(super) fn with_consumers(
         resources: Resources,
         narrow: &Narrow,
@@ -53,10 +53,22 @@ impl Spread {
             }
             others.insert(name.clone(), resource);
         }
+        // What is not the same for all is told to each namespace by itself, and to all that are not named.
+        let mut elsewhere = Resources::new();
+        for name in consumers.values().flat_map(Resources::keys) {
+            if let Some(general) = everybody.remove(name) {
+                elsewhere.insert(name.clone(), general);
+            }
+        }
+        for namespace in consumers.keys() {
+            by_namespace.entry(namespace).or_default();
+        }
+        for of in by_namespace.values_mut().chain([&mut others]) {
+            let shared = elsewhere.iter();
+            of.extend(shared.map(|(name, general)| (name.clone(), Arc::clone(general))));
+        }
         for (namespace, resources) in consumers {
-            let Some(of) = by_namespace.get_mut(namespace) else {
-                continue;
-            };
+            let of = by_namespace.entry(namespace).or_default();
             for (name, resource) in resources {
                 if let Some(general) = of.get_mut(&name) {
                     *general = resource;
@@ -74,7 +86,7 @@ impl Spread {
             everybody: Layer::renew(&previous.everybody, everybody),
             narrow: Layer::renew(&previous.narrow, others),
             by_namespace: by_namespace.into_iter().map(layer).collect(),
-            nobody: Arc::clone(&previous.nobody),
+            unnamed: Layer::renew(&previous.unnamed, elsewhere),
         }
     }
 
@@ -93,7 +105,7 @@ impl Spread {
 
     /// What the nodes of a namespace get.
     pub(super) fn of(&self, namespace: &str) -> Vec<Arc<Layer>> {
-        let own = self.by_namespace.get(namespace).unwrap_or(&self.nobody);
+        let own = self.by_namespace.get(namespace).unwrap_or(&self.unnamed);
         vec![Arc::clone(&self.everybody), Arc::clone(own)]
     }
 
