@@ -17,7 +17,13 @@ pub const SCRAPE_GROUP: &str = "metrics.weir.dev";
 /// The version of both groups.
 pub const VERSION: &str = "v1alpha1";
 
-/// A proxy as the control plane sees it. Its name and namespace are its pod's.
+/// Name of the gateway: its node id in xDS, its Deployment and its Service.
+pub const GATEWAY: &str = "traffic-ingress";
+/// The namespace of the gateway.
+pub const GATEWAY_NAMESPACE: &str = "default";
+
+/// A proxy as the control plane sees it. Its name and namespace are its pod's; all pods of the gateway are one,
+/// with the gateway's name.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Proxy {
@@ -25,7 +31,7 @@ pub struct Proxy {
     pub kind: String,
     /// Group and version.
     pub api_version: String,
-    /// Name and namespace of the pod.
+    /// Name and namespace of the pod, or of the gateway.
     pub metadata: ObjectMeta,
     /// What it is and how it does.
     pub status: ProxyState,
@@ -35,7 +41,7 @@ pub struct Proxy {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct ProxyState {
-    /// Node id in xDS, `<pod>.<namespace>`.
+    /// Node id in xDS, `<pod>.<namespace>`; the gateway's is [`GATEWAY`].
     pub node_id: String,
     /// `weir` or `envoy`.
     pub engine: String,

@@ -5,6 +5,7 @@ mod diff;
 use std::process::ExitCode;
 
 use serde_json::{Map, Value};
+use weir_api::mesh_status::{GATEWAY, GATEWAY_NAMESPACE};
 
 use crate::connect::{Connection, escape};
 use crate::error::Error;
@@ -57,7 +58,7 @@ enum Form {
 /// Arguments of `config`.
 #[derive(clap::Args, Clone, Debug)]
 pub struct Config {
-    /// Node id of the proxy: POD.NAMESPACE.
+    /// Node id of the proxy: POD.NAMESPACE, or traffic-ingress for the gateway.
     node: String,
     /// Only resources of this type.
     #[arg(long = "type", value_enum)]
@@ -78,12 +79,16 @@ pub struct Config {
 impl Config {
     /// Shows the resources.
     pub async fn run(self) -> Result<ExitCode, Error> {
-        let (pod, namespace) = self.node.rsplit_once('.').ok_or_else(|| {
-            Error::Usage(format!(
-                "{:?} is not a node id; write POD.NAMESPACE, such as reviews-v1-abcde.default",
-                self.node
-            ))
-        })?;
+        let (pod, namespace) = match self.node.rsplit_once('.') {
+            Some(place) => place,
+            None if self.node == GATEWAY => (GATEWAY, GATEWAY_NAMESPACE),
+            None => {
+                return Err(Error::Usage(format!(
+                    "{:?} is not a node id; write POD.NAMESPACE, such as reviews-v1-abcde.default, or {GATEWAY} for the gateway",
+                    self.node
+                )));
+            }
+        };
         let cluster = self.connection.open().await?;
         let path = format!(
             "{}/namespaces/{}/proxies/{}/config",

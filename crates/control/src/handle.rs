@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 use weir_api::labels::Engine;
 use weir_api::mesh_status::Explanation;
 use weir_api::problem::Problem;
-use weir_mesh::{Key, Mesh};
+use weir_mesh::{Key, Mesh, gateway_service};
 use weir_xds::server::session::{Nack, Pending, PendingState, TypeStatus};
 use weir_xds::server::{Cache, NodeStatus};
 use weir_xds::{ResourceType, Snapshot};
@@ -108,7 +108,10 @@ impl ControlHandle {
             proxies.insert(key.clone(), status);
         }
         for node in self.cache.status() {
-            let key = Key::from_node_id(&node.node.id).unwrap_or_else(|| Key::new("", &*node.node.id));
+            let key = match &*node.node.id {
+                GATEWAY_NODE => gateway_service(),
+                other => Key::from_node_id(other).unwrap_or_else(|| Key::new("", other)),
+            };
             let proxy = proxies.entry(key.clone()).or_insert_with(|| ProxyStatus {
                 node: node.node.id.clone(),
                 id: mesh.pods.get(&key).map(|p| p.proxy.to_string()).unwrap_or_default(),
@@ -123,8 +126,13 @@ impl ControlHandle {
     }
 
     /// What a node is sent, by type and name: `{"cds": {name: resource}, ...}`. For a pod whose proxy is not connected,
-    /// what it would be sent. `None` for nodes that are neither connected nor known.
+    /// what it would be sent. `None` for nodes that are neither connected nor known. The gateway's is had by the name of its
+    /// Deployment too (`traffic-ingress.default`), as if that were a pod.
     pub fn config(&self, node_id: &str) -> Option<Value> {
+        let node_id = match Key::from_node_id(node_id) {
+            Some(key) if key == gateway_service() => GATEWAY_NODE,
+            _ => node_id,
+        };
         let snapshot = self
             .cache
             .snapshot(node_id)

@@ -8,6 +8,7 @@ use rustls::sign::CertifiedKey;
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use serde::Serialize;
+use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
 use crate::objects::{Key, Objects, object_ref};
 use crate::problems::Problems;
@@ -26,6 +27,9 @@ pub struct Certificate {
     /// The private key of the first.
     #[serde(skip)]
     pub key: Vec<u8>,
+    /// The DNS names that the first is for, in lower case.
+    #[serde(skip)]
+    pub names: Vec<String>,
 }
 
 impl fmt::Debug for Certificate {
@@ -73,18 +77,20 @@ fn read(secret: &Secret, known: Option<&Certificate>) -> Result<Certificate, (&'
             .map(|bytes| bytes.0.clone())
             .ok_or_else(|| (name, "is missing; it must hold PEM".to_owned()))
     };
-    let found = Certificate {
+    let mut found = Certificate {
         chain: part(CHAIN)?,
         key: part(PRIVATE_KEY)?,
+        names: Vec::new(),
     };
-    if Some(&found) == known {
-        return Ok(found);
+    if let Some(known) = known.filter(|known| (&known.chain, &known.key) == (&found.chain, &found.key)) {
+        return Ok(known.clone());
     }
     let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_slice_iter(&found.chain)
         .collect::<Result<_, _>>()
         .map_err(|error| (CHAIN, format!("is not PEM: {error}")))?;
-    if chain.is_empty() {
-        return Err((CHAIN, "holds no certificate".to_owned()));
+    match chain.first() {
+        Some(first) => found.names = dns_names(first),
+        None => return Err((CHAIN, "holds no certificate".to_owned())),
     }
     let key = PrivateKeyDer::from_pem_slice(&found.key)
         .map_err(|error| (PRIVATE_KEY, format!("is not a private key in PEM: {error}")))?;
@@ -97,4 +103,20 @@ fn read(secret: &Secret, known: Option<&Certificate>) -> Result<Certificate, (&'
         other => (PRIVATE_KEY, format!("cannot be used: {other}")),
     })?;
     Ok(found)
+}
+
+/// The DNS names among the subject's alternative names. What cannot be read has none; whether it can be used is judged elsewhere.
+fn dns_names(certificate: &CertificateDer<'_>) -> Vec<String> {
+    let Ok((_, certificate)) = X509Certificate::from_der(certificate) else {
+        return Vec::new();
+    };
+    let Ok(Some(alternatives)) = certificate.subject_alternative_name() else {
+        return Vec::new();
+    };
+    let names = alternatives.value.general_names.iter();
+    let dns = |name: &GeneralName<'_>| match name {
+        GeneralName::DNSName(name) => Some(name.to_ascii_lowercase()),
+        _ => None,
+    };
+    names.filter_map(dns).collect()
 }

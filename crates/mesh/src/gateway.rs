@@ -3,11 +3,16 @@
 //! Ingresses and Gateways with their HTTPRoutes bring candidates; here they are brought into one order, a list of rules a
 //! host. It does not know where a candidate comes from, apart from its age and its name.
 
+mod follow;
+#[cfg(test)]
+mod several;
+
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use serde::Serialize;
+use weir_api::mesh_status::{GATEWAY, GATEWAY_NAMESPACE};
 use weir_api::problem::ObjectRef;
 
 use crate::certificate::{self, Certificate};
@@ -15,18 +20,19 @@ use crate::gateway_api;
 use crate::ingress;
 use crate::objects::{Key, Objects};
 use crate::problems::Problems;
-use crate::routes::{PathMatch, RequestMatch, Rule, RuleAction, Share, scaled};
+use crate::routes::{PathMatch, RequestMatch, Rule};
 use crate::services::Service;
 use crate::settings::Settings;
-use crate::split;
 use crate::verdict::Verdicts;
+
+pub(crate) use follow::follow_splits;
 
 /// What every host that nobody else has falls to.
 pub const ANY_HOST: &str = "*";
 
 /// The Service of the gateway itself: its address is where clients from outside go.
 pub fn gateway_service() -> Key {
-    Key::new("default", "traffic-ingress")
+    Key::new(GATEWAY_NAMESPACE, GATEWAY)
 }
 
 /// Everything that the gateway's proxy does.
@@ -159,6 +165,8 @@ pub(crate) struct Building<'a> {
     https: Hosts,
     /// Server name (empty: all others) -> certificate and who asked for it.
     server_names: BTreeMap<String, (String, ObjectRef)>,
+    /// Server name of a certificate -> the certificate, and the host of the listener that has several (empty: any host).
+    of_certificates: BTreeMap<String, (String, String)>,
     certificates: BTreeMap<String, Certificate>,
     pub(crate) ingresses: BTreeSet<Key>,
 }
@@ -180,58 +188,6 @@ pub(crate) fn build(
     }
 }
 
-/// Follows the splits of all traffic: what leads to an apex leads to its backends, from outside too.
-pub(crate) fn follow_splits(gateway: &mut Gateway, services: &BTreeMap<Key, Service>) {
-    let hosts = gateway.http.iter_mut().chain(&mut gateway.https);
-    for rule in hosts.flat_map(|host| &mut host.rules) {
-        let RuleAction::Forward(shares) = &mut rule.action else {
-            continue;
-        };
-        let split = |share: &Share| -> Option<&Rule> {
-            let port = services.get(share.service.as_ref()?)?.ports.get(&share.port)?;
-            port.rules
-                .iter()
-                .find(|rule| rule.takes_all() && rule.origin.kind == split::KIND)
-        };
-        if !shares.iter().any(|share| split(share).is_some()) {
-            continue;
-        }
-        let mut wanted: Vec<(u64, Share)> = Vec::new();
-        let scale = |shares: &[Share]| shares.iter().map(|s| u64::from(s.weight)).sum::<u64>().max(1);
-        let common: u64 = shares
-            .iter()
-            .filter_map(split)
-            .map(|r| scale(r.shares()))
-            .fold(1, u64::saturating_mul);
-        for share in &*shares {
-            let Some(rule) = split(share) else {
-                wanted.push((u64::from(share.weight).saturating_mul(common), share.clone()));
-                continue;
-            };
-            let whole = scale(rule.shares());
-            for part in rule.shares() {
-                let weight = u64::from(share.weight)
-                    .saturating_mul(u64::from(part.weight))
-                    .saturating_mul(common / whole);
-                let filters = share.filters.clone();
-                wanted.push((
-                    weight,
-                    Share {
-                        filters,
-                        ..part.clone()
-                    },
-                ));
-            }
-        }
-        let weights = scaled(&wanted.iter().map(|(weight, _)| *weight).collect::<Vec<_>>());
-        *shares = wanted
-            .into_iter()
-            .zip(weights)
-            .map(|((_, share), weight)| Share { weight, ..share })
-            .collect();
-    }
-}
-
 impl<'a> Building<'a> {
     pub(crate) fn new(objects: &'a Objects, previous: &'a Gateway) -> Self {
         Self {
@@ -240,6 +196,7 @@ impl<'a> Building<'a> {
             http: Hosts::new(),
             https: Hosts::new(),
             server_names: BTreeMap::new(),
+            of_certificates: BTreeMap::new(),
             certificates: BTreeMap::new(),
             ingresses: BTreeSet::new(),
         }
@@ -264,11 +221,7 @@ impl<'a> Building<'a> {
         problems: &mut Problems,
     ) -> Result<(), String> {
         let name = secret.to_string();
-        if !self.certificates.contains_key(&name) {
-            let known = self.previous.certificates.get(&name);
-            let certificate = certificate::of_secret(self.objects, secret, known, problems)?;
-            self.certificates.insert(name.clone(), certificate);
-        }
+        self.load(secret, problems)?;
         match self.server_names.get(server_name) {
             Some((held, _)) if *held == name => {}
             Some((held, by)) => {
@@ -287,7 +240,72 @@ impl<'a> Building<'a> {
         Ok(())
     }
 
-    pub(crate) fn finish(self) -> Gateway {
+    /// The certificates of a listener for `host` (empty: any). Clients are shown the first that is for the name they ask for;
+    /// where none is, the first that is for `host` itself, else the first. Why some cannot be shown.
+    pub(crate) fn certificates(
+        &mut self,
+        host: &str,
+        secrets: &[Key],
+        origin: &ObjectRef,
+        problems: &mut Problems,
+    ) -> Vec<String> {
+        let mut wrong = Vec::new();
+        let mut usable: Vec<(&Key, Vec<String>)> = Vec::new();
+        for secret in secrets {
+            match self.load(secret, problems) {
+                Ok(names) => usable.push((secret, names)),
+                Err(why) => wrong.push(why),
+            }
+        }
+        let for_host = |(_, names): &&(&Key, Vec<String>)| names.iter().any(|name| name == host || covers(name, host));
+        let Some((usual, _)) = usable.iter().find(for_host).or(usable.first()) else {
+            return wrong;
+        };
+        wrong.extend(self.certificate(host, usual, origin, problems).err());
+        let listener = if host.is_empty() { ANY_HOST } else { host };
+        // One alone is shown to everybody anyway.
+        for (secret, names) in usable.iter().filter(|_| usable.len() > 1) {
+            for name in names.iter().filter(|name| covers(listener, name)) {
+                let shown = (secret.to_string(), host.to_owned());
+                self.of_certificates.entry(name.clone()).or_insert(shown);
+            }
+        }
+        wrong
+    }
+
+    /// Reads a Secret's certificate, if it was not yet: its names.
+    fn load(&mut self, secret: &Key, problems: &mut Problems) -> Result<Vec<String>, String> {
+        let name = secret.to_string();
+        if let Some(known) = self.certificates.get(&name) {
+            return Ok(known.names.clone());
+        }
+        let known = self.previous.certificates.get(&name);
+        let certificate = certificate::of_secret(self.objects, secret, known, problems)?;
+        let names = certificate.names.clone();
+        self.certificates.insert(name, certificate);
+        Ok(names)
+    }
+
+    /// Names that only certificates speak of give way to hosts that somebody asks for: to the same, and to a wildcard over them
+    /// that is narrower than the host of their own listener.
+    fn names_of_certificates(&mut self) {
+        for (name, (certificate, listener)) in std::mem::take(&mut self.of_certificates) {
+            let listener = match listener.as_str() {
+                "" => ANY_HOST,
+                host => host,
+            };
+            let taken = self
+                .server_names
+                .keys()
+                .any(|asked| *asked == name || (covers(asked, &name) && covers(listener, asked)));
+            if !taken {
+                self.server_names.insert(name, (certificate, ObjectRef::default()));
+            }
+        }
+    }
+
+    pub(crate) fn finish(mut self) -> Gateway {
+        self.names_of_certificates();
         let mut chains: BTreeMap<(bool, String), Vec<String>> = BTreeMap::new();
         for (server_name, (certificate, _)) in self.server_names {
             let fallback = server_name.is_empty();

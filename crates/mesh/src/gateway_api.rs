@@ -35,6 +35,9 @@ impl Open<'_> {
     }
 }
 
+/// What stands in front of a Service's port: for all its clients, or for those of one other namespace.
+type InFront = BTreeMap<(Key, u16, Option<String>), Vec<Candidate>>;
+
 /// Adds all Gateways and routes of ours.
 pub(crate) fn apply(
     objects: &Objects,
@@ -73,7 +76,7 @@ pub(crate) fn apply(
             ),
         }
     }
-    let mut in_front: BTreeMap<(Key, u16), Vec<Candidate>> = BTreeMap::new();
+    let mut in_front = InFront::new();
     for (key, object) in &objects.http_routes {
         match &object.object {
             Ok(route) => {
@@ -100,27 +103,36 @@ pub(crate) fn apply(
             ),
         }
     }
-    for ((key, number), candidates) in in_front {
+    for ((key, number, consumers), candidates) in in_front {
         let Some(port) = services.get_mut(&key).and_then(|s| s.ports.get_mut(&number)) else {
             continue;
         };
-        port.rules = in_order(candidates);
-        if let Some(all) = port.rules.iter().position(Rule::takes_all) {
-            port.rules.truncate(all + 1);
-        } else {
-            let origin = port.rules.first().map(|rule| rule.origin.clone()).unwrap_or_default();
-            port.rules.push(Rule {
-                name: "no rule of its HTTPRoutes".to_owned(),
-                origin,
-                action: RuleAction::Respond {
-                    status: NO_RULE,
-                    body: String::new(),
-                },
-                ..Rule::default()
-            });
+        let rules = complete(in_order(candidates));
+        match consumers {
+            None => port.rules = rules,
+            Some(namespace) => drop(port.consumers.insert(namespace, rules)),
         }
     }
     verdicts
+}
+
+/// Rules up to the first that takes every request; where none does, the rest is answered.
+fn complete(mut rules: Vec<Rule>) -> Vec<Rule> {
+    if let Some(all) = rules.iter().position(Rule::takes_all) {
+        rules.truncate(all + 1);
+        return rules;
+    }
+    let origin = rules.first().map(|rule| rule.origin.clone()).unwrap_or_default();
+    rules.push(Rule {
+        name: "no rule of its HTTPRoutes".to_owned(),
+        origin,
+        action: RuleAction::Respond {
+            status: NO_RULE,
+            body: String::new(),
+        },
+        ..Rule::default()
+    });
+    rules
 }
 
 fn gateway_verdict<'a>(
@@ -159,6 +171,8 @@ fn gateway_verdict<'a>(
         {
             unresolved.push(("InvalidRouteKinds", "only HTTPRoutes can be attached".to_owned()));
         }
+        // Of several certificates one is enough to serve.
+        let mut shown = true;
         if listener.protocol == "HTTPS" {
             let tls = listener.tls.clone().unwrap_or_default();
             if tls.mode.as_deref().is_some_and(|mode| mode != "Terminate") {
@@ -173,11 +187,12 @@ fn gateway_verdict<'a>(
                 ));
             }
             let server_name = listener.hostname.as_deref().unwrap_or_default().to_ascii_lowercase();
-            for reference in tls
-                .certificate_refs
-                .iter()
-                .take(if unaccepted.is_empty() { 1 } else { 0 })
-            {
+            let references = match unaccepted.is_empty() {
+                true => tls.certificate_refs.as_slice(),
+                false => &[],
+            };
+            let mut secrets: Vec<Key> = Vec::new();
+            for reference in references {
                 let secret = Key::new(
                     reference.namespace.as_deref().unwrap_or(&key.namespace),
                     &*reference.name,
@@ -191,17 +206,20 @@ fn gateway_verdict<'a>(
                         secret.namespace, key.namespace
                     );
                     unresolved.push(("RefNotPermitted", why));
-                } else if let Err(why) = building.certificate(&server_name, &secret, &origin, problems) {
-                    unresolved.push(("InvalidCertificateRef", why));
+                } else {
+                    secrets.push(secret);
                 }
             }
+            let wrong = building.certificates(&server_name, &secrets, &origin, problems);
+            shown = wrong.len() < secrets.len();
+            unresolved.extend(wrong.into_iter().map(|why| ("InvalidCertificateRef", why)));
         }
         for (_, why) in unaccepted.iter().chain(&unresolved) {
             problems.error(origin.clone(), format!("spec.listeners[{index}]"), why.clone());
         }
         let accepted = Verdict::of("Accepted", "Accepted", &unaccepted);
         let resolved = Verdict::of("ResolvedRefs", "ResolvedRefs", &unresolved);
-        let good = accepted.holds && unresolved.iter().all(|(reason, _)| *reason == "InvalidRouteKinds");
+        let good = accepted.holds && shown;
         let mut programmed = match good {
             true => Verdict::yes("Programmed", "Programmed"),
             false => Verdict::no("Programmed", "Invalid", "the listener is not served"),
@@ -278,7 +296,7 @@ impl Attaching<'_> {
         building: &mut Building<'_>,
         open: &[Open<'_>],
         verdicts: &mut Verdicts,
-        in_front: &mut BTreeMap<(Key, u16), Vec<Candidate>>,
+        in_front: &mut InFront,
     ) -> Vec<(ParentReference, Vec<Verdict>)> {
         let mut found = Vec::new();
         for parent in &self.spec.parent_refs.clone() {
@@ -414,16 +432,11 @@ impl Attaching<'_> {
         parent: &ParentReference,
         key: &Key,
         services: &BTreeMap<Key, Service>,
-        in_front: &mut BTreeMap<(Key, u16), Vec<Candidate>>,
+        in_front: &mut InFront,
     ) -> Result<(), (&'static str, String)> {
         self.refused()?;
-        if key.namespace != self.namespace() {
-            let why = format!(
-                "a route in front of Service {key} must be in namespace {}",
-                key.namespace
-            );
-            return Err(("NotAllowedByListeners", why));
-        }
+        // One of another namespace is for the clients there, whose affair it is.
+        let consumers = (key.namespace != self.namespace()).then(|| self.namespace().to_owned());
         let Some(service) = services.get(key) else {
             return Err(("NoMatchingParent", format!("Service {key} does not exist")));
         };
@@ -442,7 +455,7 @@ impl Attaching<'_> {
         }
         for port in ports {
             in_front
-                .entry((key.clone(), port))
+                .entry((key.clone(), port, consumers.clone()))
                 .or_default()
                 .extend(self.candidates());
         }

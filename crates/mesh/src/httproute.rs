@@ -7,7 +7,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use weir_api::duration;
 use weir_api::gateway::{
     API_VERSION, GROUP, HTTPRouteSpec, HeaderModifier, HttpBackendRef, HttpRouteFilter, HttpRouteMatch, HttpRouteRule,
-    ObjectReference, PathModifier, ReferenceGrant, RequestMirror, RequestRedirect, TypedMatch,
+    ObjectReference, ParentReference, PathModifier, ReferenceGrant, RequestMirror, RequestRedirect, TypedMatch,
 };
 use weir_api::labels::Protocol;
 use weir_api::lenient::Lenient;
@@ -57,6 +57,11 @@ pub(crate) fn compile(
         objects,
         services,
         namespace: meta.namespace.as_deref().unwrap_or_default(),
+        parents: spec
+            .parent_refs
+            .iter()
+            .filter_map(|parent| service_of(parent, meta))
+            .collect(),
         found: Compiled::default(),
     };
     let mut rules = Vec::new();
@@ -75,10 +80,19 @@ pub(crate) fn compile(
     found
 }
 
+/// The Service that a route is attached to.
+fn service_of(parent: &ParentReference, meta: &ObjectMeta) -> Option<Key> {
+    let namespace = parent.namespace.as_deref().or(meta.namespace.as_deref());
+    let is_service = matches!(parent.group.as_deref(), Some("" | "core")) && parent.kind.as_deref() == Some("Service");
+    is_service.then(|| Key::new(namespace.unwrap_or_default(), &*parent.name))
+}
+
 struct Reading<'a> {
     objects: &'a Objects,
     services: &'a BTreeMap<Key, Service>,
     namespace: &'a str,
+    /// Services that the route is attached to: its clients may reach these anyway.
+    parents: Vec<Key>,
     found: Compiled,
 }
 
@@ -173,7 +187,8 @@ impl Reading<'_> {
         }
         let namespace = to.namespace.as_deref().unwrap_or(self.namespace);
         let key = Key::new(namespace, &*to.name);
-        if !permitted(self.objects, (GROUP, KIND, self.namespace), ("", "Service"), &key) {
+        let reached = self.parents.contains(&key);
+        if !reached && !permitted(self.objects, (GROUP, KIND, self.namespace), ("", "Service"), &key) {
             let why = format!(
                 "no ReferenceGrant in namespace {namespace} allows HTTPRoutes of {} to use Service {key}",
                 self.namespace

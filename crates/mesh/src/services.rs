@@ -66,6 +66,9 @@ pub struct ServicePort {
     /// What stands in front of the endpoints; the first rule that takes a request decides. What no rule takes goes to the
     /// endpoints.
     pub rules: Vec<Rule>,
+    /// By namespace: rules that stand in the place of these for clients of that namespace alone.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub consumers: BTreeMap<String, Vec<Rule>>,
 }
 
 impl ServicePort {

@@ -5,6 +5,8 @@ use weir_api::labels::{Engine, Protocol};
 
 use super::*;
 
+mod in_front;
+
 fn objects(list: impl IntoIterator<Item = Value>) -> Objects {
     let mut objects = Objects::default();
     for object in list {
@@ -576,41 +578,4 @@ fn ports_are_detected_only_where_the_mesh_says_so() {
     let (protocols, _) = seen("outboundDefault: detect");
     use Protocol::{Grpc, Http, Http2, Tcp};
     assert_eq!(protocols, [Http, Http2, Http, Grpc, Tcp, Tcp].map(Some));
-}
-
-/// A split of all traffic is followed from outside too; one for some requests is the mesh's own affair.
-#[test]
-fn an_ingress_follows_the_splits_of_its_backends() {
-    let web = |name: &str, ip: &str| {
-        service(
-            name,
-            json!({}),
-            json!({"clusterIP": ip, "selector": {"a": "b"}, "ports": [{"port": 80}]}),
-        )
-    };
-    let ingress = json!({"kind": "Ingress", "metadata": {"namespace": "default", "name": "i"}, "spec": {"ingressClassName": "weir",
-        "defaultBackend": {"service": {"name": "web", "port": {"number": 80}}}}});
-    let split = |backends: Value| json!({"kind": "TrafficSplit", "metadata": {"namespace": "default", "name": "s"}, "spec": {"service": "web", "backends": backends}});
-    let shares = |backends: Value| {
-        let list = [
-            web("web", "10.96.0.20"),
-            web("v1", "10.96.0.21"),
-            web("v2", "10.96.0.22"),
-            ingress.clone(),
-            split(backends),
-        ];
-        let (mesh, problems) = build(&objects(list));
-        assert_eq!(problems, []);
-        let shares = mesh.gateway.http[0].rules[0].shares().to_vec();
-        let shares = shares
-            .into_iter()
-            .map(|s| (s.service.unwrap_or_default().name, s.weight));
-        shares.collect::<Vec<_>>()
-    };
-    let named = |name: &str, weight| (name.to_owned(), weight);
-    assert_eq!(
-        shares(json!([{"service": "v1", "weight": 30}, {"service": "v2", "weight": 10}])),
-        [named("v1", 3), named("v2", 1)]
-    );
-    assert_eq!(shares(json!([{"service": "web", "weight": 1}])), [named("web", 1)]);
 }

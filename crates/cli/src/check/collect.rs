@@ -1,12 +1,14 @@
 //! Asks the Kubernetes API for all that the report is about.
 
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment};
-use k8s_openapi::api::core::v1::{Namespace, Pod};
+use k8s_openapi::api::core::v1::{Namespace, Pod, Service};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use k8s_openapi::kube_aggregator::pkg::apis::apiregistration::v1::APIService;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use weir_api::mesh_status::{GROUP, ProblemObject, Proxy, SCRAPE_GROUP, ScrapeTarget, VERSION};
+use weir_api::mesh_status::{
+    GATEWAY, GATEWAY_NAMESPACE, GROUP, ProblemObject, Proxy, SCRAPE_GROUP, ScrapeTarget, VERSION,
+};
 
 use crate::connect::{Cluster, escape};
 use crate::error::Error;
@@ -23,6 +25,8 @@ pub struct Facts {
     pub system_deployments: Answer<Vec<Deployment>>,
     pub system_daemon_sets: Answer<Vec<DaemonSet>>,
     pub deployments: Answer<Vec<Deployment>>,
+    /// The Service of the gateway, if there is one.
+    pub gateway_services: Answer<Vec<Service>>,
     pub pods: Answer<Vec<Pod>>,
     pub proxies: Answer<Vec<Proxy>>,
     pub problems: Answer<Vec<ProblemObject>>,
@@ -51,10 +55,13 @@ pub async fn facts(cluster: &Cluster, weir_namespace: &str) -> Result<Facts, Err
         list(cluster, "/apis/apiregistration.k8s.io/v1/apiservices"),
         list(cluster, "/api/v1/pods"),
     );
-    let second = futures::future::join3(
+    let gateway_service =
+        format!("/api/v1/namespaces/{GATEWAY_NAMESPACE}/services?fieldSelector=metadata.name%3D{GATEWAY}");
+    let second = futures::future::join4(
         list(cluster, &deployments),
         list(cluster, &daemon_sets),
         list(cluster, &all_deployments),
+        list(cluster, &gateway_service),
     );
     let third = futures::future::join3(
         list(cluster, &proxies),
@@ -63,7 +70,7 @@ pub async fn facts(cluster: &Cluster, weir_namespace: &str) -> Result<Facts, Err
     );
     let (
         (namespaces, definitions, api_services, pods),
-        (system_deployments, system_daemon_sets, deployments),
+        (system_deployments, system_daemon_sets, deployments, gateway_services),
         (proxies, problems, targets),
     ) = futures::future::join3(first, second, third).await;
     Ok(Facts {
@@ -74,6 +81,7 @@ pub async fn facts(cluster: &Cluster, weir_namespace: &str) -> Result<Facts, Err
         system_deployments,
         system_daemon_sets,
         deployments,
+        gateway_services,
         pods,
         proxies,
         problems,

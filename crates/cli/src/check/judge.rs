@@ -1,5 +1,7 @@
 //! What the Kubernetes API said -> findings. Pure.
 
+mod gateway;
+
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::Pod;
@@ -26,6 +28,7 @@ pub fn findings(facts: &Facts) -> Vec<Finding> {
     installed(facts, &mut findings);
     system(facts, &mut findings);
     api_services(facts, &mut findings);
+    gateway::judge(facts, &mut findings);
     pods(facts, &mut findings);
     proxies(facts, &mut findings);
     targets(facts, &mut findings);

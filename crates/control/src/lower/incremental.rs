@@ -18,30 +18,43 @@ fn any_history() -> impl Strategy<Value = Vec<Objects>> {
         1 => Just(Some("default, other")),
         1 => Just(Some("none-such"))
     ];
-    let step = (any_objects(), prop::collection::vec(exports, 6)).prop_map(|(mut objects, exports)| {
-        for (n, exports) in exports.into_iter().enumerate() {
-            let service = objects.services.get_mut(&Key::new("default", format!("s{n}")));
-            if let (Some(service), Some(exports)) = (service, exports) {
-                let annotations = &mut Arc::make_mut(service).metadata.annotations;
-                annotations
-                    .get_or_insert_default()
-                    .insert(EXPORT_TO.to_owned(), exports.to_owned());
+    let consumed = prop::bool::weighted(0.3);
+    let step =
+        (any_objects(), prop::collection::vec(exports, 6), consumed).prop_map(|(mut objects, exports, consumed)| {
+            if consumed {
+                objects.insert(consumer_route("s0")).unwrap();
             }
-        }
-        for namespace in ["default", "other"] {
+            for (n, exports) in exports.into_iter().enumerate() {
+                let service = objects.services.get_mut(&Key::new("default", format!("s{n}")));
+                if let (Some(service), Some(exports)) = (service, exports) {
+                    let annotations = &mut Arc::make_mut(service).metadata.annotations;
+                    annotations
+                        .get_or_insert_default()
+                        .insert(EXPORT_TO.to_owned(), exports.to_owned());
+                }
+            }
+            for namespace in ["default", "other"] {
+                objects
+                    .insert(json!({"kind": "Namespace", "metadata": {"name": namespace}}))
+                    .unwrap();
+            }
             objects
-                .insert(json!({"kind": "Namespace", "metadata": {"name": namespace}}))
-                .unwrap();
-        }
-        objects
             .insert(
                 json!({"kind": "Pod", "metadata": {"namespace": "other", "name": "client", "labels": {ENABLED: "true"}},
                 "spec": {"containers": []}, "status": {"phase": "Running", "podIP": "10.244.9.9"}}),
             )
             .unwrap();
-        objects
-    });
+            objects
+        });
     prop::collection::vec(step, 1..5)
+}
+
+/// A route for what namespace `other` sends to a Service: all of it is answered.
+fn consumer_route(service: &str) -> serde_json::Value {
+    let redirect = json!({"type": "RequestRedirect", "requestRedirect": {"hostname": "elsewhere"}});
+    let parent = json!({"group": "", "kind": "Service", "namespace": "default", "name": service});
+    json!({"kind": "HTTPRoute", "metadata": {"namespace": "other", "name": "consumed"},
+        "spec": {"parentRefs": [parent], "rules": [{"matches": [{"path": {"value": "/"}}], "filters": [redirect]}]}})
 }
 
 /// Brings a kind up to date as a watch does.
@@ -169,4 +182,45 @@ fn whoever_gets_a_route_gets_its_clusters() {
     assert_eq!(narrow.get("backend"), None);
     let known: Vec<&str> = narrow.keys().map(String::as_str).collect();
     assert_eq!(known, ["other"]);
+}
+
+/// A route of consumers reaches the pods of its namespace; all others have the Service as it is.
+#[test]
+fn a_route_of_consumers_reaches_their_namespace() {
+    let of = |with: bool| {
+        let mut objects = Objects::default();
+        let pod = |namespace: &str| {
+            let meta = json!({"namespace": namespace, "name": "client", "labels": {ENABLED: "true"}});
+            json!({"kind": "Pod", "metadata": meta, "spec": {"containers": []}, "status": {"phase": "Running", "podIP": "10.244.9.9"}})
+        };
+        let labels = json!({"traffic.port.80": "http"});
+        let service = json!({"kind": "Service", "metadata": {"namespace": "default", "name": "web", "labels": labels},
+            "spec": {"clusterIP": "10.96.0.20", "selector": {"a": "b"}, "ports": [{"port": 80}]}});
+        for object in [pod("default"), pod("other"), pod("third"), service] {
+            objects.insert(object).unwrap();
+        }
+        if with {
+            objects.insert(consumer_route("web")).unwrap();
+        }
+        weir_mesh::build(&objects).0
+    };
+    let (without, with) = (of(false), of(true));
+    let before = Lowered::new(&without, &Lowered::default());
+    let lowered = Lowered::renew(&with, &before, &without);
+    assert_eq!(lowered.check(), Ok(()));
+    let route = |lowered: &Lowered, mesh: &Mesh, namespace: &str| {
+        let snapshot = lowered
+            .snapshot(mesh, &Key::new(namespace, "client"), Engine::Weir, None)
+            .unwrap();
+        Arc::clone(snapshot.get(ResourceType::Route, "80|default|web.outbound").unwrap())
+    };
+    let usual = route(&before, &without, "other");
+    for namespace in ["default", "third"] {
+        assert_eq!(route(&lowered, &with, namespace), usual, "{namespace}");
+    }
+    let own = route(&lowered, &with, "other");
+    assert_ne!(own, usual);
+    assert!(weir_xds::json::resource(&own).to_string().contains("elsewhere"));
+    let back = Lowered::renew(&without, &lowered, &with);
+    assert_eq!(route(&back, &without, "other"), usual);
 }

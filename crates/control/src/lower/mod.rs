@@ -83,7 +83,7 @@ pub const ROUTE_SERVICE: &str = "service";
 pub const ROUTE_OTHER: &str = "other";
 
 /// Node id of the gateway.
-pub const GATEWAY_NODE: &str = "traffic-ingress";
+pub const GATEWAY_NODE: &str = weir_api::mesh_status::GATEWAY;
 /// The gateway's listener and routes of clear text.
 pub const INGRESS_HTTP: &str = "ingress_http";
 /// The gateway's listener and routes of TLS.
@@ -124,6 +124,8 @@ struct Destination<'a> {
     endpoints: Vec<&'a weir_mesh::Endpoint>,
     /// What stands in front of the endpoints.
     rules: &'a [Rule],
+    /// The same by namespace, for clients that have rules of their own.
+    consumers: Option<&'a BTreeMap<String, Vec<Rule>>>,
     /// How much is measured, as far as somebody says so.
     telemetry: &'a weir_mesh::Telemetry,
     /// What its labels ask for.
@@ -277,8 +279,21 @@ impl Lowered {
             );
         }
         clusters.add(BLOCKED, &cluster::blocked());
+        let mut consumers: BTreeMap<&str, Resources> = BTreeMap::new();
         for destination in &destinations {
             let name = destination.name.as_str();
+            if destination.listening.is_some_and(Protocol::has_requests) {
+                for (namespace, rules) in destination.consumers.into_iter().flatten() {
+                    let mut own = Collector::new(ResourceType::Route, |name| {
+                        previous.routes.of_consumers(namespace, name)
+                    });
+                    match destination.unchanged {
+                        true => own.keep(name),
+                        false => own.add(name, &route::outbound(destination, rules)),
+                    }
+                    consumers.entry(namespace).or_default().append(&mut own.resources);
+                }
+            }
             if destination.unchanged {
                 clusters.keep(name);
                 endpoints.keep(name);
@@ -290,7 +305,7 @@ impl Lowered {
             clusters.add_with(name, &cluster::eds(destination), &measured);
             endpoints.add(name, &endpoint::assignment(destination));
             if destination.listening.is_some_and(Protocol::has_requests) {
-                routes.add(name, &route::outbound(destination));
+                routes.add(name, &route::outbound(destination, destination.rules));
             }
         }
         if let Some(collector) = mesh.collector() {
@@ -339,7 +354,8 @@ impl Lowered {
         let own = narrow.clone();
         if !narrow.is_empty() {
             let listeners = listeners.iter().flat_map(|(_, resources)| resources.values());
-            spread::widen(&mut narrow, routes.resources.values().chain(listeners));
+            let consumers = consumers.values().flat_map(BTreeMap::values);
+            spread::widen(&mut narrow, routes.resources.values().chain(consumers).chain(listeners));
         }
         let none = Spread::default();
         let listeners = listeners.into_iter().map(|(variant, resources)| {
@@ -350,9 +366,9 @@ impl Lowered {
             gateway: GatewayResources::new(mesh, &shared, &previous.gateway),
             outbound_ipv6: outbound_ipv6.collect(),
             listeners: listeners.collect(),
+            routes: Spread::with_consumers(routes.resources, &own, consumers, &previous.routes),
             clusters: Spread::new(clusters.resources, &narrow, &previous.clusters),
             endpoints: Spread::new(endpoints.resources, &narrow, &previous.endpoints),
-            routes: Spread::new(routes.resources, &own, &previous.routes),
             peers: peers(mesh, before, &previous.peers),
         }
     }
@@ -607,6 +623,7 @@ fn destinations<'a>(mesh: &'a Mesh, before: Option<&Mesh>) -> Vec<Destination<'a
                 domains,
                 endpoints,
                 rules: &port.rules,
+                consumers: Some(&port.consumers),
                 telemetry: &service.telemetry,
                 policy: &service.policy,
                 operation: format!("{}.{}:{number}/*", service.name, service.namespace),
@@ -626,6 +643,7 @@ fn destinations<'a>(mesh: &'a Mesh, before: Option<&Mesh>) -> Vec<Destination<'a
                 domains: address.domains.iter().cloned().collect(),
                 endpoints: vec![&address.endpoint],
                 rules: &[],
+                consumers: None,
                 telemetry: &address.telemetry,
                 policy: &address.policy,
                 operation: format!("{}.{}:{port}/*", named(address, ip), address.namespace),

@@ -13,12 +13,12 @@ use weir_mesh::routes::Rule;
 
 use super::{BLOCKED, Destination, INBOUND, ROUTE_OTHER, ROUTE_SERVICE, action, no, rule};
 
-/// The routes of a destination: its rules, and to its own endpoints what they leave.
-pub(super) fn outbound(destination: &Destination<'_>) -> RouteConfiguration {
+/// The routes of a destination: these rules, and to its own endpoints what they leave.
+pub(super) fn outbound(destination: &Destination<'_>, rules: &[Rule]) -> RouteConfiguration {
     let policy = destination.policy;
     let usual = action::forward(&destination.name, policy, &policy.timeouts);
     configuration(&destination.name, destination.domains.clone(), |name| {
-        let mut routes = ruled(name, destination.rules, &usual);
+        let mut routes = ruled(name, rules, &usual);
         for route in &mut routes {
             action::inject(route, &policy.fault);
             action::decorate(route, &destination.operation);

@@ -22,13 +22,24 @@ pub(super) struct Spread {
     narrow: Arc<Layer>,
     /// Of those, what is for the pods of a namespace.
     by_namespace: BTreeMap<String, Arc<Layer>>,
-    /// Of those that none of them is for: nothing.
-    nobody: Arc<Layer>,
+    /// Of those, what is for the pods of all other namespaces: what only a few consumers have in another form.
+    unnamed: Arc<Layer>,
 }
 
 impl Spread {
     /// Spreads resources; layers that hold what they held before stay the same allocation.
     pub(super) fn new(resources: Resources, narrow: &Narrow, previous: &Self) -> Self {
+        Self::with_consumers(resources, narrow, BTreeMap::new(), previous)
+    }
+
+    /// As [`Spread::new`]; in a namespace of `consumers` its own resources take the place of those of the same names, as far
+    /// as that namespace gets them at all.
+    pub(super) fn with_consumers(
+        resources: Resources,
+        narrow: &Narrow,
+        consumers: BTreeMap<&str, Resources>,
+        previous: &Self,
+    ) -> Self {
         let (mut everybody, mut others) = (resources, Resources::new());
         let mut by_namespace: BTreeMap<&str, Resources> = BTreeMap::new();
         for (name, exports) in narrow {
@@ -42,6 +53,28 @@ impl Spread {
             }
             others.insert(name.clone(), resource);
         }
+        // What is not the same for all is told to each namespace by itself, and to all that are not named.
+        let mut elsewhere = Resources::new();
+        for name in consumers.values().flat_map(Resources::keys) {
+            if let Some(general) = everybody.remove(name) {
+                elsewhere.insert(name.clone(), general);
+            }
+        }
+        for namespace in consumers.keys() {
+            by_namespace.entry(namespace).or_default();
+        }
+        for of in by_namespace.values_mut().chain([&mut others]) {
+            let shared = elsewhere.iter();
+            of.extend(shared.map(|(name, general)| (name.clone(), Arc::clone(general))));
+        }
+        for (namespace, resources) in consumers {
+            let of = by_namespace.entry(namespace).or_default();
+            for (name, resource) in resources {
+                if let Some(general) = of.get_mut(&name) {
+                    *general = resource;
+                }
+            }
+        }
         let layer = |(namespace, resources): (&str, Resources)| {
             let layer = match previous.by_namespace.get(namespace) {
                 Some(old) => Layer::renew(old, resources),
@@ -53,7 +86,7 @@ impl Spread {
             everybody: Layer::renew(&previous.everybody, everybody),
             narrow: Layer::renew(&previous.narrow, others),
             by_namespace: by_namespace.into_iter().map(layer).collect(),
-            nobody: Arc::clone(&previous.nobody),
+            unnamed: Layer::renew(&previous.unnamed, elsewhere),
         }
     }
 
@@ -79,9 +112,14 @@ impl Spread {
             .or_else(|| self.narrow.resources().get(name))
     }
 
+    /// One resource as a namespace gets it that has its own.
+    pub(super) fn of_consumers(&self, namespace: &str, name: &str) -> Option<&Arc<Resource>> {
+        self.by_namespace.get(namespace)?.resources().get(name)
+    }
+
     /// What the nodes of a namespace get.
     pub(super) fn of(&self, namespace: &str) -> Vec<Arc<Layer>> {
-        let own = self.by_namespace.get(namespace).unwrap_or(&self.nobody);
+        let own = self.by_namespace.get(namespace).unwrap_or(&self.unnamed);
         vec![Arc::clone(&self.everybody), Arc::clone(own)]
     }
 

@@ -1,5 +1,5 @@
 //! OpenAPI: as much as kubectl reads: which kinds there are, that their writes take `fieldValidation` and `dryRun`,
-//! and the schemas of custom resources.
+//! the schemas of custom resources, and the fields of built-in kinds.
 
 use http::{HeaderMap, Response, header};
 use prost::Message;
@@ -9,6 +9,7 @@ use super::Api;
 use super::error::{ApiError, Result};
 use super::http::{Body, header_text, json as reply_json, reply};
 use super::registry::{Resource, Source};
+use super::structure;
 
 /// Answers a path below `/openapi`.
 pub fn serve(api: &Api, path: &str, headers: &HeaderMap) -> Result<Response<Body>> {
@@ -106,10 +107,11 @@ fn describe(r: &Resource, group_path: &str, paths: &mut Map<String, Value>, sche
         format!("{}.{}.{}", parts.join("."), r.version, r.kind)
     };
     let reference = json!({"$ref": format!("#/components/schemas/{name}")});
-    let mut schema = match &r.source {
-        Source::Custom(v) if v.schema.is_object() => v.schema.clone(),
-        _ => json!({"type": "object", "x-kubernetes-preserve-unknown-fields": true}),
+    let known = match &r.source {
+        Source::Custom(v) => v.schema.is_object().then(|| v.schema.clone()),
+        Source::Builtin(_) => structure::of(&r.api_version(), &r.kind, schemas),
     };
+    let mut schema = known.unwrap_or_else(|| json!({"type": "object", "x-kubernetes-preserve-unknown-fields": true}));
     schema["x-kubernetes-group-version-kind"] = json!([kind]);
     schemas.insert(name, schema);
 

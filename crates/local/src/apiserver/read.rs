@@ -18,6 +18,7 @@ use super::Api;
 use super::error::{ApiError, Result};
 use super::http::{Body, Shape, json as reply_json, reply};
 use super::object;
+use super::paging::{self, Page};
 use super::registry::Resource;
 use super::request::{Query, Target};
 use super::selector::Selector;
@@ -84,14 +85,14 @@ pub fn list(
     query: &Query,
     headers: &HeaderMap,
 ) -> Result<Response<Body>> {
-    let (version, objects) = select(api, resource, target, query)?;
+    let Page { objects, meta } = paging::page(api, resource, target, query)?;
     match Shape::of(headers) {
         Shape::Object => {
             let size: usize = objects.iter().map(|o| o.raw.len() + 1).sum();
             let mut out = BytesMut::with_capacity(size + 256);
             out.put_slice(
                 format!(
-                    r#"{{"kind":"{}","apiVersion":"{}","metadata":{{"resourceVersion":"{version}"}},"items":["#,
+                    r#"{{"kind":"{}","apiVersion":"{}","metadata":{meta},"items":["#,
                     resource.list_kind,
                     resource.api_version()
                 )
@@ -111,14 +112,14 @@ pub fn list(
             Ok(reply_json(
                 200,
                 &json!({"kind": "PartialObjectMetadataList", "apiVersion": "meta.k8s.io/v1",
-                    "metadata": {"resourceVersion": version.to_string()}, "items": items}),
+                    "metadata": meta, "items": items}),
             ))
         }
         Shape::Table => {
             let values: Vec<Value> = objects.iter().map(|o| converted(resource, o)).collect();
             let values: Vec<&Value> = values.iter().collect();
             let mut table = table::of(resource, &values, query.get("includeObject"), true);
-            table["metadata"] = json!({"resourceVersion": version.to_string()});
+            table["metadata"] = meta;
             Ok(reply_json(200, &table))
         }
     }

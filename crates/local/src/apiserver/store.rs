@@ -109,7 +109,9 @@ pub struct TooOld {
     pub oldest: u64,
 }
 
-type Objects = BTreeMap<(Box<str>, Box<str>), Arc<Object>>;
+/// Namespace and name.
+type Place = (Box<str>, Box<str>);
+type Objects = BTreeMap<Place, Arc<Object>>;
 
 struct Inner {
     resources: BTreeMap<Arc<str>, Objects>,
@@ -183,18 +185,32 @@ impl Store {
     /// The objects of a resource, of one namespace or of all, with the version of this list.
     pub fn list(&self, resource: &str, namespace: Option<&str>) -> (u64, Vec<Arc<Object>>) {
         let inner = self.lock();
-        let Some(objects) = inner.resources.get(resource) else {
-            return (inner.version, Vec::new());
-        };
-        let found = match namespace {
-            None => objects.values().cloned().collect(),
-            Some(ns) => objects
-                .range((Box::<str>::from(ns), Box::<str>::from(""))..)
-                .take_while(|((n, _), _)| &**n == ns)
-                .map(|(_, o)| o.clone())
+        (
+            inner.version,
+            inner
+                .of(resource, namespace)
+                .map(|(_, object)| Arc::clone(object))
                 .collect(),
-        };
-        (inner.version, found)
+        )
+    }
+
+    /// The objects of a resource (of one namespace) as they were at a version, in order.
+    pub fn list_at(&self, resource: &str, namespace: Option<&str>, version: u64) -> Result<Vec<Arc<Object>>, TooOld> {
+        // Together, so that nothing is written in between.
+        let inner = self.lock();
+        let now = inner.of(resource, namespace);
+        let mut objects: Objects = now.map(|(place, object)| (place.clone(), Arc::clone(object))).collect();
+        for event in inner.since(version)?.rev().filter(|event| &*event.resource == resource) {
+            let key = (event.object.namespace.clone(), event.object.name.clone());
+            if namespace.is_some_and(|namespace| *key.0 != *namespace) {
+                continue;
+            }
+            match &event.previous {
+                Some(previous) => drop(objects.insert(key, Arc::clone(previous))),
+                None => drop(objects.remove(&key)),
+            }
+        }
+        Ok(objects.into_values().collect())
     }
 
     /// Every object, with its resource.
@@ -257,20 +273,8 @@ impl Store {
     /// The changes of `resource` after `since`, and the version up to which that is complete.
     pub fn events_since(&self, resource: &str, since: u64) -> Result<(Vec<Event>, u64), TooOld> {
         let inner = self.lock();
-        if since < inner.floor {
-            return Err(TooOld {
-                asked: since,
-                oldest: inner.floor,
-            });
-        }
-        let start = inner.history.partition_point(|e| e.version <= since);
-        let events = inner
-            .history
-            .range(start..)
-            .filter(|e| &*e.resource == resource)
-            .cloned()
-            .collect();
-        Ok((events, inner.version))
+        let events = inner.since(since)?.filter(|e| &*e.resource == resource);
+        Ok((events.cloned().collect(), inner.version))
     }
 }
 
@@ -286,6 +290,27 @@ impl Inner {
             live_bytes: 0,
             marks: BTreeMap::new(),
         }
+    }
+
+    /// The objects of a resource, of one namespace or of all.
+    fn of(&self, resource: &str, namespace: Option<&str>) -> impl Iterator<Item = (&Place, &Arc<Object>)> {
+        let from: Place = (namespace.unwrap_or_default().into(), "".into());
+        let objects = self.resources.get(resource).into_iter();
+        objects
+            .flat_map(move |objects| objects.range(from.clone()..))
+            .take_while(move |((of, _), _)| namespace.is_none_or(|namespace| **of == *namespace))
+    }
+
+    /// What changed after a version, as far as that is still known.
+    fn since(&self, version: u64) -> Result<impl DoubleEndedIterator<Item = &Event>, TooOld> {
+        if version < self.floor {
+            return Err(TooOld {
+                asked: version,
+                oldest: self.floor,
+            });
+        }
+        let start = self.history.partition_point(|e| e.version <= version);
+        Ok(self.history.range(start..))
     }
 
     fn find(&self, resource: &str, value: &Value) -> Option<Arc<Object>> {
@@ -469,6 +494,35 @@ mod tests {
         store.create("pods", pod("three", 1)).unwrap();
         drop(store);
         assert_eq!(Store::open(&path).unwrap().list("pods", None).1.len(), 2);
+    }
+
+    #[test]
+    fn what_was_there_at_a_version() {
+        let store = Store::open(&tempfile::tempdir().unwrap().path().join("objects.log")).unwrap();
+        let one = store.create("pods", pod("one", 1)).unwrap();
+        store.create("pods", pod("two", 1)).unwrap();
+        let then = store.version();
+        store.create("pods", pod("three", 1)).unwrap();
+        store.create("services", pod("one", 1)).unwrap();
+        store.update("pods", pod("one", 2), one.version).unwrap();
+        store.delete("pods", "a", "two", None).unwrap();
+        let names = |version: u64| {
+            let objects = store.list_at("pods", None, version).unwrap();
+            objects
+                .iter()
+                .map(|o| (o.name.to_string(), o.version))
+                .collect::<Vec<_>>()
+        };
+        let were = names(then);
+        assert_eq!(
+            were.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(),
+            ["one", "two"]
+        );
+        assert_eq!(were[0].1, one.version, "as it was");
+        assert_eq!(names(one.version), [("one".to_owned(), one.version)]);
+        assert_eq!(names(store.version()).len(), 2);
+        assert_eq!(store.list_at("pods", Some("elsewhere"), then).unwrap().len(), 0);
+        assert!(store.list_at("pods", None, 0).is_err());
     }
 
     #[test]

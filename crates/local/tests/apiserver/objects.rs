@@ -440,3 +440,103 @@ async fn dry_runs_change_nothing() {
     assert!(api.create(&dry, &map).await.unwrap().metadata.uid.is_some());
     assert!(api.get_opt("x").await.unwrap().is_none());
 }
+
+/// A list in pages shows one version throughout, whatever is written in between.
+#[tokio::test]
+async fn lists_come_in_pages_of_one_version() {
+    let server = Server::start();
+    let client = server.admin().await;
+    let path = "/api/v1/namespaces/paged/configmaps";
+    let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "paged"}});
+    assert_eq!(
+        call(&client, "POST", "/api/v1/namespaces", &[], &namespace).await.0,
+        201
+    );
+    let map = |name: &str| json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name, "labels": {"of": "us"}}});
+    for name in ["a", "b", "c", "d", "e"] {
+        assert_eq!(call(&client, "POST", path, &[], &map(name)).await.0, 201);
+    }
+    // As kubectl asks.
+    let list = async |query: &str| {
+        call(
+            &client,
+            "GET",
+            &format!("{path}?labelSelector=of%3Dus&{query}"),
+            &[],
+            &Value::Null,
+        )
+        .await
+    };
+    let names = |list: &Value| -> Vec<String> {
+        let items = list["items"].as_array().unwrap().iter();
+        items
+            .map(|item| item["metadata"]["name"].as_str().unwrap().to_owned())
+            .collect()
+    };
+    let (_, first) = list("limit=2").await;
+    assert_eq!(names(&first), ["a", "b"]);
+    assert_eq!(
+        first["metadata"]["remainingItemCount"],
+        Value::Null,
+        "of a selection nobody counts"
+    );
+    let version = first["metadata"]["resourceVersion"].clone();
+    let next = first["metadata"]["continue"].as_str().unwrap().to_owned();
+    // What is written now is seen by the next list.
+    assert_eq!(
+        call(&client, "DELETE", &format!("{path}/c"), &[], &Value::Null).await.0,
+        200
+    );
+    assert_eq!(call(&client, "POST", path, &[], &map("bb")).await.0, 201);
+    let patch = json!({"data": {"new": "yes"}});
+    let merge = [("content-type", "application/merge-patch+json")];
+    assert_eq!(
+        call(&client, "PATCH", &format!("{path}/d"), &merge, &patch).await.0,
+        200
+    );
+    let (_, second) = list(&format!("limit=2&continue={next}")).await;
+    assert_eq!(
+        (names(&second), &second["metadata"]["resourceVersion"]),
+        (vec!["c".to_owned(), "d".to_owned()], &version)
+    );
+    assert_eq!(second["items"][1]["data"], Value::Null, "as it was");
+    let next = second["metadata"]["continue"].as_str().unwrap().to_owned();
+    let (_, third) = list(&format!("limit=2&continue={next}")).await;
+    assert_eq!(
+        (names(&third), third["metadata"].get("continue")),
+        (vec!["e".to_owned()], None)
+    );
+    assert_eq!(names(&list("limit=500").await.1), ["a", "b", "bb", "d", "e"]);
+    // A table, without a selection.
+    let (_, table) = call(&client, "GET", &format!("{path}?limit=1"), &[TABLE], &Value::Null).await;
+    let rows = table["rows"].as_array().unwrap().len() as u64;
+    assert_eq!(rows, 1);
+    assert!(
+        table["metadata"]["remainingItemCount"].as_u64().unwrap() >= 4 && table["metadata"]["continue"].is_string()
+    );
+    // Tokens that are none, of a version that nobody remembers, and with a version beside it.
+    let (status, answer) = list("limit=2&continue=nonsense").await;
+    assert_eq!((status, &answer["reason"]), (400, &json!("BadRequest")));
+    let old = base64::Engine::encode(
+        &base64::engine::general_purpose::URL_SAFE_NO_PAD,
+        br#"{"version":0,"after":["paged","a"]}"#,
+    );
+    let (status, answer) = list(&format!("limit=2&continue={old}")).await;
+    assert_eq!((status, &answer["reason"]), (410, &json!("Expired")));
+    assert_eq!(list(&format!("limit=2&resourceVersion=7&continue={next}")).await.0, 400);
+}
+
+/// What `kubectl explain` reads.
+#[tokio::test]
+async fn the_fields_of_built_in_kinds_are_told() {
+    let server = Server::start();
+    let client = server.admin().await;
+    let (_, document) = call(&client, "GET", "/openapi/v3/apis/apps/v1", &[], &Value::Null).await;
+    let schemas = &document["components"]["schemas"];
+    let spec = &schemas["io.k8s.api.PodSpec"]["properties"];
+    assert_eq!(
+        spec["containers"]["items"]["$ref"],
+        "#/components/schemas/io.k8s.api.Container"
+    );
+    assert_eq!(spec["hostNetwork"]["type"], "boolean");
+}

@@ -1,7 +1,7 @@
-//! Bodies that change their framing on the way: HTTP/2 on at least one side.
+//! Bodies that are taken out of their framing on the way: HTTP/2 on at least one side, or a copy of what cannot be kept.
 //!
-//! Enters: frames of a [`Source`]. Leaves: the same on a [`Sink`], no faster than that takes them. Where both sides speak
-//! HTTP/1 nothing of this is used: there bodies pass as they stand.
+//! Enters: frames of a [`Source`]. Leaves: the same on a [`Sink`], no faster than that takes them. Else, where both
+//! sides speak HTTP/1, nothing of this is used: there bodies pass as they stand.
 
 use std::cell::RefCell;
 use std::io::{self, IoSlice, Write};

@@ -92,6 +92,34 @@ async fn others_get_copies_and_nobody_waits_for_them() {
         let (head, body) = &copied(1).await[0];
         assert!(head.starts_with("post /two ") && body == b"hello", "{at}: {head}");
 
+        // Bodies that nobody keeps: of unknown length, longer than what is kept, after an invitation.
+        client
+            .send("POST /chunks HTTP/1.1\r\nHost: svc\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n")
+            .await;
+        client.send("1\r\n!\r\n0\r\n\r\n").await;
+        assert_eq!(client.answer("POST").await.text(), "6 bytes", "{at}");
+        let (head, body) = &copied(1).await[0];
+        assert!(head.starts_with("post /chunks ") && body == b"hello!", "{at}: {head}");
+        let long = "x".repeat(200_000);
+        client
+            .send(&format!(
+                "PUT /long HTTP/1.1\r\nHost: svc\r\nContent-Length: {}\r\n\r\n{long}",
+                long.len()
+            ))
+            .await;
+        assert_eq!(client.answer("PUT").await.text(), "200000 bytes", "{at}");
+        let (head, body) = &copied(1).await[0];
+        assert!(head.starts_with("put /long ") && body.len() == 200_000, "{at}: {head}");
+        client
+            .send("POST /asked HTTP/1.1\r\nHost: svc\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n")
+            .await;
+        assert_eq!(client.answer("POST").await.status, 100, "{at}");
+        client.send("me").await;
+        assert_eq!(client.answer("POST").await.text(), "2 bytes", "{at}");
+        let (head, body) = &copied(1).await[0];
+        assert!(head.starts_with("post /asked ") && body == b"me", "{at}: {head}");
+        assert!(!head.contains("expect:"), "{at}: {head}");
+
         let sender = connect_two(engine.address).await;
         let post = Request::post("http://svc/three").body(()).unwrap();
         let reply = ask_two(&sender, post, &[b'x'; 10_000]).await.unwrap();
@@ -108,24 +136,24 @@ async fn others_get_copies_and_nobody_waits_for_them() {
 
         let Some(proxy) = &engine.weir else { continue };
         eventually("tries of copies are counted", async || {
-            proxy.sum("attempt_total", &["dst_pod=\"copy\""]).await == 4.0
+            proxy.sum("attempt_total", &["dst_pod=\"copy\""]).await == 7.0
         })
         .await;
         let page = get(proxy.metrics, "/metrics").await.text();
-        assert_eq!(sum(&page, "request_total", &[]), 5.0, "{page}");
+        assert_eq!(sum(&page, "request_total", &[]), 8.0, "{page}");
         assert_eq!(
             sum(&page, "response_total", &["classification=\"success\""]),
-            5.0,
+            8.0,
             "{page}"
         );
-        assert_eq!(sum(&page, "attempt_total", &["dst_pod=\"silent\""]), 3.0, "{page}");
+        assert_eq!(sum(&page, "attempt_total", &["dst_pod=\"silent\""]), 6.0, "{page}");
         let page = get(proxy.metrics, "/stats/prometheus").await.text();
         let failed = ["envoy_cluster_name=\"copy\"", "envoy_response_code_class=\"5\""];
         eventually("their responses count for their cluster", async || {
             let page = get(proxy.metrics, "/stats/prometheus").await.text();
-            sum(&page, "envoy_cluster_upstream_rq_xx", &failed) == 4.0
+            sum(&page, "envoy_cluster_upstream_rq_xx", &failed) == 7.0
         })
         .await;
-        assert_eq!(sum(&page, "envoy_http_downstream_rq_total", &[]), 5.0);
+        assert_eq!(sum(&page, "envoy_http_downstream_rq_total", &[]), 8.0);
     }
 }

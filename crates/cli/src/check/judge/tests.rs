@@ -20,13 +20,26 @@ fn pod(name: &str, proxy: &str) -> Value {
     })
 }
 
+const IMAGE: &str = "registry.example/weir:1.0";
+
+/// The gateway's Deployment of one pod, so many of them ready.
+fn gateway(image: &str, ready: i32) -> Value {
+    let container = json!({"name": "gateway", "image": image});
+    let template = json!({"metadata": {"labels": {"app": "traffic-ingress"}}, "spec": {"containers": [container]}});
+    json!({
+        "metadata": {"name": "traffic-ingress", "namespace": "default"},
+        "spec": {"replicas": 1, "selector": {}, "template": template}, "status": {"readyReplicas": ready},
+    })
+}
+
 fn well() -> Facts {
     let api_service = |name: &str| {
         let condition = json!({"type": "Available", "status": "True"});
         json!({"metadata": {"name": name}, "status": {"conditions": [condition]}})
     };
     let deployment = |name: &str| {
-        let spec = json!({"replicas": 1, "selector": {}, "template": {}});
+        let template = json!({"spec": {"containers": [{"name": "main", "image": IMAGE}]}});
+        let spec = json!({"replicas": 1, "selector": {}, "template": template});
         json!({"metadata": {"name": name, "namespace": "weir-system"}, "spec": spec, "status": {"readyReplicas": 1}})
     };
     let agent = json!({
@@ -52,7 +65,10 @@ fn well() -> Facts {
         api_services: objects(json!(API_SERVICES.map(api_service))),
         system_deployments: objects(json!(DEPLOYMENTS.map(deployment))),
         system_daemon_sets: objects(json!([agent])),
-        deployments: objects(json!([web])),
+        deployments: objects(json!([web, gateway(IMAGE, 1)])),
+        gateway_services: objects(
+            json!([{"metadata": {"name": "traffic-ingress"}, "spec": {"selector": {"app": "traffic-ingress"}}}]),
+        ),
         pods: objects(json!([pod("web-abc-1", "4f2a")])),
         proxies: objects(json!([proxy])),
         problems: Ok(Vec::new()),
@@ -72,6 +88,7 @@ ok      agent on each node (weir-system/weir-agent)         1 of 1 ready
 ok      APIService v1alpha1.metrics.smi-spec.io             available
 ok      APIService v1alpha1.weir.dev                        available
 ok      APIService v1alpha1.metrics.weir.dev                available
+ok      ingress gateway default/traffic-ingress             1 of 1 ready
 ok      proxies of pods                                     1 of 1 running
 ok      configuration of proxies                            1 connected and in sync
 ok      scraped pages                                       1 scraped
@@ -122,7 +139,7 @@ fn each_fault_names_itself() {
         "{rows:?}"
     );
     assert!(
-        render(&findings(&facts)).ends_with("\n5 of 12 are wrong.\n"),
+        render(&findings(&facts)).ends_with("\n5 of 13 are wrong.\n"),
         "{}",
         render(&findings(&facts))
     );
@@ -147,4 +164,77 @@ fn a_rejected_configuration_is_a_fault_and_one_under_way_is_not() {
     );
     facts.proxies = proxy(json!({"connected": false}));
     assert_eq!(wrong(&facts)[0].0, Mark::Fail);
+}
+
+#[test]
+fn what_may_be_wrong_with_the_gateway() {
+    let found = |change: &dyn Fn(&mut Facts)| {
+        let mut facts = well();
+        change(&mut facts);
+        let rows = wrong(&facts);
+        assert!(
+            rows.iter()
+                .all(|(_, subject, _)| subject == "ingress gateway default/traffic-ingress")
+        );
+        rows.into_iter()
+            .map(|(mark, _, detail)| (mark, detail))
+            .collect::<Vec<_>>()
+    };
+    let deployed = |gateway: Option<Value>| {
+        move |facts: &mut Facts| facts.deployments = objects(json!(gateway.iter().collect::<Vec<_>>()))
+    };
+    let only = |rows: Vec<(Mark, String)>, mark: Mark, part: &str| {
+        assert!(
+            rows.len() == 1 && rows[0].0 == mark && rows[0].1.contains(part),
+            "{part}: {rows:?}"
+        );
+    };
+    only(
+        found(&deployed(Some(gateway(IMAGE, 0)))),
+        Mark::Fail,
+        "0 of 1 ready: `kubectl get pods -n default -l app=traffic-ingress`",
+    );
+    only(
+        found(&deployed(Some(gateway("weir:0.9", 1)))),
+        Mark::Warn,
+        "runs the image weir:0.9, weir-control registry.example/weir:1.0",
+    );
+    only(
+        found(&deployed(None)),
+        Mark::Fail,
+        "no Deployment default/traffic-ingress",
+    );
+    let mut none = gateway(IMAGE, 0);
+    none["spec"]["replicas"] = json!(0);
+    only(found(&deployed(Some(none))), Mark::Warn, "scaled to 0");
+    only(
+        found(&|facts| facts.gateway_services = Ok(Vec::new())),
+        Mark::Fail,
+        "no Service default/traffic-ingress",
+    );
+    let other = json!([{"metadata": {"name": "traffic-ingress"}, "spec": {"selector": {"app": "other"}}}]);
+    only(
+        found(&|facts| facts.gateway_services = objects(other.clone())),
+        Mark::Fail,
+        "app=other",
+    );
+    only(
+        found(&|facts| facts.gateway_services = Err("services is forbidden".into())),
+        Mark::Warn,
+        "forbidden",
+    );
+}
+
+#[test]
+fn a_cluster_may_have_no_gateway() {
+    let mut facts = well();
+    facts.deployments = Ok(Vec::new());
+    facts.gateway_services = Ok(Vec::new());
+    facts.pods = Ok(Vec::new());
+    let rows = findings(&facts);
+    let row = rows
+        .iter()
+        .find(|row| row.subject.starts_with("ingress gateway"))
+        .unwrap();
+    assert_eq!((row.mark, row.detail.as_str()), (Mark::Ok, "not installed"));
 }

@@ -26,7 +26,7 @@ use crate::http::filters::{self, Shaping, Verdict};
 use crate::http::h2::upstream::{Client, End, Exchange};
 use crate::http::headers;
 use crate::http::lifetime::Lifetime;
-use crate::http::message::Source;
+use crate::http::message::{REPLAY_BYTES_MAX, Source};
 use crate::http::record::Record;
 use crate::http::reply::{Reply, Unanswered};
 use crate::http::translate as other;
@@ -73,10 +73,19 @@ struct Copied<'a> {
     authority: String,
 }
 
+/// A body of this kind may be kept as a whole until a copy of it is made.
+fn is_kept(framing: Framing) -> bool {
+    match framing {
+        Framing::Empty => true,
+        Framing::Length(length) => length <= REPLAY_BYTES_MAX as u64,
+        Framing::Chunked | Framing::UntilClose => false,
+    }
+}
+
 /// What is done with a request.
 enum Step<'a> {
     Verdict(Verdict<'a>),
-    /// The endpoints speak HTTP/2.
+    /// The endpoints speak HTTP/2, or somebody gets a copy of a body that cannot be kept.
     Translate(Target<'a>, Box<http::request::Parts>),
 }
 
@@ -155,6 +164,7 @@ impl Connection {
         let decision = filters::decide(&mut request, active, http, &self.flow, self.chain.secure, &mut record);
         facts.shaping = decision.shaping;
         let mut copied = None;
+        let mut streamed = false;
         if let Verdict::Forward(target) = &decision.verdict
             && !websocket
             && let Some(copies) = Copies::draw(active, http, target.forward)
@@ -163,7 +173,9 @@ impl Connection {
             let fallback = self.flow.destination.to_string();
             copied = other::request(&request, &fallback).ok().map(|parts| {
                 let authority = parts.uri.authority().map(ToString::to_string).unwrap_or_default();
-                let parts = (target.cluster.spec.protocol != Protocol::Http2).then_some(parts);
+                // A body that is not kept as a whole is taken apart on its way, once for all.
+                streamed = facts.expects || !is_kept(facts.framing);
+                let parts = (target.cluster.spec.protocol != Protocol::Http2 && !streamed).then_some(parts);
                 Box::new(Copied {
                     copies,
                     parts,
@@ -172,7 +184,7 @@ impl Connection {
             });
         }
         let step = match decision.verdict {
-            Verdict::Forward(target) if target.cluster.spec.protocol == Protocol::Http2 => {
+            Verdict::Forward(target) if streamed || target.cluster.spec.protocol == Protocol::Http2 => {
                 let translated = other::request(&request, &self.flow.destination.to_string());
                 let mut parts = match translated {
                     Ok(parts) => parts,
@@ -279,7 +291,6 @@ impl Connection {
                 Err(Sent::Refused(why)) => return self.client_failed(record, Some(why)).await,
                 Err(_) => return self.client_failed(record, None).await,
             }
-            // A body that is not here as a whole passes in place, once.
             if let Some(body) = upload.whole(&self.wire)
                 && let Some(parts) = &copied.parts
             {
@@ -344,7 +355,7 @@ impl Connection {
         }
     }
 
-    /// Forwards a request to endpoints that speak HTTP/2.
+    /// Forwards a request to endpoints that speak HTTP/2, or to any with copies of its body.
     async fn translate(
         &mut self,
         active: &Arc<Active>,
@@ -354,6 +365,14 @@ impl Connection {
         mut record: Record,
         copied: Option<Box<Copied<'_>>>,
     ) -> Next {
+        let mut parts = parts;
+        if facts.expects && copied.is_some() {
+            // The copies cannot wait for what the endpoint says.
+            parts.headers.remove(http::header::EXPECT);
+            if self.invite().await.is_err() {
+                return Next::Gone;
+            }
+        }
         let flow = Rc::clone(&self.flow);
         let after = self.after(facts);
         let authority = parts.uri.authority().map(ToString::to_string).unwrap_or_default();
@@ -409,6 +428,25 @@ impl Connection {
                 self.reply(&reply, facts.to_head, after, more).await
             }
         }
+    }
+
+    /// Asks a client that waits for it for the body. `Err`: it left, or time is up.
+    async fn invite(&mut self) -> Result<(), ()> {
+        let mut rest: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
+        poll_fn(|cx| {
+            while !rest.is_empty() {
+                match self.wire.poll_write(cx, &[std::io::IoSlice::new(rest)]) {
+                    Poll::Ready(Ok(n)) => rest = rest.get(n..).unwrap_or_default(),
+                    Poll::Ready(Err(_)) => return Poll::Ready(Err(())),
+                    Poll::Pending => return self.time.poll(cx).map(Err),
+                }
+            }
+            match self.wire.poll_flush(cx) {
+                Poll::Ready(flushed) => Poll::Ready(flushed.map_err(drop)),
+                Poll::Pending => self.time.poll(cx).map(Err),
+            }
+        })
+        .await
     }
 
     /// Waits between two tries, but not past the deadline.

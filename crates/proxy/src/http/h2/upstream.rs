@@ -1,7 +1,7 @@
-//! A request whose body changes its framing on the way: HTTP/2 on at least one side.
+//! A request whose body is taken out of its framing on the way: HTTP/2 on at least one side, or a copy of what cannot be kept.
 //!
 //! Enters: a head, a source of the body, a client of either version, a route. Leaves: the response on the client's side, a
-//! complete record. Where both sides speak HTTP/1 nothing of this is used.
+//! complete record. Else, where both sides speak HTTP/1, nothing of this is used.
 
 use std::cell::RefCell;
 use std::future::{Future, poll_fn};
