@@ -271,20 +271,20 @@ struct Owed(HashSet<String>);
 impl Owed {
     /// Notes what is on its way to Envoy.
     fn passed(&mut self, response: &DeltaDiscoveryResponse) {
-        let names = response.resources.iter().map(|r| r.name.clone());
+        let names = response.resources.iter().map(|r| &r.name);
         match response.type_url.as_str() {
-            CLUSTER => self.0.extend(names),
-            ENDPOINTS => {
-                for name in names {
-                    self.0.remove(&name);
-                }
+            CLUSTER => {
+                self.0.extend(names.cloned());
+                self.forget(response.removed_resources.iter());
             }
+            ENDPOINTS => self.forget(names),
             _ => {}
         }
-        if response.type_url == CLUSTER {
-            for name in &response.removed_resources {
-                self.0.remove(name);
-            }
+    }
+
+    fn forget<'a>(&mut self, names: impl Iterator<Item = &'a String>) {
+        for name in names {
+            self.0.remove(name);
         }
     }
 
