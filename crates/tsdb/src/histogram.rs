@@ -57,6 +57,9 @@ pub(crate) struct Histograms {
     state: State,
 }
 
+/// A layout with more counts was damaged: nobody has so many buckets.
+const COUNTS_MAX: u64 = 1 << 20;
+
 impl Histograms {
     /// Appends a histogram that is newer than all others. The newest one again is no error and no sample.
     pub fn push(&mut self, ts_ms: i64, value: &Histogram) -> Result<(), AppendError> {
@@ -374,8 +377,10 @@ impl Layout {
                 let length = u32::try_from(reader.number()?).ok()?;
                 spans.push(Span { offset, length });
             }
-            // Each count of each sample takes a byte at least, and there is at least one sample or none of this matters.
-            Some((spans, reader.length()?))
+            // Not more than the spans have buckets. What follows does not bound them: a chunk may hold a stale marker only.
+            let buckets: u64 = spans.iter().map(|span| u64::from(span.length)).sum();
+            let counts = reader.number().filter(|counts| *counts <= buckets.min(COUNTS_MAX))?;
+            Some((spans, usize::try_from(counts).ok()?))
         };
         let ((positive, positive_counts), (negative, negative_counts)) = (side()?, side()?);
         let custom_values = (0..reader.length()?).map(|_| Some(f64::from_bits(reader.fixed()?)));
@@ -515,5 +520,19 @@ mod tests {
         }
         let bytes = all.chunks[0].bytes.len();
         assert!(all.chunks.len() == 1 && bytes < 100 * 58, "{bytes}");
+    }
+
+    #[test]
+    fn a_chunk_that_holds_a_stale_marker_only_can_be_read() {
+        let mut all = Histograms::default();
+        let full = i64::from(CHUNK_SAMPLES);
+        for i in 0..full {
+            all.push(i * 5000, &histogram(vec![5.0; 50], 100.0, 3)).unwrap();
+        }
+        all.push(full * 5000, &Histogram::stale()).unwrap();
+        let mut bytes = Vec::new();
+        all.encode(&mut bytes);
+        let read = Histograms::decode(&mut Reader(&bytes)).expect("nothing needs to follow");
+        assert_eq!(read.last_ms(), Some(full * 5000));
     }
 }

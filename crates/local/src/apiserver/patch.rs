@@ -32,6 +32,11 @@ impl Kind {
     }
 }
 
+/// As in Kubernetes.
+const OPERATIONS_MAX: usize = 10_000;
+/// As large as a request's body may be.
+const COPIED_BYTES_MAX: usize = 3 << 20;
+
 /// Applies the patch. `lists_merge`: lists merge by their keys (built-in kinds); otherwise they are replaced.
 pub fn apply(kind: Kind, current: &Value, patch: &Value, lists_merge: bool) -> Result<Value> {
     let mut new = current.clone();
@@ -39,13 +44,32 @@ pub fn apply(kind: Kind, current: &Value, patch: &Value, lists_merge: bool) -> R
         Kind::Json => {
             let patch: json_patch::Patch = serde_json::from_value(patch.clone())
                 .map_err(|e| ApiError::bad_request(format!("error decoding patch: {e}")))?;
-            json_patch::patch(&mut new, &patch).map_err(|e| {
-                ApiError::new(
-                    422,
-                    "Invalid",
-                    format!("the server rejected our request due to an error in our request: {e}"),
-                )
-            })?;
+            if patch.len() > OPERATIONS_MAX {
+                let many = format!(
+                    "a JSON patch may have at most {OPERATIONS_MAX} operations, not {}",
+                    patch.len()
+                );
+                return Err(ApiError::new(413, "RequestEntityTooLarge", many));
+            }
+            let mut copied = 0;
+            for operation in patch.iter() {
+                if let json_patch::PatchOperation::Copy(copy) = operation {
+                    // Copies of copies double an object each time.
+                    let source = new.pointer(copy.from.as_str()).map(Value::to_string);
+                    copied += source.map_or(0, |text| text.len());
+                    if copied > COPIED_BYTES_MAX {
+                        let much = format!("a JSON patch may copy at most {COPIED_BYTES_MAX} bytes");
+                        return Err(ApiError::new(413, "RequestEntityTooLarge", much));
+                    }
+                }
+                json_patch::patch(&mut new, std::slice::from_ref(operation)).map_err(|e| {
+                    ApiError::new(
+                        422,
+                        "Invalid",
+                        format!("the server rejected our request due to an error in our request: {e}"),
+                    )
+                })?;
+            }
         }
         Kind::Merge => {
             require_object(patch)?;

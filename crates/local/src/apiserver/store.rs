@@ -99,6 +99,20 @@ pub enum WriteError {
     Io(#[from] std::io::Error),
     #[error("could not be encoded: {0}")]
     Encode(#[from] serde_json::Error),
+    #[error("is nested deeper than {DEPTH_MAX} levels")]
+    TooDeep,
+}
+
+/// Levels of objects and lists in an object. The log has one more around it, and readers end at 128.
+const DEPTH_MAX: usize = 100;
+
+fn is_deeper(value: &Value, levels: usize) -> bool {
+    match value {
+        Value::Object(_) | Value::Array(_) if levels == 0 => true,
+        Value::Object(fields) => fields.values().any(|v| is_deeper(v, levels - 1)),
+        Value::Array(values) => values.iter().any(|v| is_deeper(v, levels - 1)),
+        _ => false,
+    }
 }
 
 /// The history no longer reaches back to the version asked for.
@@ -319,6 +333,9 @@ impl Inner {
     }
 
     fn put(&mut self, resource: &str, mut value: Value) -> Result<Arc<Object>, WriteError> {
+        if is_deeper(&value, DEPTH_MAX) {
+            return Err(WriteError::TooDeep);
+        }
         let version = self.version + 1;
         object::meta(&mut value).insert("resourceVersion".into(), version.to_string().into());
         let object = Arc::new(Object::new(&value, version)?);

@@ -86,6 +86,11 @@ fn store_error(resource: &Resource, name: &str, error: WriteError) -> ApiError {
         WriteError::Exists => ApiError::already_exists(resource, name),
         WriteError::Missing => ApiError::not_found(resource, name),
         WriteError::Conflict => ApiError::modified(resource, name),
+        e @ WriteError::TooDeep => ApiError::new(
+            422,
+            "Invalid",
+            format!("{} \"{name}\" is invalid: the object {e}", resource.group_resource()),
+        ),
         e @ (WriteError::Io(_) | WriteError::Encode(_)) => {
             tracing::error!(resource = %resource.storage, name, "the object {e}");
             ApiError::internal(e)

@@ -353,6 +353,42 @@ async fn custom_resources_are_checked_served_and_printed() {
     .await;
 }
 
+/// What was stored must be readable at the next start, and a small patch must not make a large object.
+#[tokio::test]
+async fn objects_nested_deeply_or_copied_often_are_refused() {
+    let mut server = Server::start();
+    let client = server.admin().await;
+    let path = "/api/v1/namespaces/default/configmaps";
+    let nested = |levels: usize| (0..levels).fold(json!({}), |inner, _| json!({"a": inner}));
+    let map = |name: &str, levels| json!({"metadata": {"name": name}, "x": nested(levels)});
+    let (status, answer) = call(&client, "POST", path, &[], &map("deep", 110)).await;
+    assert_eq!(status, 422, "{answer}");
+    let message = answer["message"].as_str().unwrap();
+    assert!(
+        message.contains("\"deep\"") && message.contains("deeper than 100 levels"),
+        "{answer}"
+    );
+    assert_eq!(call(&client, "POST", path, &[], &map("high", 95)).await.0, 201);
+    let high = format!("{path}/high");
+    let json_patch = [("content-type", "application/json-patch+json")];
+    let deeper = json!([{"op": "add", "path": "/x/a", "value": nested(110)}]);
+    assert_eq!(call(&client, "PATCH", &high, &json_patch, &deeper).await.0, 422);
+    let mut copies = vec![json!({"op": "add", "path": "/y", "value": {"a": "some text that is copied"}})];
+    copies.extend((0..30).map(|n| json!({"op": "copy", "from": "/y", "path": format!("/y/c{n}")})));
+    let (status, answer) = call(&client, "PATCH", &high, &json_patch, &json!(copies)).await;
+    assert!(
+        status == 413 && answer["message"].as_str().unwrap().contains("copy at most"),
+        "{status} {answer}"
+    );
+
+    server.restart().await;
+    let client = server.admin().await;
+    super::fixture::until("the object after the restart", || async {
+        call(&client, "GET", &high, &[], &Value::Null).await.0 == 200
+    })
+    .await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn definitions_written_at_once_are_all_served() {
     let server = Server::start();

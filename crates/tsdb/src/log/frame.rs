@@ -11,10 +11,8 @@ pub(crate) const LOG: &[u8; 8] = b"WEIRLOG1";
 pub(crate) const SNAPSHOT: &[u8; 8] = b"WEIRSNP1";
 /// Bytes before each record: length and checksum, both little-endian.
 pub(crate) const HEAD: usize = 8;
-/// A longer record is no record.
-const RECORD_MAX: u32 = 256 << 20;
 
-/// Appends a record; `write` appends its bytes. Nothing is appended if there are none.
+/// Appends a record; `write` appends its bytes, less than 4 GiB. Nothing is appended if there are none.
 pub(crate) fn put(out: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>)) {
     let begin = out.len();
     out.extend_from_slice(&[0; HEAD]);
@@ -101,7 +99,8 @@ impl<R: Read> Records<R> {
         let [a, b, c, d, rest @ ..] = head;
         let length = u32::from_le_bytes([a, b, c, d]);
         let end = self.offset + HEAD as u64 + u64::from(length);
-        if length == 0 || length > RECORD_MAX || end > self.length {
+        // The file's own length bounds what is read: how long a record may be is the writer's business.
+        if length == 0 || end > self.length {
             return Err(Bad::Record("the length of a record is not possible"));
         }
         self.record.resize(length as usize, 0);

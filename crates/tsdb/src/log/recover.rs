@@ -63,7 +63,7 @@ pub(crate) fn recover(
             }
             Err((offset, bad)) => {
                 damaged(&mut found.recovery, &path, offset, size(&path), bad)?;
-                fs::remove_file(&path).map_err(fail)?;
+                set_aside(&path).map_err(fail)?;
                 head = make();
             }
         }
@@ -94,7 +94,7 @@ pub(crate) fn recover(
         let path = directory.log(*number);
         let after = Bad::Record("it comes after a record that cannot be read");
         damaged(&mut found.recovery, &path, 0, size(&path), after)?;
-        fs::remove_file(&path).map_err(fail)?;
+        set_aside(&path).map_err(fail)?;
     }
     found.recovery.series = head.index().len() as u64;
     Ok((head, found))
@@ -117,6 +117,12 @@ fn damaged(recovery: &mut Recovery, path: &Path, offset: u64, bytes: u64, bad: B
             Ok(())
         }
     }
+}
+
+/// Takes a file out of the store under a name that says why: another version may be able to read it.
+fn set_aside(path: &Path) -> std::io::Result<()> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    fs::rename(path, path.with_file_name(format!("damaged-{name}")))
 }
 
 fn size(path: &Path) -> u64 {
@@ -381,6 +387,28 @@ mod tests {
             let (head, good, length) = replay(frame::LOG, &LOG[..at]);
             assert!(good <= length && head.index().len() <= 4);
         }
+    }
+
+    #[test]
+    fn a_page_may_take_more_than_one_record() {
+        let head = Head::new(Options::default(), None);
+        for series in 0..8 {
+            let id = head.resolve([("n", series.to_string().as_str())].into_iter()).unwrap();
+            for at in 0..200 {
+                let sample = Sample {
+                    ts_ms: at * 1000,
+                    value: (at * 7919 % 1009) as f64 / 7.0,
+                };
+                head.append(&[(id, sample)], &mut Vec::new());
+            }
+        }
+        let mut making = Making::new(&head);
+        let mut records = vec![0];
+        while making.page(&head, &mut records) {}
+        making.end(&head, &mut records);
+        assert!(records.len() > 4 << 10, "{} bytes make several records", records.len());
+        let (recovered, good, length) = replay(frame::SNAPSHOT, &records);
+        assert_eq!((good, recovered.index().len()), (length, 8));
     }
 
     #[test]

@@ -11,6 +11,9 @@ use crate::series::Series;
 use crate::varint::{Reader, put, put_bytes, put_signed};
 use weir_series::Metadata;
 
+/// A record of series ends with the first that reaches this size.
+const RECORD_BYTES: usize = if cfg!(test) { 1 << 10 } else { 4 << 20 };
+
 /// A snapshot in the making: page by page, each with little more than its own memory.
 #[derive(Debug)]
 pub(crate) struct Making {
@@ -39,23 +42,30 @@ impl Making {
         let Some(number) = self.pages.next() else {
             return false;
         };
-        frame::put(out, |out| {
-            let index = head.index();
-            let Some(page) = head.pages.of(number * PAGE) else {
-                return;
-            };
-            let page = lock(&page);
-            out.push(CHUNKS);
-            for (slot, series) in page.iter() {
-                let id = number * PAGE + u64::from(slot);
-                let before = out.len();
-                self.dictionary.series(&index, id, out);
-                if out.len() > before {
-                    put_chunks(series, out);
-                    self.series += 1;
+        let index = head.index();
+        let Some(page) = head.pages.of(number * PAGE) else {
+            return true;
+        };
+        let page = lock(&page);
+        let mut slots = page.iter().peekable();
+        // A page may hold weeks of histograms: its records are of a size that can be read again in any case.
+        while slots.peek().is_some() {
+            frame::put(out, |out| {
+                let begin = out.len();
+                out.push(CHUNKS);
+                while out.len() - begin < RECORD_BYTES
+                    && let Some((slot, series)) = slots.next()
+                {
+                    let id = number * PAGE + u64::from(slot);
+                    let before = out.len();
+                    self.dictionary.series(&index, id, out);
+                    if out.len() > before {
+                        put_chunks(series, out);
+                        self.series += 1;
+                    }
                 }
-            }
-        });
+            });
+        }
         true
     }
 
