@@ -180,7 +180,8 @@ fn histograms(
     } else {
         to.value.as_ref().clone()
     };
-    if !is_counter && !(is_gauge(&left) && is_gauge(&right)) {
+    let are_gauges = is_gauge(&left) && is_gauge(&right);
+    if !is_counter && !are_gauges {
         annotations.not_gauge(w.metric());
     }
     let mut difference = combined(native::subtract(&right, &left), "subtraction", annotations)?;
