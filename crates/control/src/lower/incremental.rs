@@ -3,7 +3,7 @@
 
 use proptest::prelude::*;
 use serde_json::json;
-use weir_api::labels::{ENABLED, EXPORT_TO};
+use weir_api::labels::{ENABLED, EXPORT_TO, PORT_PREFIX};
 use weir_mesh::Objects;
 
 use super::tests::any_objects;
@@ -193,7 +193,7 @@ fn a_route_of_consumers_reaches_their_namespace() {
             let meta = json!({"namespace": namespace, "name": "client", "labels": {ENABLED: "true"}});
             json!({"kind": "Pod", "metadata": meta, "spec": {"containers": []}, "status": {"phase": "Running", "podIP": "10.244.9.9"}})
         };
-        let labels = json!({"traffic.port.80": "http"});
+        let labels = json!({format!("{PORT_PREFIX}80"): "http"});
         let service = json!({"kind": "Service", "metadata": {"namespace": "default", "name": "web", "labels": labels},
             "spec": {"clusterIP": "10.96.0.20", "selector": {"a": "b"}, "ports": [{"port": 80}]}});
         for object in [pod("default"), pod("other"), pod("third"), service] {

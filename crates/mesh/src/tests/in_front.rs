@@ -44,8 +44,10 @@ fn http_service(namespace: &str, name: &str, ip: &str) -> Value {
     json!({"kind": "Service", "metadata": meta, "spec": {"clusterIP": ip, "selector": {"a": "b"}, "ports": [{"port": 80}]}})
 }
 
+type Told = (Vec<routes::RequestMatch>, Vec<(String, u32)>);
+
 /// Which requests go where: conditions of a rule, then the names and weights of its shares.
-fn told(rules: &[routes::Rule]) -> Vec<(Vec<routes::RequestMatch>, Vec<(String, u32)>)> {
+fn told(rules: &[routes::Rule]) -> Vec<Told> {
     let shares = |rule: &routes::Rule| {
         let shares = rule.shares().iter().cloned();
         let named = shares.map(|share| (share.service.unwrap_or_default().name, share.weight));
