@@ -58,7 +58,13 @@ const NUMBERS: &[&str] = &["0", "1", "2", "3.5", "-1", "0.25", "1e3", "5"];
 
 /// A query; the random numbers decide everything.
 pub fn query(random: &mut Random) -> String {
-    any(random)
+    loop {
+        let query = any(random);
+        // A subquery is a range, too.
+        if has_ranges(&query) || !query.contains(':') {
+            return query;
+        }
+    }
 }
 
 /// Whether it can be compared over a range: Prometheus moves the window that `@` should pin.
