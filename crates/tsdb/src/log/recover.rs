@@ -323,7 +323,7 @@ mod tests {
     use super::*;
     use crate::log::snapshot::Making;
     use crate::options::Options;
-    use weir_series::{Matcher, is_stale};
+    use weir_series::{Matcher, Sample, is_stale};
 
     /// Files that were put together by hand from the description of the format: what is on disks stays readable.
     const LOG: &[u8] = include_bytes!("../../../../fuzz/corpus/tsdb_log/log");
