@@ -395,6 +395,8 @@ async fn push<V: Variant>(
                 .map_err(|_| Status::cancelled("the client is gone"))?;
         }
     }
-    connection.report(locked(session).rejections());
+    // Not while the session is held: who looks at all clients holds the cache and then each session.
+    let rejections = locked(session).rejections();
+    connection.report(rejections);
     Ok(())
 }
