@@ -66,7 +66,8 @@ def test_tour(page_mesh):
         script += f"echo '== block {number}'\n{block}\n"
         if "traffic.proxy.engine=envoy" in block:
             # A reader takes the second that the change needs; the script asks until it is there.
-            script += "for _ in $(seq 150); do weir proxies | grep envoy && break; sleep 0.2; done\n"
+            # The row is there a moment before the new proxy has found the control plane.
+            script += "for _ in $(seq 300); do weir proxies | grep envoy && weir check >/dev/null && break; sleep 0.2; done\n"
     done = subprocess.run(["bash", "-x"], input=script, text=True, capture_output=True, env=environment, cwd=ROOT, timeout=180)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     out = done.stdout
