@@ -28,10 +28,9 @@ def start(name, args=None, user=None):
     return Mesh(name, **ports, args=args, user=user)
 
 
-@pytest.fixture(scope="session")
-def mesh():
-    """One mesh with bookinfo for all tests that do not break it."""
-    running = start("shared", ["-f", str(ROOT / "samples" / "bookinfo")])
+def ready(name, args=None):
+    """For fixtures: a mesh that is ready, and gone afterwards."""
+    running = start(name, args)
     try:
         yield running.wait_ready()
     finally:
@@ -39,6 +38,12 @@ def mesh():
             running.stop()
         finally:
             running.remove()
+
+
+@pytest.fixture(scope="session")
+def mesh():
+    """One mesh with bookinfo for all tests that do not break it."""
+    yield from ready("shared", ["-f", str(ROOT / "samples" / "bookinfo")])
 
 
 @pytest.fixture(params=["weir", "envoy"])

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from conftest import start
+from conftest import ready
 from harness import wait_until
 from scenarios import play, steps
 from scenarios.traces import Collector, broken, service as service_of
@@ -24,14 +24,7 @@ URL = "http://productpage:9080/productpage"
 
 @pytest.fixture(scope="module")
 def mesh():
-    running = start("traces")
-    try:
-        yield running.wait_ready()
-    finally:
-        try:
-            running.stop()
-        finally:
-            running.remove()
+    yield from ready("traces")
 
 
 @pytest.fixture(params=ENGINES)

@@ -10,7 +10,7 @@ import urllib.request
 import pytest
 import yaml
 
-from conftest import start
+from conftest import ready
 from harness import ROOT, parse_exposition, tool, wait_until
 from manifests import deployment, meshed, service
 
@@ -74,14 +74,7 @@ QUESTIONS = [
 @pytest.fixture(scope="module")
 def mesh():
     """A mesh of its own: nothing else may send a request in it, and its metrics server is started anew."""
-    running = start("backends")
-    try:
-        yield running.wait_ready()
-    finally:
-        try:
-            running.stop()
-        finally:
-            running.remove()
+    yield from ready("backends")
 
 
 def counts(answer):

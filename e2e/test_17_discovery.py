@@ -6,7 +6,7 @@ import signal
 
 import pytest
 
-from conftest import start
+from conftest import ready
 from harness import Timeout, wait_until
 from manifests import deployment, service
 from test_15_store import Store
@@ -18,14 +18,7 @@ NAMESPACE = "shop"
 @pytest.fixture(scope="module")
 def mesh():
     """A mesh of its own: its API server is ended."""
-    running = start("discovery")
-    try:
-        yield running.wait_ready()
-    finally:
-        try:
-            running.stop()
-        finally:
-            running.remove()
+    yield from ready("discovery")
 
 
 def configuration(mesh):
