@@ -55,6 +55,7 @@ impl Proxy {
             drain,
             workers: 1,
             record: true,
+            access_log: None,
         };
         let shutdown = CancellationToken::new();
         let token = shutdown.clone();

@@ -30,6 +30,7 @@ use crate::http::message::{REPLAY_BYTES_MAX, Source};
 use crate::http::record::Record;
 use crate::http::reply::{Reply, Unanswered};
 use crate::http::translate as other;
+use crate::tcp::Joined;
 use crate::wire::Wire;
 
 /// What remains of a request's head once it is rendered.
@@ -282,7 +283,9 @@ impl Connection {
         let mut upload = Upload::new(facts, replay && !facts.expects);
         let flow = Rc::clone(&self.flow);
         if let Some(copied) = copied {
-            match self.gather(&mut upload).await {
+            let gathered = self.gather(&mut upload).await;
+            record.received(|| upload.received(facts.framing, &self.wire));
+            match gathered {
                 Ok(()) => {}
                 Err(Sent::Late) if self.time.is_past_deadline() => {
                     return self.unanswered(record, Unanswered::Late, facts).await;
@@ -309,7 +312,9 @@ impl Connection {
             let origin = Origin::new(cluster, endpoint.address);
             self.time.limit_try(attempts.time());
             let attempt = self.attempt(&endpoint, origin, &mut upload, facts, &mut attempts, &mut record);
-            let wait = match attempt.await {
+            let outcome = attempt.await;
+            record.received(|| upload.received(facts.framing, &self.wire));
+            let wait = match outcome {
                 Ok((upstream, answer)) => {
                     self.time.limit_try(None);
                     let status = (answer.status, answer.grpc_status);
@@ -482,7 +487,7 @@ impl Connection {
         facts: Facts<'_>,
         mut record: Record,
     ) -> Next {
-        record.head(answer.status, answer.grpc, answer.grpc_status);
+        record.answered(answer.status, answer.grpc, answer.grpc_status);
         upload.forget(&mut self.wire);
         if answer.after == After::Upgrade {
             return self.tunnel(upstream, record).await;
@@ -500,6 +505,8 @@ impl Connection {
         } else {
             self.relay(&mut upstream, &mut body, &mut upload, &mut sent).await
         };
+        record.received(|| upload.received(facts.framing, &self.wire));
+        record.sent(|| body.content(framing));
         match end {
             Ok(()) => {
                 record.complete();
@@ -614,8 +621,11 @@ impl Connection {
     /// Joins two connections that left HTTP, each half for itself. The head of the answer is in `out`.
     async fn tunnel(&mut self, mut upstream: Wire, mut record: Record) -> Next {
         self.time.limit(None);
-        let end = crate::tcp::join(&mut self.wire, &mut upstream, &self.out, None).await;
+        let mut joined = Joined::default();
+        let end = joined.run(&mut self.wire, &mut upstream, &self.out, None).await;
         tracing::debug!(?end, "upgraded connection ended");
+        record.received(|| joined.up());
+        record.sent(|| joined.down());
         record.complete();
         Next::Gone
     }

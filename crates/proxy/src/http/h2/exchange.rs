@@ -170,6 +170,10 @@ impl Editable for Head<'_> {
     }
 
     fn settle(&mut self, _request_id: bool) {}
+
+    fn protocol(&self) -> &'static str {
+        "HTTP/2"
+    }
 }
 
 /// The target with all its parts, as the client of the HTTP/2 library wants it.
