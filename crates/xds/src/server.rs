@@ -19,8 +19,7 @@ use tokio_stream::wrappers::TcpListenerStream;
 use tonic::body::Body;
 use tonic::server::NamedService;
 use tonic::transport::{Identity, Server, ServerTlsConfig};
-use tonic::{Request, Status, Streaming};
-use tonic_prost::ProstDecoder;
+use tonic::{Request, Status};
 
 use crate::discovery::{DeltaDiscoveryRequest, DiscoveryRequest};
 use crate::snapshot::Snapshot;
@@ -28,11 +27,13 @@ use crate::types::ResourceType;
 
 pub mod cache;
 mod message;
+mod requests;
 pub mod session;
 
 pub use cache::{Cache, NodeInfo, NodeStatus};
 use cache::{Connection, Standing};
 use message::{Message, ResponseBody};
+use requests::Requests;
 use session::delta::DeltaSession;
 use session::sotw::SotwSession;
 use session::{Event, Nack, TypeStatus};
@@ -53,8 +54,6 @@ const AUTHORIZE_TIMEOUT: Duration = Duration::from_secs(10);
 const SEND_TIMEOUT: Duration = Duration::from_secs(30);
 /// Dead peers are found by HTTP/2 pings.
 const KEEPALIVE: Duration = Duration::from_secs(20);
-/// Largest request: a reconnecting client lists all it has.
-const REQUEST_BYTES_MAX: usize = 16 << 20;
 
 /// What a client presents to prove who it is.
 #[derive(Clone, Debug, Default)]
@@ -256,8 +255,7 @@ impl<A: Authorize> Ads<A> {
             token: bearer_token(&request),
             remote: request.remote_addr(),
         };
-        let decoder = ProstDecoder::<V::Request>::default();
-        let requests = Streaming::new_request(decoder, request.into_inner(), None, Some(REQUEST_BYTES_MAX));
+        let requests = Requests::new(request.into_inner());
         let (queue, responses) = mpsc::channel(RESPONSES_QUEUED);
         let shared = Arc::clone(&self.shared);
         tokio::spawn(async move {
@@ -294,7 +292,7 @@ impl<A: Authorize> Shared<A> {
     async fn stream<V: Variant>(
         &self,
         credentials: Credentials,
-        mut requests: Streaming<V::Request>,
+        mut requests: Requests<V::Request>,
         queue: &Queue,
     ) -> Result<(), Status> {
         let first = tokio::time::timeout(FIRST_REQUEST_TIMEOUT, requests.message())
@@ -331,7 +329,7 @@ impl<A: Authorize> Shared<A> {
         &self,
         session: &Mutex<V>,
         first: V::Request,
-        requests: &mut Streaming<V::Request>,
+        requests: &mut Requests<V::Request>,
         connection: &mut Connection,
         queue: &Queue,
     ) -> Result<(), Status> {
