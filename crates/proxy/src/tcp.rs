@@ -160,7 +160,7 @@ async fn connect(
                 return Some((wire, Busy::new(cluster, place)));
             }
             Err(error) => {
-                log.flags = "UF";
+                log.flags = "UF,URX";
                 tracing::debug!(address = %endpoint.address, %error, "no connection");
                 failed.push(endpoint.address);
             }

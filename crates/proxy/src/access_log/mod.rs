@@ -41,11 +41,11 @@ pub struct Entry {
 
 /// What became of a request or connection.
 #[derive(Debug, Clone, Copy)]
-pub struct Outcome {
+pub struct Outcome<'a> {
     /// HTTP status; 0: there was none.
     pub status: u16,
     /// Why there is no answer of an endpoint, in Envoy's letters.
-    pub flags: &'static str,
+    pub flags: &'a str,
     /// Until all was over.
     pub duration: Duration,
 }
@@ -122,7 +122,7 @@ impl Entry {
     }
 
     /// The line, with its end.
-    pub fn line(&self, outcome: &Outcome) -> Vec<u8> {
+    pub fn line(&self, outcome: &Outcome<'_>) -> Vec<u8> {
         let (request, tail) = self.text.split_at(self.tail);
         let mut line = Vec::with_capacity(self.text.len() + 128);
         line.push(b'[');

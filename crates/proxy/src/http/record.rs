@@ -4,6 +4,7 @@
 //! know. The last endpoint tried stands for the request; dropping a record that was not ended means that the client went
 //! away.
 
+use std::borrow::Cow;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -39,6 +40,8 @@ pub struct Record {
     log: Option<Box<Entry>>,
     /// Why there is no answer of an endpoint, in Envoy's letters.
     flags: &'static str,
+    /// It failed although it was tried as often as may be.
+    exhausted: bool,
     ended: bool,
     /// It is of a copy, which is no request of the client.
     shadow: bool,
@@ -65,6 +68,7 @@ impl Record {
             trace: None,
             log: None,
             flags: "-",
+            exhausted: false,
             ended: muted,
             shadow: false,
         }
@@ -88,6 +92,7 @@ impl Record {
             trace: None,
             log: None,
             flags: "-",
+            exhausted: false,
             ended: false,
             shadow: true,
         }
@@ -116,6 +121,11 @@ impl Record {
     /// Why there is no answer of an endpoint, in Envoy's letters.
     pub fn flag(&mut self, flags: &'static str) {
         self.flags = flags;
+    }
+
+    /// No other try follows a failed one: there were as many as there may be.
+    pub fn exhausted(&mut self) {
+        self.exhausted = true;
     }
 
     /// How much came of the request's body, for the access log.
@@ -222,13 +232,6 @@ impl Record {
     }
 
     /// The proxy answers by itself.
-    pub fn local(&mut self, status: u16) {
-        self.slot = None;
-        self.status = status;
-        self.end(classify(status, None, false), true);
-    }
-
-    /// The same, with a reply that may be gRPC.
     pub fn reply(&mut self, reply: &Reply) {
         self.sent(|| reply.body.len() as u64);
         self.slot = None;
@@ -337,10 +340,15 @@ impl Record {
         if aborted {
             self.flags = "DC";
         }
+        let flags = match (self.flags, self.exhausted) {
+            (flags, false) => Cow::Borrowed(flags),
+            ("-", true) => Cow::Borrowed("URX"),
+            (flags, true) => Cow::Owned(format!("URX,{flags}")),
+        };
         if let Some(log) = self.log.take() {
             let outcome = access_log::Outcome {
                 status: self.status,
-                flags: self.flags,
+                flags: &flags,
                 duration: latency,
             };
             self.flow.worker.shared.access_log.offer(log.line(&outcome));
@@ -351,7 +359,7 @@ impl Record {
                 status: self.status,
                 grpc_status: self.grpc_status,
                 failed: classification == Classification::Failure,
-                flags: self.flags,
+                flags: &flags,
                 cluster: self.cluster.as_deref(),
                 source: self.flow.source,
                 client: &self.flow.client(),

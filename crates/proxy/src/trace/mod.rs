@@ -58,7 +58,7 @@ pub struct Outcome<'a> {
     /// It counts as a failure.
     pub failed: bool,
     /// Why there was no answer of an endpoint, in Envoy's letters.
-    pub flags: &'static str,
+    pub flags: &'a str,
     /// The cluster that was tried.
     pub cluster: Option<&'a Cluster>,
     /// From where the request came.

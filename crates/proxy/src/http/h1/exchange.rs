@@ -28,7 +28,7 @@ use crate::http::headers;
 use crate::http::lifetime::Lifetime;
 use crate::http::message::{REPLAY_BYTES_MAX, Source};
 use crate::http::record::Record;
-use crate::http::reply::{Reply, Unanswered};
+use crate::http::reply::{MALFORMED, Reply, Unanswered};
 use crate::http::translate as other;
 use crate::tcp::Joined;
 use crate::wire::Wire;
@@ -467,9 +467,10 @@ impl Connection {
         match why {
             None => Next::Gone,
             Some(why) => {
-                record.local(400);
-                drop(record);
                 let reply = Reply::new(400, why.to_string());
+                record.flag(MALFORMED);
+                record.reply(&reply);
+                drop(record);
                 self.reply(&reply, false, After::Close, true).await
             }
         }
@@ -487,11 +488,12 @@ impl Connection {
         facts: Facts<'_>,
         mut record: Record,
     ) -> Next {
-        record.answered(answer.status, answer.grpc, answer.grpc_status);
         upload.forget(&mut self.wire);
         if answer.after == After::Upgrade {
+            record.head(answer.status, answer.grpc, answer.grpc_status);
             return self.tunnel(upstream, record).await;
         }
+        record.answered(answer.status, answer.grpc, answer.grpc_status);
         let framing = render::body_of(answer.framing, facts.to_head);
         let old_chunked = framing == Framing::Chunked && !facts.one_one;
         let mut body = Body::new(framing);
@@ -531,6 +533,7 @@ impl Connection {
             }
             Err(Broken::Source | Broken::Malformed(_)) => {
                 upstream.fail();
+                record.flag(self.time.broken());
                 record.upstream_failed();
                 // A regular end would make half a response look whole.
                 self.wire.reset_on_close();
