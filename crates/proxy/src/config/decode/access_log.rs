@@ -66,7 +66,7 @@ mod tests {
 
     use super::*;
 
-    fn log(config: &(impl Message + Name)) -> pb::AccessLog {
+    fn log(config: &impl Name) -> pb::AccessLog {
         pb::AccessLog {
             name: "any name".into(),
             config_type: Some(pb::access_log::ConfigType::TypedConfig(any(config))),
@@ -74,7 +74,7 @@ mod tests {
         }
     }
 
-    fn any<M: Message + Name>(message: &M) -> Any {
+    fn any<M: Name>(message: &M) -> Any {
         Any {
             type_url: M::type_url(),
             value: message.encode_to_vec(),
