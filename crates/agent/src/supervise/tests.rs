@@ -36,8 +36,8 @@ signal.signal(signal.SIGTERM, lambda *_: threading.Timer(0.3, lambda: __import__
 server.serve_forever()
 "#;
 
-/// Gives tokens and remembers annotations.
-async fn api(annotations: Arc<Mutex<Vec<String>>>) -> kube::Client {
+/// Gives tokens and remembers annotations; or never answers what is said of annotations.
+async fn api(annotations: Arc<Mutex<Vec<String>>>, hangs: bool) -> kube::Client {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(async move {
@@ -52,6 +52,9 @@ async fn api(annotations: Arc<Mutex<Vec<String>>>) -> kube::Client {
                     if path.ends_with("/token") {
                         body["status"] = json!({"token": "t", "expirationTimestamp": "2100-01-01T00:00:00Z"});
                     } else if path.contains("/pods/") {
+                        if hangs {
+                            std::future::pending::<()>().await;
+                        }
                         let written = body["metadata"]["annotations"]["traffic.envoy.proxy"].as_str().unwrap();
                         annotations.lock().unwrap().push(written.to_owned());
                         body["metadata"]["name"] = json!("a-1");
@@ -75,6 +78,10 @@ struct Fixture {
 
 impl Fixture {
     async fn new() -> Self {
+        Self::with_api(false).await
+    }
+
+    async fn with_api(hangs: bool) -> Self {
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let root = tempfile::tempdir().unwrap();
         let exe = root.path().join("weir");
@@ -95,7 +102,7 @@ impl Fixture {
                 drain: Duration::from_secs(5),
             },
             cgroup: None,
-            cluster: Cluster::new(api(annotations.clone()).await, "node".into(), ControlNames::default()),
+            cluster: Cluster::new(api(annotations.clone(), hangs).await, "node".into(), ControlNames::default()),
             runtime: Runtime::new(Path::new("/nonexistent/cri.sock")),
             control: watch::channel(Some(control)).1,
             host_ip: watch::channel(None).1,
@@ -294,6 +301,18 @@ async fn the_proxy_of_a_leaving_pod_sends_its_clients_away_and_serves_on() {
     assert_eq!(fixture.directory().record().unwrap().process, record.process);
     handle.update(|want| want.gone = true);
     until("gone", || async { handle.ended() }).await;
+}
+
+#[tokio::test]
+async fn an_agent_stops_while_the_api_server_hangs() {
+    let fixture = Fixture::with_api(true).await;
+    let agent = CancellationToken::new();
+    let mut handle = fixture.start(None, fixture.want(), &agent);
+    serving(&mut handle, "").await;
+    agent.cancel();
+    until("task ended", || async { handle.want.receiver_count() == 0 }).await;
+    assert!(!handle.status.borrow().eq(&Status::Ended), "the proxy stays");
+    assert!(fixture.directory().record().is_some());
 }
 
 #[tokio::test]
