@@ -3,7 +3,8 @@
 //! Enters: a network namespace and the traffic to leave alone. Leaves: the rules, applied in one transaction and checked
 //! afterwards, or undone. It knows nothing of proxies; it never touches any other table.
 //!
-//! Only the first packet of a new connection (SYN) is redirected, so a connection from before stays untouched. Undoing
+//! Only the first packet of a new connection (SYN) is redirected, so a connection from before stays untouched; an inbound
+//! one only if something listens at its port, so that the kernel refuses the others as it does without a proxy. Undoing
 //! takes two steps, because a connection that was redirected lives as long as the chains exist and connections are
 //! tracked: [`release`] takes the rules out, so that new connections go their own way; [`remove`], once the proxy has
 //! gone, takes the rest.
@@ -55,10 +56,27 @@ pub enum Error {
     Differs(String),
 }
 
+/// Which inbound connections are redirected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Inbound {
+    /// Those to ports where something listens. What nobody listens to is refused by the kernel as without a proxy: a
+    /// probe that only connects tells the truth, and a client's proxy tries another endpoint at once.
+    Listening,
+    /// All: for kernels without nftables' `socket` expression (`CONFIG_NFT_SOCKET`, Linux 4.18).
+    All,
+}
+
 /// Redirects new connections and checks that the kernel has the rules. Doing it again replaces the rules and leaves
 /// connections alone.
 pub async fn apply(netns: &Path, skip: &Skip) -> Result<(), Error> {
-    nft(netns, &["-f", "-"], &script(skip)).await?;
+    match nft(netns, &["-f", "-"], &script(skip, Inbound::Listening)).await {
+        Err(Error::Refused(reason)) => {
+            nft(netns, &["-f", "-"], &script(skip, Inbound::All)).await?;
+            tracing::warn!(netns = %netns.display(), reason,
+                "the kernel cannot tell ports that nobody listens to: connections to them are accepted by the proxy");
+        }
+        done => drop(done?),
+    }
     verify(netns, skip).await
 }
 
@@ -66,8 +84,8 @@ pub async fn apply(netns: &Path, skip: &Skip) -> Result<(), Error> {
 pub async fn verify(netns: &Path, skip: &Skip) -> Result<(), Error> {
     let listing = nft(netns, &["-j", "list", "table", "inet", "weir"], "").await?;
     let listing: Value = serde_json::from_str(&listing).map_err(|e| Error::Differs(format!("unreadable: {e}")))?;
-    let (found, expected) = (shape(&listing), expected(skip));
-    if found == expected {
+    let (found, expected) = (shape(&listing), expected(skip, Inbound::Listening));
+    if found == expected || found == self::expected(skip, Inbound::All) {
         return Ok(());
     }
     Err(Error::Differs(format!(
@@ -111,8 +129,12 @@ add chain inet weir prerouting { type nat hook prerouting priority -100; policy 
 /// Ports of the proxy itself.
 const OWN_PORTS: [u16; 3] = [weir_api::labels::PROXY_METRICS_PORT, OUTBOUND_PORT, INBOUND_PORT];
 
+/// A condition that holds if some socket of the namespace would take the packet, whatever the flag's value. (The key
+/// `wildcard` would not do: it does not hold for sockets in TIME_WAIT.)
+const LISTENED: &str = "socket transparent { 0, 1 } ";
+
 /// The transaction that [`apply`] runs.
-fn script(skip: &Skip) -> String {
+fn script(skip: &Skip, inbound: Inbound) -> String {
     let mut text = format!("{CHAINS}flush chain inet weir output\nflush chain inet weir prerouting\n");
     let own = OWN_PORTS.map(|p| p.to_string()).join(", ");
     let mut rule = |chain: &str, rule: &str| {
@@ -138,15 +160,19 @@ fn script(skip: &Skip) -> String {
     rule("prerouting", &format!("meta mark {MARK} return"));
     rule("prerouting", "iif lo return");
     rule("prerouting", &format!("tcp dport {{ {own} }} return"));
+    let listened = match inbound {
+        Inbound::Listening => LISTENED,
+        Inbound::All => "",
+    };
     rule(
         "prerouting",
-        &format!("tcp flags & (fin|syn|rst|ack) == syn redirect to :{INBOUND_PORT}"),
+        &format!("tcp flags & (fin|syn|rst|ack) == syn {listened}redirect to :{INBOUND_PORT}"),
     );
     text
 }
 
 /// The rules in the words of [`shape`].
-fn expected(skip: &Skip) -> Vec<String> {
+fn expected(skip: &Skip, inbound: Inbound) -> Vec<String> {
     let own = OWN_PORTS.map(|p| p.to_string()).join(",");
     let mut lines: Vec<String> = vec![
         "chain output nat output".into(),
@@ -164,11 +190,15 @@ fn expected(skip: &Skip) -> Vec<String> {
             .map(|c| format!("daddr={} return", network(c.address, c.prefix))),
     );
     output.push(format!("flags=syn redirect {OUTBOUND_PORT}"));
+    let listened = match inbound {
+        Inbound::Listening => "transparent=0,1 ",
+        Inbound::All => "",
+    };
     let prerouting = vec![
         format!("mark={MARK} return"),
         "iif=lo return".into(),
         format!("dport={own} return"),
-        format!("flags=syn redirect {INBOUND_PORT}"),
+        format!("flags=syn {listened}redirect {INBOUND_PORT}"),
     ];
     lines.extend(output.into_iter().map(|l| format!("output {l}")));
     lines.extend(prerouting.into_iter().map(|l| format!("prerouting {l}")));
@@ -211,6 +241,7 @@ fn part(expression: &Value) -> String {
     let left = &matched["left"];
     let name = left["meta"]["key"]
         .as_str()
+        .or_else(|| left["socket"]["key"].as_str())
         .or_else(|| left["payload"]["field"].as_str());
     let name = name
         .or_else(|| left["&"][0]["payload"]["field"].as_str())

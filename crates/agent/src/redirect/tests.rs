@@ -136,6 +136,37 @@ async fn new_connections_are_captured_and_old_ones_left_alone() {
     assert_eq!(ruleset(&net), "");
 }
 
+#[tokio::test]
+async fn ports_that_nobody_listens_to_refuse_as_without_a_proxy() {
+    let net = Net::new();
+    echo(net.pod(), "0.0.0.0:15006", "inbound");
+    apply(&net.pod(), &Skip::default()).await.unwrap();
+    let refused = connect(net.peer(), "10.199.0.1:7001", None).unwrap_err();
+    assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused);
+    // At whichever address it listens.
+    for (listens, to) in [
+        ("10.199.0.1:7001", "10.199.0.1:7001"),
+        ("0.0.0.0:7002", "10.199.0.1:7002"),
+        ("[::]:7003", "10.199.0.1:7003"),
+    ] {
+        echo(net.pod(), listens, "app");
+        let mut taken = connect(net.peer(), to, None).unwrap();
+        assert_eq!(say(&mut taken, "1"), "inbound:1");
+    }
+}
+
+#[tokio::test]
+async fn a_kernel_that_knows_no_sockets_in_rules_redirects_all() {
+    let net = Net::new();
+    echo(net.pod(), "0.0.0.0:15006", "inbound");
+    nft(&net.pod(), &["-f", "-"], &script(&Skip::default(), Inbound::All))
+        .await
+        .unwrap();
+    verify(&net.pod(), &Skip::default()).await.unwrap();
+    let mut taken = connect(net.peer(), "10.199.0.1:7001", None).unwrap();
+    assert_eq!(say(&mut taken, "1"), "inbound:1");
+}
+
 /// A connection of the application from a certain port.
 fn connect_from(net: &Net, port: u16) -> std::net::TcpStream {
     let connected = within(net.pod(), move || {

@@ -19,6 +19,7 @@ use crate::types::{Resource, ResourceType};
 use state::TypeState;
 
 pub mod delta;
+mod known;
 pub mod sotw;
 mod state;
 

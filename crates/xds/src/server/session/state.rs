@@ -1,49 +1,18 @@
 //! Subscription and knowledge of one type of resources, and what is still to be told.
 //!
-//! A client that has thousands of resources costs a pointer for each, and nothing while they stay as they are: only names
-//! that were asked for, answered, or that differ from one snapshot to the next are looked at.
+//! A client that has thousands of resources costs nothing while they stay as they are: only names that were asked for,
+//! answered, or that differ from one snapshot to the next are looked at.
 
-use std::borrow::Borrow;
-use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use super::known::{ByName, Known};
 use super::{Event, Nack, Pending, PendingState, TypeStatus, names_resource};
 use crate::layers::Layers;
 use crate::types::{Resource, ResourceType};
 
 /// What one response holds at most, unless a single resource is larger: a slow client is sent one piece after the other.
 const RESPONSE_BYTES_MAX: usize = 1 << 20;
-
-/// A resource in order of its name.
-#[derive(Clone, Debug)]
-pub(super) struct ByName(pub(super) Arc<Resource>);
-
-impl Borrow<str> for ByName {
-    fn borrow(&self) -> &str {
-        &self.0.name
-    }
-}
-
-impl PartialEq for ByName {
-    fn eq(&self, other: &Self) -> bool {
-        self.0.name == other.0.name
-    }
-}
-
-impl Eq for ByName {}
-
-impl PartialOrd for ByName {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl Ord for ByName {
-    fn cmp(&self, other: &Self) -> Ordering {
-        self.0.name.cmp(&other.0.name)
-    }
-}
 
 /// A response that waits for its answer.
 #[derive(Debug)]
@@ -64,7 +33,7 @@ pub(super) struct TypeState {
     /// Names that were asked for. Without a wildcard only those that the client does not have: the others are `known`.
     names: BTreeSet<String>,
     /// What the client has.
-    known: BTreeSet<ByName>,
+    known: Known,
     /// Names that the client was told do not exist.
     told_absent: BTreeSet<String>,
     /// Versions that the client rejected, by name.
@@ -106,12 +75,12 @@ impl TypeState {
 
     /// What the client has of a resource.
     pub(super) fn known(&self, name: &str) -> Option<&Arc<Resource>> {
-        self.known.get(name).map(|known| &known.0)
+        self.known.get(name)
     }
 
     /// All that the client has.
     pub(super) fn all_known(&self) -> impl Iterator<Item = &Arc<Resource>> {
-        self.known.iter().map(|known| &known.0)
+        self.known.iter()
     }
 
     pub(super) fn is_rejected(&self, resource: &Resource) -> bool {
@@ -123,7 +92,7 @@ impl TypeState {
         if self.wildcard {
             return layers.values().cloned().collect();
         }
-        let known = self.known.iter().map(|known| known.0.name.as_str());
+        let known = self.known.iter().map(|known| known.name.as_str());
         let names = self.names.iter().map(String::as_str).chain(known);
         names.filter_map(|name| layers.get(name)).cloned().collect()
     }
@@ -135,10 +104,10 @@ impl TypeState {
         }
         self.wildcard = wildcard;
         if wildcard {
-            self.names.extend(self.known.iter().map(|known| known.0.name.clone()));
+            self.names.extend(self.known.iter().map(|known| known.name.clone()));
         } else {
-            self.known.retain(|known| self.names.contains(&known.0.name));
-            self.names.retain(|name| !self.known.contains(name.as_str()));
+            self.known.retain(|name| self.names.contains(name));
+            self.names.retain(|name| !self.known.contains(name));
         }
         self.seen = None;
     }
@@ -156,13 +125,13 @@ impl TypeState {
         }
         self.wildcard = wildcard;
         let wanted = |name: &str| wildcard || names.contains(name);
-        self.known.retain(|known| wanted(&known.0.name));
+        self.known.retain(wanted);
         self.rejected.retain(|name, _| wanted(name));
         self.told_absent.retain(|name| wanted(name));
         self.again.retain(|name| wanted(name));
         self.names = names;
         if !wildcard {
-            self.names.retain(|name| !self.known.contains(name.as_str()));
+            self.names.retain(|name| !self.known.contains(name));
         }
         self.seen = None;
         true
@@ -204,11 +173,11 @@ impl TypeState {
         }
     }
 
-    fn learn(&mut self, resource: Arc<Resource>) -> Option<ByName> {
+    fn learn(&mut self, resource: Arc<Resource>) -> Option<Arc<Resource>> {
         if !self.wildcard {
             self.names.remove(&resource.name);
         }
-        self.known.replace(ByName(resource))
+        self.known.replace(resource)
     }
 
     fn forget(&mut self, name: &str) {
@@ -235,14 +204,18 @@ impl TypeState {
         if rejecting && self.rejected.is_empty() {
             self.status.last_nack = None;
         }
+        let told = self.changed.is_empty() && self.removed.is_empty() && self.rejected.is_empty();
+        if told && self.known.len() == layers.len() {
+            self.known.stands_for(layers);
+        }
     }
 
     fn examine_all(&mut self, layers: &Layers) {
         self.changed.clear();
         self.removed.clear();
         self.absent.clear();
-        let known: Vec<ByName> = self.known.iter().cloned().collect();
-        known.iter().for_each(|known| self.examine(&known.0.name, layers));
+        let known: Vec<Arc<Resource>> = self.known.iter().cloned().collect();
+        known.iter().for_each(|known| self.examine(&known.name, layers));
         let names: Vec<String> = self.names.iter().cloned().collect();
         names.iter().for_each(|name| self.examine(name, layers));
         if self.wildcard {
@@ -277,7 +250,7 @@ impl TypeState {
         let has = self.known(name).is_some_and(|known| known.version == resource.version);
         if has && !self.again.contains(name) {
             // One allocation for all that have it.
-            self.known.replace(ByName(Arc::clone(resource)));
+            self.known.replace(Arc::clone(resource));
         } else {
             self.changed.insert(ByName(Arc::clone(resource)));
         }
@@ -341,7 +314,7 @@ impl TypeState {
     pub(super) fn sent(&mut self, nonce: String, version: String, resources: Vec<Arc<Resource>>, removed: &[String]) {
         let mut before = BTreeSet::new();
         for resource in &resources {
-            before.extend(self.learn(Arc::clone(resource)));
+            before.extend(self.learn(Arc::clone(resource)).map(ByName));
             if !self.changed.remove(resource.name.as_str()) {
                 // It is not what there is now: the last good one, or one that goes later.
                 self.stale.insert(resource.name.clone());
