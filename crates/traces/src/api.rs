@@ -40,6 +40,8 @@ const CONTENT_BYTES_MAX: usize = 32 << 20;
 const ROOM_BYTES: usize = 64 << 20;
 /// Bodies being unpacked and read at a time; more wait.
 const POSTS_MAX: usize = 8;
+/// Questions that are answered at a time; more wait.
+const READS_MAX: usize = 4;
 /// Traces that one request may ask for by name.
 const MANY_MAX: usize = 1000;
 /// An idle connection is kept so long.
@@ -55,6 +57,7 @@ struct Server {
     store: Mutex<Store>,
     room: Room,
     posts: Arc<Semaphore>,
+    reads: Arc<Semaphore>,
     /// Spans taken, bodies taken, bodies refused, bytes of bodies.
     spans: AtomicU64,
     messages: AtomicU64,
@@ -70,6 +73,7 @@ pub async fn serve(listener: TcpListener, limits: Limits, shutdown: Cancellation
         store: Mutex::new(Store::new(limits)),
         room: Room::new(ROOM_BYTES),
         posts: Arc::new(Semaphore::new(POSTS_MAX)),
+        reads: Arc::new(Semaphore::new(READS_MAX)),
         spans: AtomicU64::new(0),
         messages: AtomicU64::new(0),
         refused: AtomicU64::new(0),
@@ -137,7 +141,7 @@ fn bad<T>(why: impl Into<String>) -> Result<T, Refusal> {
 }
 
 impl Server {
-    async fn answer(&self, request: Request<Incoming>) -> Reply {
+    async fn answer(self: Arc<Self>, request: Request<Incoming>) -> Reply {
         let (parts, body) = request.into_parts();
         let path = parts
             .uri
@@ -155,9 +159,29 @@ impl Server {
             };
         }
         let parameters = parameters(parts.uri.query().unwrap_or_default());
-        match self.get(&parts.method, &path, &parameters) {
+        let asked = match is_plain(&path) {
+            true => self.get(&parts.method, &path, &parameters),
+            false => self.look(parts.method, path, parameters).await,
+        };
+        match asked {
             Ok(reply) => reply,
             Err(Refusal(status, why)) => text(status, &why),
+        }
+    }
+
+    /// As `get`, on a thread of its own: to look through all traces takes a while.
+    async fn look(self: Arc<Self>, method: Method, path: String, parameters: Parameters) -> Result<Reply, Refusal> {
+        let Ok(permit) = Arc::clone(&self.reads).acquire_owned().await else {
+            return Err(Refusal(StatusCode::SERVICE_UNAVAILABLE, "shutting down".into()));
+        };
+        let looked = tokio::task::spawn_blocking(move || {
+            // Until this has ended, whoever still waits for it.
+            let _permit = permit;
+            self.get(&method, &path, &parameters)
+        });
+        match looked.await {
+            Ok(reply) => reply,
+            Err(error) => Err(Refusal(StatusCode::INTERNAL_SERVER_ERROR, error.to_string())),
         }
     }
 
@@ -244,8 +268,7 @@ impl Server {
         ];
         let name = path.strip_prefix("/api/v2/").unwrap_or_default();
         let one = name.strip_prefix("trace/");
-        let plain = matches!(path, "/" | "" | "/health" | "/metrics");
-        if !plain && one.is_none() && !known.contains(&name) {
+        if !is_plain(path) && one.is_none() && !known.contains(&name) {
             return Err(Refusal(StatusCode::NOT_FOUND, HELP.trim_end().into()));
         }
         if !matches!(*method, Method::GET | Method::HEAD) {
@@ -278,12 +301,15 @@ impl Server {
         })
     }
 
+    /// All traces as they are now. They are looked at when the store is free for others again.
+    fn all(&self) -> Vec<Trace> {
+        self.store().traces().cloned().collect()
+    }
+
     /// The newest traces that are asked for.
     fn traces(&self, query: &Query) -> Reply {
-        let mut found: Vec<Trace> = {
-            let store = self.store();
-            store.traces().filter(|trace| query.holds(trace)).cloned().collect()
-        };
+        let mut found = self.all();
+        found.retain(|trace| query.holds(trace));
         found.sort_by_key(|trace| std::cmp::Reverse(begin(trace)));
         found.truncate(query.limit);
         json(&found.iter().map(|trace| spans(trace)).collect::<Vec<_>>())
@@ -308,12 +334,10 @@ impl Server {
     }
 
     fn dependencies(&self, window: &Window) -> Reply {
-        let traces: Vec<Trace> = {
-            let store = self.store();
-            store.traces().filter(|trace| window.holds(trace)).cloned().collect()
-        };
         let mut linker = Linker::default();
-        traces.iter().for_each(|trace| linker.add(trace));
+        let all = self.all();
+        let wanted = all.iter().filter(|trace| window.holds(trace));
+        wanted.for_each(|trace| linker.add(trace));
         json(&linker.links())
     }
 
@@ -339,6 +363,11 @@ impl Server {
         .map(|(name, kind, value)| format!("# TYPE {name} {kind}\n{name} {value}\n"))
         .concat()
     }
+}
+
+/// Paths that are answered at once.
+fn is_plain(path: &str) -> bool {
+    matches!(path, "/" | "" | "/health" | "/metrics")
 }
 
 /// A trace as it is shown: in order of time.
