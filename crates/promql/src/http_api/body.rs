@@ -4,7 +4,6 @@
 
 use super::routes::Refusal;
 use bytes::Bytes;
-use http::StatusCode;
 use http_body_util::BodyExt;
 use std::{fmt::Display, sync::Arc, time::Duration};
 use tokio::{
@@ -78,16 +77,13 @@ impl Room {
 }
 
 fn full() -> Refusal {
-    Refusal {
-        status: StatusCode::SERVICE_UNAVAILABLE,
-        kind: "unavailable",
-        message: "too many bodies are on their way at once: send it again later".into(),
-    }
+    super::unavailable("too many bodies are on their way at once: send it again later".into())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use http::StatusCode;
     use http_body_util::{Full, StreamBody};
     use hyper::body::Frame;
     use std::convert::Infallible;

@@ -43,6 +43,8 @@ pub enum Access {
     Unauthenticated(String),
     /// Known caller without the right (403), and why.
     Forbidden(String),
+    /// Nobody can tell now (503), and why.
+    Unavailable(String),
 }
 
 /// Decides about a request: the bearer token, if there is one, goes in. Must answer within its own timeout.
@@ -59,6 +61,8 @@ const MAX_QUERIES: usize = 4;
 const MAX_WRITES: usize = 2;
 /// Connections at the same time; further ones wait to be accepted.
 const MAX_CONNECTIONS: usize = 256;
+/// Answers of so many bytes are compressed on a thread of their own.
+const COMPRESSED_APART: usize = 64 << 10;
 /// Bytes of a POST form.
 const MAX_FORM_BYTES: usize = 1 << 20;
 /// Bytes of all bodies that are being read or worked off.
@@ -153,7 +157,12 @@ impl Server {
         }
         let (head, body) = response.into_parts();
         let body = body.collect().await.unwrap_or_default().to_bytes();
-        compress::compress(Response::from_parts(head, body))
+        let response = Response::from_parts(head, body);
+        if response.body().len() < COMPRESSED_APART {
+            return compress::compress(response);
+        }
+        let compressed = tokio::task::spawn_blocking(|| compress::compress(response)).await;
+        compressed.unwrap_or_else(|_| failed().answer())
     }
 
     async fn route(self: &Arc<Self>, request: Request<Incoming>) -> Answer {
@@ -175,6 +184,7 @@ impl Server {
                 return Ok(response);
             }
             Access::Forbidden(message) => return Err(forbidden(message)),
+            Access::Unavailable(message) => return Err(unavailable(message)),
         };
         if let Some(order) = path.strip_prefix("/-/") {
             return match namespaces {
@@ -326,12 +336,16 @@ fn not_allowed(message: &str) -> Refusal {
     }
 }
 
-fn shutting_down() -> Refusal {
+fn unavailable(message: String) -> Refusal {
     Refusal {
         status: StatusCode::SERVICE_UNAVAILABLE,
         kind: "unavailable",
-        message: "shutting down".into(),
+        message,
     }
+}
+
+fn shutting_down() -> Refusal {
+    unavailable("shutting down".into())
 }
 
 fn failed() -> Refusal {
