@@ -179,6 +179,11 @@ async fn errors_say_what_is_wrong() {
     assert_eq!(status, 405);
     let deep = format!("/api/v1/query?query={}1{}", "(".repeat(5000), ")".repeat(5000));
     assert_eq!(served.get(&deep).await.0, 400);
+    let (status, body) = served
+        .get(&format!("/api/v1/series?{}", "match[]=a&".repeat(1001)))
+        .await;
+    assert_eq!((status, body["errorType"].as_str()), (400, Some("bad_data")));
+    assert!(body["error"].to_string().contains("more than 1000 match[]"), "{body}");
     let long = format!("/api/v1/query?query=1{}", "%2B1".repeat(500));
     assert_eq!(served.get(&long).await.0, 200);
     served.stop().await;
@@ -190,6 +195,7 @@ async fn asks_who_may_read() {
         Box::pin(async move {
             match token.as_deref() {
                 Some("good") => Access::Allow,
+                Some("early") => Access::Unavailable("nobody can be asked now".into()),
                 Some(_) => Access::Forbidden("you may not get /api/v1".into()),
                 None => Access::Unauthenticated("a bearer token is needed".into()),
             }
@@ -201,6 +207,11 @@ async fn asks_who_may_read() {
     let (status, body) = served.ask(query().header("authorization", "Bearer bad"), "").await;
     assert!(
         status == 403 && body.contains("you may not get /api/v1"),
+        "{status} {body}"
+    );
+    let (status, body) = served.ask(query().header("authorization", "Bearer early"), "").await;
+    assert!(
+        status == 503 && body.contains("nobody can be asked now"),
         "{status} {body}"
     );
     assert_eq!(
