@@ -8,8 +8,12 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fmt::Write as _,
     ops::ControlFlow,
+    time::Instant,
 };
 use weir_series::{Labels, Matcher, Metadata, exposition, is_stale, names};
+
+/// Selectors that one request may have.
+const MAX_SELECTORS: usize = 1000;
 
 /// The selectors of `match[]`, and the time, which by default is all there is.
 struct Wanted {
@@ -21,6 +25,10 @@ struct Wanted {
 
 impl Wanted {
     fn of(params: &Params) -> Result<Self, Error> {
+        if params.all("match[]").nth(MAX_SELECTORS).is_some() {
+            let why = format!("there are more than {MAX_SELECTORS} match[] parameters: ask for some after the others");
+            return Err(Error::BadQuery(why));
+        }
         let wanted = Wanted {
             selectors: params.all("match[]").map(engine::selector).collect::<Result<_, _>>()?,
             start_ms: params.time("start", i64::MIN)?,
@@ -36,6 +44,7 @@ impl Wanted {
     /// What all selectors give together; without any, what the store gives without conditions.
     fn union<T: Ord>(
         &self,
+        engine: &Engine,
         ask: impl Fn(&[Matcher], i64, i64) -> Result<Vec<T>, weir_series::SelectError>,
     ) -> Result<Vec<T>, Error> {
         let mut found = BTreeSet::new();
@@ -45,7 +54,9 @@ impl Wanted {
         } else {
             &self.selectors
         };
+        let started = Instant::now();
         for matchers in selectors {
+            engine.check(started)?;
             found.extend(ask(matchers, self.start_ms, self.end_ms).map_err(store_error)?);
         }
         Ok(found.into_iter().collect())
@@ -68,19 +79,19 @@ pub(super) fn series(engine: &Engine, params: &Params) -> Answer {
     if wanted.selectors.is_empty() {
         return Err(Error::BadQuery("no match[] parameter provided: give a series selector".into()).into());
     }
-    wanted.answer(wanted.union(|m, start, end| engine.store().series(m, start, end))?)
+    wanted.answer(wanted.union(engine, |m, start, end| engine.store().series(m, start, end))?)
 }
 
 /// `/api/v1/labels`
 pub(super) fn labels(engine: &Engine, params: &Params) -> Answer {
     let wanted = Wanted::of(params)?;
-    wanted.answer(wanted.union(|m, start, end| engine.store().label_names(m, start, end))?)
+    wanted.answer(wanted.union(engine, |m, start, end| engine.store().label_names(m, start, end))?)
 }
 
 /// `/api/v1/label/<name>/values`
 pub(super) fn values(engine: &Engine, name: &str, params: &Params) -> Answer {
     let wanted = Wanted::of(params)?;
-    wanted.answer(wanted.union(|m, start, end| engine.store().label_values(name, m, start, end))?)
+    wanted.answer(wanted.union(engine, |m, start, end| engine.store().label_values(name, m, start, end))?)
 }
 
 fn told(metadata: &Metadata) -> Json {
@@ -142,7 +153,9 @@ pub(super) fn federate(engine: &Engine, params: &Params) -> Answer {
     let end_ms = now_ms();
     let lookback = i64::try_from(engine.options().lookback.as_millis()).unwrap_or(i64::MAX);
     let mut newest: BTreeMap<Labels, (i64, f64)> = BTreeMap::new();
+    let started = Instant::now();
     for matchers in &wanted.selectors {
+        engine.check(started)?;
         let visited = engine
             .store()
             .visit(matchers, end_ms - lookback, end_ms, &mut |series| {

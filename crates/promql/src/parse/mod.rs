@@ -17,6 +17,7 @@ pub(crate) use ast::{
     AggregateExpr, AtModifier, BinModifier, BinaryExpr, Call, Cardinality, Expr, Extension, Kind, LabelModifier,
     SubqueryExpr, VectorSelector,
 };
+pub(crate) use display::selector;
 pub(crate) use duration::Duration;
 
 /// Step and length of a query, both 0 of an instant one.

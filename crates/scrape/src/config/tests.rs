@@ -93,6 +93,10 @@ fn what_is_wrong_is_named_with_its_path() {
             "remote_write[0].queue_config.min_shards: must not be larger than max_shards",
         ),
         (
+            "remote_write: [{url: 'http://x/', queue_config: {min_backoff: 5s, max_backoff: 1s}}]",
+            "remote_write[0].queue_config.min_backoff: must not be longer than max_backoff",
+        ),
+        (
             "remote_write: [{url: 'http://x/', send_exemplars: true}]",
             "remote_write[0].send_exemplars: true is not supported; there are no exemplars",
         ),
@@ -118,6 +122,30 @@ fn what_is_wrong_is_named_with_its_path() {
         .err()
         .map(|e| e.to_string());
     assert!(missing.is_some_and(|m| m.starts_with("/nowhere/prometheus.yml: cannot be read: ")));
+}
+
+/// Taken by their word they would send without a pause, or give every request no time.
+#[test]
+fn times_of_zero_stand_for_the_usual_ones() {
+    let zeros = "
+alerting: {alertmanagers: [{timeout: 0s, static_configs: [{targets: ['a:9093']}]}]}
+remote_write:
+- url: http://x/
+  remote_timeout: 0s
+  queue_config: {batch_send_deadline: 0s, min_backoff: 0s, max_backoff: 0s}
+  metadata_config: {send_interval: 0s}
+";
+    let usual = "
+alerting: {alertmanagers: [{static_configs: [{targets: ['a:9093']}]}]}
+remote_write:
+- url: http://x/
+  queue_config: {}
+  metadata_config: {}
+";
+    let (zeros, usual) = (config(zeros), config(usual));
+    assert_eq!(zeros.remote_write, usual.remote_write);
+    assert_eq!(zeros.alertmanagers, usual.alertmanagers);
+    assert!(!usual.alertmanagers[0].timeout.is_zero() && usual.remote_write[0].metadata_interval.is_some());
 }
 
 /// A configuration as many have it.
