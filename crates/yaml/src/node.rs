@@ -122,6 +122,14 @@ impl Node {
         Some(&entry.value).filter(|value| !value.is_null())
     }
 
+    /// The line of a name of a mapping; where there is no such name, that of the node.
+    pub fn line_of(&self, name: &str) -> usize {
+        let entry = self
+            .entries()
+            .and_then(|all| all.iter().find(|entry| entry.name == name));
+        entry.map_or(self.line, |entry| entry.line)
+    }
+
     /// The entries of a mapping.
     pub fn entries(&self) -> Option<&[Entry]> {
         match &self.content {
