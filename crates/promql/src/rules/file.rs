@@ -187,8 +187,8 @@ impl Reader<'_> {
         let name = if alerting { alert } else { record };
         self.place = format!("group {group:?}, rule {at} ({name}): ");
         self.only_known(rule, if alerting { ALERT_FIELDS } else { RECORD_FIELDS });
-        if !alerting && !is_metric_name(&name) {
-            let why = format!("{name:?} is not a metric name: letters, digits, _ and :, no digit first");
+        if !alerting && name.contains(['{', '}']) {
+            let why = format!("record is {name:?}: a name stands here; what is selected stands in expr");
             self.problem(rule.line_of("record"), why);
         }
         let (expr, line) = (self.text(rule, "expr"), rule.line_of("expr"));
@@ -297,8 +297,7 @@ impl Reader<'_> {
     fn labels(&mut self, node: &Node) -> Vec<(String, String)> {
         let labels = self.pairs(node, "labels");
         for (name, _) in &labels {
-            let plain = is_metric_name(name) && !name.contains(':');
-            if !plain || name == weir_series::names::METRIC_NAME {
+            if name.is_empty() || name == weir_series::names::METRIC_NAME {
                 let line = node.get("labels").map_or(node.line, |labels| labels.line_of(name));
                 self.problem(line, format!("{name:?} is not a name for a label here"));
             }
@@ -321,11 +320,6 @@ impl Reader<'_> {
     }
 }
 
-fn is_metric_name(name: &str) -> bool {
-    let word = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == ':';
-    name.chars().all(word) && name.starts_with(|c: char| !c.is_ascii_digit())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -340,7 +334,7 @@ groups:
   rules:
   - record: a:b
     expr: sum(
-  - record: a-b
+  - record: up{job='a'}
     expr: up
     for: 5s
   - alert: Down
@@ -358,8 +352,8 @@ groups:
             "r.yml:4: group \"g\": the field \"intervall\" is not known here",
             "r.yml:5: group \"g\": interval is \"soon\": write a duration",
             "r.yml:8: group \"g\", rule 0 (a:b): expr: 1:",
-            "r.yml:11: group \"g\", rule 1 (a-b): the field \"for\" is not known here",
-            "r.yml:9: group \"g\", rule 1 (a-b): \"a-b\" is not a metric name",
+            "r.yml:11: group \"g\", rule 1 (up{job='a'}): the field \"for\" is not known here",
+            "r.yml:9: group \"g\", rule 1 (up{job='a'}): record is \"up{job='a'}\": a name",
             "r.yml:15: group \"g\", rule 2 (Down): \"__name__\" is not a name for a label",
             "r.yml:15: group \"g\", rule 2 (Down): label \"severity\": template: the function \"nobody\"",
             "r.yml:17: group \"g\", rule 3: it has neither record nor alert",
@@ -413,7 +407,7 @@ groups:
   interval: 0
   labels: &labels {version: 1.10, zip: 007, country: no, y1: y, hex: 0x1F, under: 1_000, exp: 1e3, tr: TRUE, inf: .inf}
   rules:
-  - record: a
+  - record: a.b é
     expr: 1.50
     labels: {zip: 008, nothing: ~}
   - alert: no
@@ -433,7 +427,7 @@ groups:
         };
         assert_eq!(
             (record.name.as_str(), record.expr.as_str(), alert.name.as_str()),
-            ("a", "1.50", "no")
+            ("a.b é", "1.50", "no")
         );
         let written = "country=no exp=1e3 hex=0x1F inf=.inf tr=TRUE under=1_000 version=1.10 y1=y zip=007";
         assert_eq!(shown(&alert.labels), written);
