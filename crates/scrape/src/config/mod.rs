@@ -4,6 +4,7 @@
 
 mod client;
 mod discovery;
+mod environment;
 mod fields;
 mod job;
 mod remote;
