@@ -10,7 +10,7 @@ use std::{
     ops::ControlFlow,
     time::Instant,
 };
-use weir_series::{Labels, Matcher, Metadata, exposition, is_stale, names};
+use weir_series::{Label, Labels, Matcher, Metadata, exposition, is_stale, names};
 
 /// Selectors that one request may have.
 const MAX_SELECTORS: usize = 1000;
@@ -175,10 +175,11 @@ pub(super) fn federate(engine: &Engine, params: &Params) -> Answer {
     rows.sort_by(|(a, _), (b, _)| a.metric_name().cmp(b.metric_name()));
     let mut page = String::new();
     let mut last = String::new();
+    let mut content_type = exposition::CONTENT_TYPE;
     for (labels, (ts_ms, value)) in rows {
         let name = labels.metric_name();
         if name != last {
-            let _ = writeln!(page, "# TYPE {name} untyped");
+            let _ = writeln!(page, "# TYPE {} untyped", exposition::quoted_metric(name));
             last = name.to_owned();
         }
         // Who collects this must not add an instance of its own: an empty one keeps its own from being set.
@@ -187,6 +188,10 @@ pub(super) fn federate(engine: &Engine, params: &Params) -> Answer {
         } else {
             ""
         };
+        let in_quotes = |l: &Label| exposition::quoted_label(&l.name).starts_with('"');
+        if exposition::quoted_metric(name).starts_with('"') || labels.iter().any(in_quotes) {
+            content_type = exposition::CONTENT_TYPE_UTF8;
+        }
         let shown = labels.to_string();
         let shown = shown.strip_suffix('}').unwrap_or(&shown);
         let comma = if instance.is_empty() || shown.ends_with('{') {
@@ -196,5 +201,59 @@ pub(super) fn federate(engine: &Engine, params: &Params) -> Answer {
         };
         let _ = writeln!(page, "{shown}{comma}{instance}}} {} {ts_ms}", format::value(value));
     }
-    Ok(answer::text(StatusCode::OK, exposition::CONTENT_TYPE, page))
+    Ok(answer::text(StatusCode::OK, content_type, page))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Options;
+    use std::sync::Arc;
+    use weir_series::{Sample, SeriesData, memory::Memory};
+
+    /// The content type and the page, with `T` for the time of the samples.
+    fn federated(series: &[&[(&str, &str)]]) -> (String, String) {
+        let ts_ms = now_ms();
+        let one = |labels: &&[(&str, &str)]| SeriesData {
+            labels: Labels::new(labels.iter().copied()),
+            samples: vec![Sample { ts_ms, value: 1.5 }],
+            ..SeriesData::default()
+        };
+        let engine = Engine::new(Arc::new(Memory(series.iter().map(one).collect())), Options::default());
+        let mut params = Params::default();
+        params.add("match[]={__name__=~'.%2B'}");
+        let response = federate(&engine, &params).unwrap_or_else(|e| panic!("{e:?}"));
+        let (head, body) = response.into_parts();
+        let content_type = head.headers[http::header::CONTENT_TYPE]
+            .to_str()
+            .unwrap_or_default()
+            .to_owned();
+        let body = futures::executor::block_on(http_body_util::BodyExt::collect(body));
+        let page = body.map(|b| String::from_utf8_lossy(&b.to_bytes()).into_owned());
+        let page = page.unwrap_or_else(|e| panic!("{e}"));
+        (content_type, page.replace(&format!(" {ts_ms}\n"), " T\n"))
+    }
+
+    #[test]
+    fn federated_names_stand_in_quotes_where_they_must() {
+        let plain: &[_] = &[("__name__", "a:b"), ("instance", "i"), ("job", "x")];
+        let (content_type, page) = federated(&[plain]);
+        assert_eq!(content_type, exposition::CONTENT_TYPE);
+        assert_eq!(page, "# TYPE a:b untyped\na:b{instance=\"i\",job=\"x\"} 1.5 T\n");
+        let (content_type, page) = federated(&[plain, &[("__name__", "a.c"), ("d.e", "\"")], &[("__name__", "é")]]);
+        assert_eq!(content_type, exposition::CONTENT_TYPE_UTF8);
+        let expected = r#"# TYPE "a.c" untyped
+{"a.c","d.e"="\"",instance=""} 1.5 T
+# TYPE a:b untyped
+a:b{instance="i",job="x"} 1.5 T
+# TYPE "é" untyped
+{"é",instance=""} 1.5 T
+"#;
+        assert_eq!(page, expected);
+        let read: Vec<_> = exposition::parse(&page.replace(" T\n", " 1\n"))
+            .map(|entry| entry.map(|entry| entry.name.to_owned()))
+            .collect::<Result<_, _>>()
+            .unwrap_or_else(|e| panic!("{e}"));
+        assert_eq!(read, ["a.c", "a:b", "é"]);
+    }
 }

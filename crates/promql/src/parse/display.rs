@@ -43,7 +43,7 @@ impl Display for Expr {
 }
 
 fn seconds(seconds: f64) -> String {
-    super::duration::text((seconds * 1000.0).round() as i64)
+    weir_series::duration::text((seconds * 1000.0).round() as i64)
 }
 
 fn name(name: &str) -> String {

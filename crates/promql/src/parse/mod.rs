@@ -67,11 +67,6 @@ pub(crate) fn parse(text: &str, times: Option<Times>) -> Result<Expr, String> {
     grammar::Parser::new(tokens, times).whole().map_err(|e| e.in_text(text))
 }
 
-/// A duration in the form of the language, like `1h30m`, in milliseconds.
-pub(crate) fn duration_ms(text: &str) -> Option<i64> {
-    lex::duration(text)?.ok()
-}
-
 /// Whatever may make the tree deeper.
 fn nodes(tokens: &[(usize, lex::Token)]) -> usize {
     let mut braces = 0usize;

@@ -4,7 +4,7 @@
 
 mod outgoing;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -28,7 +28,7 @@ use super::{client, storage, until_signal};
 use crate::args;
 
 pub async fn run(arguments: args::Store) -> Result<()> {
-    let config = Arc::new(Config::load(&arguments.config_file)?);
+    let config = Arc::new(load(&arguments.config_file)?);
     let store = Arc::new(storage::open(options(&arguments, &config), arguments.path.as_deref())?);
     let engine = Engine::new(store.clone(), EngineOptions::default());
     let targets = Targets::new();
@@ -80,6 +80,13 @@ pub async fn run(arguments: args::Store) -> Result<()> {
         hung_up
     })
     .await
+}
+
+/// The file, with variables of the environment in its external labels.
+fn load(file: &Path) -> Result<Config> {
+    let mut config = Config::load(file)?;
+    config.expand_external_labels(|name| std::env::var(name).ok());
+    Ok(config)
 }
 
 fn options(arguments: &args::Store, config: &Config) -> StoreOptions {
@@ -142,7 +149,7 @@ impl Reloader {
     }
 
     fn try_reload(&self) -> Result<()> {
-        let config = Config::load(&self.file)?;
+        let config = load(&self.file)?;
         self.load_rules(&config)?;
         let waiting = only_at_start(&self.started, &config);
         if !waiting.is_empty() {
