@@ -18,8 +18,7 @@ use tokio::sync::mpsc;
 use tonic::body::Body;
 use tonic::server::NamedService;
 use tonic::transport::{Identity, Server, ServerTlsConfig};
-use tonic::{Request, Status, Streaming};
-use tonic_prost::ProstDecoder;
+use tonic::{Request, Status};
 
 use crate::discovery::{DeltaDiscoveryRequest, DiscoveryRequest};
 use crate::snapshot::Snapshot;
@@ -28,12 +27,14 @@ use crate::types::ResourceType;
 pub mod cache;
 mod incoming;
 mod message;
+mod requests;
 pub mod session;
 
 pub use cache::{Cache, NodeInfo, NodeStatus};
 use cache::{Connection, Standing};
 use incoming::{Info, incoming};
 use message::{Message, ResponseBody};
+use requests::Requests;
 use session::delta::DeltaSession;
 use session::sotw::SotwSession;
 use session::{Event, Nack, TypeStatus};
@@ -57,8 +58,6 @@ const AUTHORIZE_TIMEOUT: Duration = Duration::from_secs(10);
 const SEND_TIMEOUT: Duration = Duration::from_secs(30);
 /// Dead peers are found by HTTP/2 pings.
 const KEEPALIVE: Duration = Duration::from_secs(20);
-/// Largest request: a reconnecting client lists all it has.
-const REQUEST_BYTES_MAX: usize = 16 << 20;
 
 /// What a client presents to prove who it is.
 #[derive(Clone, Debug, Default)]
@@ -274,8 +273,7 @@ impl<A: Authorize> Ads<A> {
             token: bearer_token(&request),
             remote: connection.remote,
         };
-        let decoder = ProstDecoder::<V::Request>::default();
-        let requests = Streaming::new_request(decoder, request.into_inner(), None, Some(REQUEST_BYTES_MAX));
+        let requests = Requests::new(request.into_inner());
         let (queue, responses) = mpsc::channel(RESPONSES_QUEUED);
         let shared = Arc::clone(&self.shared);
         tokio::spawn(async move {
@@ -313,7 +311,7 @@ impl<A: Authorize> Shared<A> {
         &self,
         credentials: Credentials,
         connection: Info,
-        mut requests: Streaming<V::Request>,
+        mut requests: Requests<V::Request>,
         queue: &Queue,
     ) -> Result<(), Status> {
         let first = tokio::time::timeout(FIRST_REQUEST_TIMEOUT, requests.message())
@@ -351,7 +349,7 @@ impl<A: Authorize> Shared<A> {
         &self,
         session: &Mutex<V>,
         first: V::Request,
-        requests: &mut Streaming<V::Request>,
+        requests: &mut Requests<V::Request>,
         connection: &mut Connection,
         queue: &Queue,
     ) -> Result<(), Status> {

@@ -6,6 +6,7 @@ use std::fmt::Write;
 
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 
+use crate::config::route::matching::is_grpc_type;
 use crate::random::random;
 
 /// Tells requests apart.
@@ -75,7 +76,7 @@ pub fn add_request_headers(headers: &mut HeaderMap, request_id: bool, secure: bo
 pub fn is_grpc(headers: &HeaderMap) -> bool {
     headers
         .get(header::CONTENT_TYPE)
-        .is_some_and(|v| v.as_bytes().starts_with(b"application/grpc"))
+        .is_some_and(|v| is_grpc_type(v.as_bytes()))
 }
 
 /// The name of the header or trailer that holds the gRPC status.

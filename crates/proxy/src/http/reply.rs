@@ -2,6 +2,8 @@
 //!
 //! Enters: why there is no response. Leaves: a record that says so, and the reply, for HTTP/1 and HTTP/2 alike.
 
+use std::fmt::Write as _;
+
 use bytes::Bytes;
 use http::header::{self, HeaderName, HeaderValue};
 
@@ -11,6 +13,35 @@ use super::record::Record;
 
 /// Says that the reply is the proxy's, because a limit was reached.
 const OVERLOADED: HeaderName = HeaderName::from_static("x-envoy-overloaded");
+
+/// Says in words why a call failed, percent-encoded.
+const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
+
+/// The gRPC status that stands for an HTTP status (gRPC over HTTP/2, "HTTP to gRPC Status Code Mapping").
+fn grpc_of(status: u16) -> u16 {
+    match status {
+        400 => 13,
+        401 => 16,
+        403 => 7,
+        404 => 12,
+        429 | 502..=504 => 14,
+        _ => 2,
+    }
+}
+
+/// Text as `grpc-message` has it (gRPC over HTTP/2, "Percent-Encoded").
+fn percent_encoded(text: &[u8]) -> String {
+    let mut encoded = String::with_capacity(text.len());
+    for byte in text {
+        match byte {
+            b' '..=b'~' if *byte != b'%' => encoded.push(char::from(*byte)),
+            _ => {
+                let _ = write!(encoded, "%{byte:02X}");
+            }
+        }
+    }
+    encoded
+}
 
 /// A response of the proxy's own.
 #[derive(Debug, Default)]
@@ -37,15 +68,30 @@ impl Reply {
         let fields = vec![
             (header::CONTENT_TYPE, HeaderValue::from_static("application/grpc")),
             (HeaderName::from_static(GRPC_STATUS_NAME), status.into()),
-            (
-                HeaderName::from_static("grpc-message"),
-                HeaderValue::from_static(message),
-            ),
+            (GRPC_MESSAGE, HeaderValue::from_static(message)),
         ];
         Self {
             status: 200,
             body: Bytes::new(),
             fields,
+        }
+    }
+
+    /// The same for a client of gRPC, which looks for the status of its call: `Trailers-Only`, as Envoy answers it.
+    #[must_use]
+    pub fn in_grpc(self) -> Self {
+        if self.grpc_status().is_some() {
+            return self;
+        }
+        let kind = (header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+        let status = (HeaderName::from_static(GRPC_STATUS_NAME), grpc_of(self.status).into());
+        let message = HeaderValue::try_from(percent_encoded(&self.body)).ok();
+        let message = message.filter(|text| !text.is_empty()).map(|text| (GRPC_MESSAGE, text));
+        let others = self.fields.into_iter().filter(|(name, _)| name != header::CONTENT_TYPE);
+        Self {
+            status: 200,
+            body: Bytes::new(),
+            fields: [kind, status].into_iter().chain(message).chain(others).collect(),
         }
     }
 
@@ -72,8 +118,8 @@ pub enum Unanswered {
 }
 
 impl Unanswered {
-    /// Records it; leaves what the client is told.
-    pub fn reply(self, record: &mut Record) -> Reply {
+    /// Records it; leaves what the client is told, which may be one of gRPC.
+    pub fn reply(self, record: &mut Record, grpc: bool) -> Reply {
         let (status, text) = match self {
             Self::NoCluster(status) => (status, ""),
             Self::NoEndpoint => (503, "no healthy upstream"),
@@ -90,28 +136,63 @@ impl Unanswered {
             Self::Late => "UT",
             Self::Slow => "SI",
         });
+        let mut reply = Reply::new(status, text.as_bytes());
+        if let Self::Failed(Failure::Overflow(_)) = self {
+            reply.fields.push((OVERLOADED, HeaderValue::from_static("true")));
+        }
+        if grpc {
+            reply = reply.in_grpc();
+        }
         match self {
             Self::NoCluster(_) => {
                 record.no_cluster();
-                record.local(status);
+                record.reply(&reply);
             }
-            Self::NoEndpoint | Self::Slow => record.local(status),
+            Self::NoEndpoint | Self::Slow => record.reply(&reply),
             Self::Failed(Failure::Overflow(limit)) => {
                 record.overflow(limit);
-                record.local(status);
-                let mut reply = Reply::new(status, text.as_bytes());
-                reply.fields.push((OVERLOADED, HeaderValue::from_static("true")));
-                return reply;
+                record.reply(&reply);
             }
             Self::Failed(_) => {
-                record.head(status, false, None);
+                record.head(reply.status, grpc, reply.grpc_status());
                 record.upstream_failed();
             }
             Self::Late => {
-                record.head(status, false, None);
+                record.head(reply.status, grpc, reply.grpc_status());
                 record.timed_out();
             }
         }
-        Reply::new(status, text.as_bytes())
+        reply
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clients_of_grpc_are_told_in_grpc() {
+        let mut reply = Reply::new(503, "100 % busy\n");
+        reply.fields.push((OVERLOADED, HeaderValue::from_static("true")));
+        let reply = reply.in_grpc();
+        let fields: Vec<_> = reply
+            .fields
+            .iter()
+            .map(|(name, value)| format!("{name}: {}", value.to_str().unwrap()))
+            .collect();
+        let expected = [
+            "content-type: application/grpc",
+            "grpc-status: 14",
+            "grpc-message: 100 %25 busy%0A",
+            "x-envoy-overloaded: true",
+        ];
+        assert_eq!(
+            (reply.status, reply.body.len(), fields),
+            (200, 0, expected.map(String::from).into())
+        );
+        let silent = Reply::new(404, "").in_grpc();
+        assert_eq!((silent.grpc_status(), silent.fields.len()), (Some(12), 2));
+        let told = Reply::grpc(5, "not here").in_grpc();
+        assert_eq!(told.grpc_status(), Some(5));
     }
 }

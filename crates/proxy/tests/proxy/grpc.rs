@@ -324,3 +324,38 @@ async fn deadlines_reach_the_server_and_end_the_call() {
         "the connection goes on"
     );
 }
+
+#[tokio::test]
+async fn what_no_endpoint_answers_is_told_in_grpc() {
+    let closed = std::net::SocketAddr::from(([127, 0, 0, 1], free_port()));
+    let port = free_port();
+    let proxy = Proxy::start(&upstream_two(&http_bootstrap(port, &[(closed, 1)], ""))).await;
+    let channel = Channel::from_shared(format!("http://127.0.0.1:{port}")).unwrap();
+    let channel = channel.origin("http://svc".parse().unwrap()).connect().await.unwrap();
+    for (path, code, words) in [
+        (
+            "/test.Numbers/Double",
+            Code::Unavailable,
+            "reset reason: connection failure",
+        ),
+        ("/refused", Code::Unimplemented, "blocked here\n"),
+    ] {
+        let mut client = tonic::client::Grpc::new(channel.clone());
+        client.ready().await.unwrap();
+        let answer = client.unary(number(1), PathAndQuery::from_static(path), Codec::default());
+        let status = answer.await.unwrap_err();
+        assert_eq!(status.code(), code, "{status:?}");
+        assert!(status.message().ends_with(words), "{status:?}");
+    }
+    eventually("both are counted, with the status of the call", async || {
+        proxy
+            .sum(
+                "response_total",
+                &["status_code=\"200\"", "grpc_status=\"14\"", "failure"],
+            )
+            .await
+            == 1.0
+            && proxy.sum("response_total", &["grpc_status=\"12\""]).await == 1.0
+    })
+    .await;
+}

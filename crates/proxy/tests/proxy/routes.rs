@@ -246,8 +246,22 @@ async fn the_first_route_that_matches_is_taken() {
     for engine in engines(&http_with(routes), &[]).await {
         let mut wrong = Vec::new();
         for (method, target, headers, route) in expected {
-            // What a local reply says to gRPC is another question than which route it is from.
+            // A call of gRPC is told in gRPC, and in HTTP/2.
             if *route == "grpc" {
+                let sender = connect_two(engine.address).await;
+                let call = Request::post("http://svc/").header(headers[0].0, headers[0].1);
+                let reply = ask_two(&sender, call.body(()).unwrap(), b"").await.unwrap();
+                let told = (
+                    reply.status,
+                    &reply.headers["grpc-status"],
+                    &reply.headers["grpc-message"],
+                );
+                assert_eq!(
+                    told,
+                    (200, &"2".parse().unwrap(), &"grpc".parse().unwrap()),
+                    "{}",
+                    engine.name
+                );
                 continue;
             }
             let (_, body) = ask(&engine, method, target, headers).await;

@@ -1,6 +1,6 @@
 //! Writes the text format 0.0.4. Label sets enter already rendered, so that a hot path can render them once.
 
-use std::fmt::Write;
+use std::{borrow::Cow, fmt::Write};
 
 /// Escapes a label value: backslash, double quote, line feed.
 pub fn escape_value(out: &mut String, value: &str) {
@@ -15,6 +15,26 @@ pub fn escape_value(out: &mut String, value: &str) {
         rest = &rest[at + 1..];
     }
     out.push_str(rest);
+}
+
+/// The name of a label as the text format 1.0.0 has it: in quotes, unless it is made of letters, digits and `_`, no digit
+/// first.
+pub fn quoted_label(name: &str) -> Cow<'_, str> {
+    quoted(name, |b| b.is_ascii_alphanumeric() || b == b'_')
+}
+
+/// The same of a metric, in which `:` may stand too.
+pub fn quoted_metric(name: &str) -> Cow<'_, str> {
+    quoted(name, |b| b.is_ascii_alphanumeric() || b == b'_' || b == b':')
+}
+
+fn quoted(name: &str, is_plain: impl Fn(u8) -> bool) -> Cow<'_, str> {
+    if name.bytes().all(is_plain) && !name.starts_with(|first: char| first.is_ascii_digit()) {
+        return name.into();
+    }
+    let mut out = "\"".to_owned();
+    escape_value(&mut out, name);
+    (out + "\"").into()
 }
 
 /// Appends `name="value"` to a rendered label set, with a comma where one is needed; empty values are left out.

@@ -21,7 +21,7 @@ use crate::types::{Resource, ResourceType};
 /// What is put together at a time.
 const CHUNK_BYTES: usize = 16 << 10;
 /// Flag and length before each message.
-const GRPC_PREFIX_BYTES: usize = 5;
+pub(super) const GRPC_PREFIX_BYTES: usize = 5;
 
 /// Keys of fields of bytes, by field number.
 const FIELD_1: u8 = 0x0a;

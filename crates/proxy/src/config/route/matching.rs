@@ -202,11 +202,14 @@ impl Conditions {
 /// Whether a request is gRPC.
 pub fn is_grpc(head: &impl Head) -> bool {
     let mut grpc = false;
-    head.values("content-type", &mut |value| {
-        let rest = value.strip_prefix(b"application/grpc");
-        grpc |= rest.is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';')));
-    });
+    head.values("content-type", &mut |value| grpc |= is_grpc_type(value));
     grpc
+}
+
+/// Whether this content type is gRPC's. That of gRPC-Web is another: there the status stands in the content.
+pub fn is_grpc_type(content_type: &[u8]) -> bool {
+    let rest = content_type.strip_prefix(b"application/grpc");
+    rest.is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';')))
 }
 
 impl HeaderMatch {

@@ -174,7 +174,7 @@ impl One {
                 cluster = &*self.cluster.spec.name,
                 "a copy of a request has no answer"
             );
-            why.reply(&mut self.record);
+            why.reply(&mut self.record, false);
         }
     }
 }

@@ -229,21 +229,9 @@ fn aborted(abort: Abort, grpc: bool) -> Reply {
     const TEXT: &str = "fault filter abort";
     match (abort, grpc) {
         (Abort::Grpc(status), true) => Reply::grpc(status, TEXT),
-        (Abort::Http(status), true) => Reply::grpc(grpc_of(status), TEXT),
+        (Abort::Http(status), true) => Reply::new(status, TEXT).in_grpc(),
         (Abort::Http(status), false) => Reply::new(status, TEXT),
         // A status that this client cannot be told.
         (Abort::Grpc(_), false) => Reply::new(200, TEXT),
-    }
-}
-
-/// The gRPC status that stands for an HTTP status (gRPC over HTTP/2, "HTTP to gRPC Status Code Mapping").
-fn grpc_of(status: u16) -> u16 {
-    match status {
-        400 => 13,
-        401 => 16,
-        403 => 7,
-        404 => 12,
-        429 | 502..=504 => 14,
-        _ => 2,
     }
 }

@@ -260,7 +260,7 @@ impl Connection {
 
     /// There is no response of an endpoint.
     async fn unanswered(&mut self, mut record: Record, why: Unanswered, facts: Facts<'_>) -> Next {
-        let reply = why.reply(&mut record);
+        let reply = why.reply(&mut record, false);
         match why {
             // The rest of it may come at any time.
             Unanswered::Slow => self.reply(&reply, false, After::Close, true).await,
@@ -423,7 +423,7 @@ impl Connection {
             }
             // What was read of the body is gone.
             End::Unanswered(why) => {
-                let reply = why.reply(&mut record);
+                let reply = why.reply(&mut record, false);
                 let more = facts.framing != Framing::Empty;
                 self.reply(&reply, facts.to_head, after, more).await
             }

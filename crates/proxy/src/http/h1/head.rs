@@ -14,6 +14,7 @@ use httparse::{Header, ParserConfig, Status};
 use memchr::memchr_iter;
 
 use super::render;
+use crate::config::route::matching::is_grpc_type;
 
 /// Headers of one message at most.
 pub const HEADERS_MAX: usize = 128;
@@ -417,7 +418,7 @@ impl<'b> Notes<'b> {
             10 if named("keep-alive") => self.drop(index),
             10 if named("user-agent") => self.probe = field.value.starts_with(b"kube-probe/"),
             12 if named("x-request-id") => self.identified = true,
-            12 if named("content-type") => self.grpc = field.value.starts_with(b"application/grpc"),
+            12 if named("content-type") => self.grpc = is_grpc_type(field.value),
             14 if named("content-length") => {
                 let length = parse_length(field.value)?;
                 if self.length.replace(length).is_some() {

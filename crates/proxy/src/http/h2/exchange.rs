@@ -34,6 +34,12 @@ pub async fn serve(session: &Session, request: Request<RecvStream>, mut respond:
     let muted = flow.from_host && headers::is_probe(request.headers());
     let mut record = Record::new(flow, &stats, muted);
     let (mut parts, body) = request.into_parts();
+    let grpc = headers::is_grpc(&parts.headers);
+    let local = |record: &mut Record, respond: &mut SendResponse<Bytes>, reply: Reply| {
+        let reply = if grpc { reply.in_grpc() } else { reply };
+        record.reply(&reply);
+        answer(respond, &reply);
+    };
     let authority = match authority(&parts.uri, &parts.headers) {
         Ok(_) if parts.method == Method::CONNECT => {
             return local(&mut record, &mut respond, Reply::new(400, "CONNECT is not supported"));
@@ -66,7 +72,7 @@ pub async fn serve(session: &Session, request: Request<RecvStream>, mut respond:
     }
     let forward = match decision.verdict {
         Verdict::Reply(reply) => return local(&mut record, &mut respond, reply),
-        Verdict::Unanswered(why) => return answer(&mut respond, &why.reply(&mut record)),
+        Verdict::Unanswered(why) => return answer(&mut respond, &why.reply(&mut record, grpc)),
         Verdict::Forward(forward) => forward,
     };
     let plain = parts.uri.authority().is_some_and(|a| a.as_str() == authority)
@@ -105,7 +111,7 @@ pub async fn serve(session: &Session, request: Request<RecvStream>, mut respond:
     match end {
         End::Complete { .. } => {}
         End::Broken => respond.send_reset(h2::Reason::INTERNAL_ERROR),
-        End::Unanswered(why) => answer(&mut respond, &why.reply(&mut record)),
+        End::Unanswered(why) => answer(&mut respond, &why.reply(&mut record, grpc)),
     }
 }
 
@@ -202,12 +208,6 @@ fn authority(uri: &Uri, headers: &HeaderMap) -> Result<String, &'static str> {
         (None, Some(host)) => Ok(host.to_owned()),
         (None, None) => Err("neither :authority nor Host"),
     }
-}
-
-/// A reply that the proxy makes itself.
-fn local(record: &mut Record, respond: &mut SendResponse<Bytes>, reply: Reply) {
-    record.reply(&reply);
-    answer(respond, &reply);
 }
 
 fn answer(respond: &mut SendResponse<Bytes>, reply: &Reply) {
