@@ -188,8 +188,8 @@ pub(super) fn federate(engine: &Engine, params: &Params) -> Answer {
         } else {
             ""
         };
-        let in_quotes = |l: &Label| exposition::quoted_label(&l.name).starts_with('"');
-        if exposition::quoted_metric(name).starts_with('"') || labels.iter().any(in_quotes) {
+        let in_quotes = |l: &Label| !exposition::is_plain_name(&l.name, false);
+        if !exposition::is_plain_name(name, true) || labels.iter().any(in_quotes) {
             content_type = exposition::CONTENT_TYPE_UTF8;
         }
         let shown = labels.to_string();

@@ -17,19 +17,24 @@ pub fn escape_value(out: &mut String, value: &str) {
     out.push_str(rest);
 }
 
-/// The name of a label as the text format 1.0.0 has it: in quotes, unless it is made of letters, digits and `_`, no digit
-/// first.
+/// Whether a name needs no quotes: letters, digits and `_`, no digit first; `colons` may stand in the name of a metric too.
+pub fn is_plain_name(name: &str, colons: bool) -> bool {
+    let is_part = |b: u8| b.is_ascii_alphanumeric() || b == b'_' || (colons && b == b':');
+    !name.is_empty() && name.bytes().all(is_part) && !name.starts_with(|first: char| first.is_ascii_digit())
+}
+
+/// The name of a label as the text format 1.0.0 has it: in quotes where it needs them.
 pub fn quoted_label(name: &str) -> Cow<'_, str> {
-    quoted(name, |b| b.is_ascii_alphanumeric() || b == b'_')
+    quoted(name, is_plain_name(name, false))
 }
 
-/// The same of a metric, in which `:` may stand too.
+/// The same of a metric; one without a name has nothing to quote.
 pub fn quoted_metric(name: &str) -> Cow<'_, str> {
-    quoted(name, |b| b.is_ascii_alphanumeric() || b == b'_' || b == b':')
+    quoted(name, name.is_empty() || is_plain_name(name, true))
 }
 
-fn quoted(name: &str, is_plain: impl Fn(u8) -> bool) -> Cow<'_, str> {
-    if name.bytes().all(is_plain) && !name.starts_with(|first: char| first.is_ascii_digit()) {
+fn quoted(name: &str, is_plain: bool) -> Cow<'_, str> {
+    if is_plain {
         return name.into();
     }
     let mut out = "\"".to_owned();

@@ -9,7 +9,7 @@ pub mod proto;
 pub mod series;
 pub mod text;
 
-pub use encode::{escape_value, quoted_label, quoted_metric, write_header, write_sample};
+pub use encode::{escape_value, is_plain_name, quoted_label, quoted_metric, write_header, write_sample};
 pub use format::Format;
 pub use parse::{Entry, MetricType, Parser, parse};
 
