@@ -9,8 +9,8 @@ use weir_series::{Histogram, Metadata, Sample, SeriesRef};
 
 /// What waits beyond that means that the disk does not keep up: it is given up until a snapshot has caught up.
 const BYTES_MAX: usize = 64 << 20;
-/// Samples of a record.
-pub(super) const RECORD_SAMPLES: usize = 10_000;
+/// Samples that come page by page are put together up to so many: fewer records, and none that has to be moved often.
+const EVENT_SAMPLES: usize = 1024;
 /// What waits beyond that is written before its time.
 const BYTES_HIGH: usize = 4 << 20;
 
@@ -92,7 +92,7 @@ impl Queue {
         state.bytes += bytes;
         match (&mut event, state.events.back_mut()) {
             // What comes page by page is written as one record.
-            (Event::Samples(new), Some(Event::Samples(last))) if last.len() + new.len() <= RECORD_SAMPLES => {
+            (Event::Samples(new), Some(Event::Samples(last))) if last.len() + new.len() <= EVENT_SAMPLES => {
                 last.append(new);
             }
             _ => state.events.push_back(event),

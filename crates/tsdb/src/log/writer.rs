@@ -1,7 +1,7 @@
 //! The thread that writes: events into the log, pages into a snapshot, and back to work after the disk failed.
 
 use super::directory::Directory;
-use super::queue::{Event, Queue, RECORD_SAMPLES};
+use super::queue::{Event, Queue};
 use super::record::{DEFINITIONS, Dictionary, HISTOGRAMS, SAMPLES, Values, put_samples};
 use super::recover::Found;
 use super::snapshot::{Making, put_family};
@@ -16,6 +16,8 @@ use std::io::{self, Write};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
+/// Samples of a record.
+const RECORD_SAMPLES: usize = 10_000;
 /// Series defined in a record, under one lock of the index.
 const RECORD_SERIES: u64 = 256;
 /// What is gathered before it is written.
