@@ -1,6 +1,7 @@
 """The contract of the labels with real requests, on both engines; and no failed request during any change."""
 
 import json
+import re
 import subprocess
 import time
 from collections import Counter
@@ -54,6 +55,43 @@ def test_port_label_opens_and_closes(mesh, namespace, engine):
         wait_until(f"404 from {url} after the label was removed", lambda: mesh.curl_status(namespace, client, url) == "404", 10)
     blocked = mesh.exec(namespace, client, "curl", "-s", "-m", "5", "http://by-name/")
     assert "traffic.port.80" in blocked, f"the answer says which label opens the port: {blocked!r}"
+
+
+SETTINGS = """
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: weir-mesh, namespace: weir-system}
+data: {config.yaml: "accessLog: true"}
+"""
+
+
+def test_access_log(mesh, namespace, engine):
+    """The mesh's `accessLog`: a request is one line of the same form on the output of either engine."""
+    mesh.kubectl("apply", "-n", namespace, "-f", "-", input=(
+        deployment("echo", ["http-echo", "--listen", "0.0.0.0:8080"], ports={"web": 8080}, probe=8080)
+        + service("echo", 80, 8080, labels={"traffic.port.80": "http"})
+        + deployment("client", ["http-echo", "--listen", "0.0.0.0:8081"], labels=meshed(engine))
+    ))
+    wait_until("the pods", lambda: mesh.pods_ready(namespace, 2), 60)
+    client = only_pod(mesh, namespace, "client")
+    mesh.wait_proxied(namespace, [client])
+    wait_until("an answer", lambda: mesh.curl_status(namespace, client, "http://echo/") == "200", 30)
+    line = re.compile(
+        r'^\[\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z\] "GET /logged\?n=\d+ HTTP/1\.1" 200 - 0 \d+ \d+ (\d+|-)'
+        r' "-" "curl/[^"]+" "[0-9a-f-]{36}" "echo" "[0-9.]+:8080"$', re.MULTILINE)
+    mesh.apply(SETTINGS)
+    try:
+        asked = 0
+
+        def logged():
+            nonlocal asked
+            asked += 1
+            assert mesh.curl_status(namespace, client, f"http://echo/logged?n={asked}") == "200"
+            return line.search(mesh.weir("proxies", "logs", f"{client}.{namespace}").stdout)
+
+        print(engine, wait_until("a line of a request in the proxy's log", logged, 60).group(0))
+    finally:
+        mesh.kubectl("delete", "configmap", "weir-mesh", "-n", "weir-system", "--ignore-not-found")
 
 
 def ready_endpoints(mesh, namespace, service_name):

@@ -17,6 +17,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         drain: Duration::from_secs(1),
         workers: 1,
         record: true,
+        access_log: None,
     };
     let mut words = std::env::args().skip(1);
     while let Some(flag) = words.next() {

@@ -216,6 +216,9 @@ impl Admin {
                 "sent": self.shared.traces.sent.load(Ordering::Relaxed),
                 "dropped": self.shared.traces.dropped.load(Ordering::Relaxed),
             },
+            "access_log": {
+                "dropped": self.shared.access_log.dropped(),
+            },
             "received": {
                 "clusters": resource(ResourceType::Cluster),
                 "endpoints": resource(ResourceType::Endpoint),

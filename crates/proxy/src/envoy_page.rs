@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use weir_series::exposition::encode::{push_label, push_micros_as_ms, push_u64};
+use weir_series::names;
 
 use crate::config::stats::{BOUNDS_US, Outcomes};
 use crate::config::{Cluster, HttpStats, ListenerStats};
@@ -463,6 +464,7 @@ fn server_values(out: &mut String, shared: &Shared) {
     let counters = [
         ("envoy_tracing_spans_sent", shared.traces.sent.load(Relaxed)),
         ("envoy_tracing_spans_dropped", shared.traces.dropped.load(Relaxed)),
+        (names::ACCESS_LOG_DROPPED_TOTAL, shared.access_log.dropped()),
     ];
     let gauges = gauges.into_iter().map(|(name, value)| (name, value, "gauge"));
     let counters = counters.into_iter().map(|(name, value)| (name, value, "counter"));

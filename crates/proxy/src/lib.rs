@@ -12,6 +12,7 @@
 
 pub mod config;
 
+mod access_log;
 mod admin;
 mod balance;
 mod buffers;
@@ -34,6 +35,7 @@ mod trace;
 mod wire;
 mod worker;
 
+use std::fs::File;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -62,6 +64,8 @@ const DRAIN_TICK: Duration = Duration::from_millis(50);
 const CLOSE_TIME: Duration = Duration::from_millis(1500);
 /// The last spans get this long to be sent.
 const LAST_SPANS: Duration = Duration::from_secs(2);
+/// The last lines of access logs get this long to be written.
+const LAST_LINES: Duration = Duration::from_secs(1);
 
 /// How to run a proxy.
 #[derive(Debug, Clone)]
@@ -78,6 +82,8 @@ pub struct Config {
     pub workers: usize,
     /// Record the canonical series; without it their page has none.
     pub record: bool,
+    /// Where access logs are written; `None`: standard output.
+    pub access_log: Option<Arc<File>>,
 }
 
 /// Why a proxy does not run.
@@ -114,6 +120,9 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Erro
         false => Recorder::silent(),
     };
     let shared = Shared::new(bootstrap.node.host_ip(), recorder);
+    if let Some(out) = &config.access_log {
+        shared.access_log.redirect(Arc::clone(out));
+    }
     let cache = match (&config.state_dir, &bootstrap.ads) {
         (Some(directory), Some(_)) => Some(Cache::new(directory.clone(), bootstrap.node.id.clone())),
         _ => None,
@@ -166,6 +175,9 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Erro
     told.cancel();
     if tokio::time::timeout(LAST_SPANS, exporting).await.is_err() {
         tracing::warn!("the last spans could not be sent in time");
+    }
+    if !shared.access_log.flush(LAST_LINES).await {
+        tracing::warn!("the last lines of access logs could not be written in time");
     }
     if let Some(AdminAddress::Pipe(path)) = &bootstrap.admin {
         let _ = std::fs::remove_file(path);

@@ -14,6 +14,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use weir_series::canonical::{Direction, Recorder};
 
+use crate::access_log::AccessLog;
 use crate::config::Active;
 use crate::peers::Peers;
 use crate::trace::Traces;
@@ -50,6 +51,8 @@ pub struct Shared {
     pub connected: AtomicBool,
     /// What traces are told.
     pub traces: Traces,
+    /// What access logs are told.
+    pub access_log: AccessLog,
 }
 
 /// Serving, draining, closing.
@@ -197,6 +200,7 @@ impl Shared {
             refused: AtomicU64::new(0),
             connected: AtomicBool::new(false),
             traces: Traces::default(),
+            access_log: AccessLog::default(),
         })
     }
 

@@ -12,6 +12,7 @@ use std::time::Instant;
 
 use weir_series::canonical::Slot;
 
+use crate::access_log::{Entry, Outcome};
 use crate::balance::{Limit, Line};
 use crate::config::{Active, Cluster, EndpointSource, Tcp, Telemetry};
 use crate::flow::Flow;
@@ -22,6 +23,7 @@ use crate::wire::{Counts, Io, Wire};
 
 /// Serves a connection until both halves are closed. `first` are bytes that were read from it before.
 pub async fn serve(flow: Rc<Flow>, io: Io, first: &[u8], tcp: Arc<Tcp>, active: Arc<Active>) {
+    let mut log = Log::new(&flow, &tcp);
     let cluster = active.clusters.get(tcp.draw()).cloned();
     let telemetry = cluster
         .as_ref()
@@ -32,8 +34,11 @@ pub async fn serve(flow: Rc<Flow>, io: Io, first: &[u8], tcp: Arc<Tcp>, active: 
     };
     let mut downstream = Wire::new(io, first, &flow.worker.buffers, counts);
     let connected = match &cluster {
-        Some(cluster) => connect(&flow, &active, cluster, tcp.connect_attempts).await,
-        None => None,
+        Some(cluster) => connect(&flow, &active, cluster, tcp.connect_attempts, &mut log).await,
+        None => {
+            log.flags = "NC";
+            None
+        }
     };
     drop(active);
     let Some((mut upstream, _busy)) = connected else {
@@ -51,18 +56,74 @@ pub async fn serve(flow: Rc<Flow>, io: Io, first: &[u8], tcp: Arc<Tcp>, active: 
         time.limit_stall(None, Some(idle), Instant::now());
         time
     });
+    let mut joined = Joined::default();
     let end = tokio::select! {
-        end = join(&mut downstream, &mut upstream, &[], time.as_mut()) => end,
+        end = joined.run(&mut downstream, &mut upstream, &[], time.as_mut()) => end,
         () = closing.cancelled() => Ok(()),
     };
+    log.moved(&joined);
     if end.is_err() {
         downstream.reset_on_close();
         upstream.reset_on_close();
     }
 }
 
+/// The line of a connection in the access log, written when this is dropped.
+struct Log<'f> {
+    flow: &'f Flow,
+    started: Instant,
+    /// `None`: there is none.
+    entry: Option<Box<Entry>>,
+    /// Why there is no connection to an endpoint, in Envoy's letters.
+    flags: &'static str,
+}
+
+impl<'f> Log<'f> {
+    fn new(flow: &'f Flow, tcp: &Tcp) -> Self {
+        Self {
+            flow,
+            started: Instant::now(),
+            entry: tcp.access_log.then(|| Entry::unread("-")),
+            flags: "-",
+        }
+    }
+
+    fn tried(&mut self, address: SocketAddr) {
+        if let Some(entry) = &mut self.entry {
+            entry.tried(address);
+        }
+    }
+
+    fn moved(&mut self, joined: &Joined) {
+        if let Some(entry) = &mut self.entry {
+            entry.received(joined.up());
+            entry.sent(joined.down());
+        }
+    }
+}
+
+impl Drop for Log<'_> {
+    fn drop(&mut self) {
+        if let Some(entry) = &self.entry {
+            let outcome = Outcome {
+                status: 0,
+                flags: self.flags,
+                duration: self.started.elapsed(),
+            };
+            self.flow.worker.shared.access_log.offer(entry.line(&outcome));
+        }
+    }
+}
+
 /// Connects to an endpoint; to another one when that fails.
-async fn connect(flow: &Flow, active: &Active, cluster: &Arc<Cluster>, attempts: u32) -> Option<(Wire, Busy)> {
+async fn connect(
+    flow: &Flow,
+    active: &Active,
+    cluster: &Arc<Cluster>,
+    attempts: u32,
+    log: &mut Log<'_>,
+) -> Option<(Wire, Busy)> {
+    log.flags = "UH";
     let mut failed: Vec<SocketAddr> = Vec::new();
     let limits = &cluster.spec.limits;
     let line = Rc::new(Line::default());
@@ -83,17 +144,23 @@ async fn connect(flow: &Flow, active: &Active, cluster: &Arc<Cluster>, attempts:
             Some(_) => match line.open_more(&cluster.breaker, limits) {
                 Some(held) => Some(held),
                 None => {
+                    log.flags = "UO";
                     cluster.stats.cx_overflow();
                     slot.iter().for_each(|s| s.overflow(Limit::Connections.name()));
                     return None;
                 }
             },
         };
+        log.tried(endpoint.address);
         let connected = flow.worker.connect(cluster, endpoint.address, slot.clone(), held).await;
         watch(cluster, place, slot.as_ref(), connected.is_ok());
         match connected {
-            Ok(wire) => return Some((wire, Busy::new(cluster, place))),
+            Ok(wire) => {
+                log.flags = "-";
+                return Some((wire, Busy::new(cluster, place)));
+            }
             Err(error) => {
+                log.flags = "UF,URX";
                 tracing::debug!(address = %endpoint.address, %error, "no connection");
                 failed.push(endpoint.address);
             }
@@ -145,31 +212,50 @@ impl Drop for Busy {
     }
 }
 
-/// Copies both ways, after `head` to the first of the two, until both halves have ended, or time is up.
-pub async fn join(
-    downstream: &mut Wire,
-    upstream: &mut Wire,
-    head: &[u8],
-    mut time: Option<&mut Lifetime>,
-) -> Result<(), Broken> {
-    let (mut up, mut down) = (Half::default(), Half::default());
-    poll_fn(|cx| {
-        let mut moved = false;
-        let up = up.poll(&[], downstream, upstream, &mut moved, cx)?;
-        let down = down.poll(head, upstream, downstream, &mut moved, cx)?;
-        match (up, down) {
-            (Poll::Ready(()), Poll::Ready(())) => Poll::Ready(Ok(())),
-            _ => match &mut time {
-                None => Poll::Pending,
-                Some(time) => {
-                    time.moved |= moved;
-                    // Whoever is idle for too long is closed as if both had had enough.
-                    time.poll(cx).map(|()| Ok(()))
-                }
-            },
-        }
-    })
-    .await
+/// Two connections that are joined.
+#[derive(Default)]
+pub struct Joined {
+    up: Half,
+    down: Half,
+}
+
+impl Joined {
+    /// Copies both ways, after `head` to the first of the two, until both halves have ended, or time is up.
+    pub async fn run(
+        &mut self,
+        downstream: &mut Wire,
+        upstream: &mut Wire,
+        head: &[u8],
+        mut time: Option<&mut Lifetime>,
+    ) -> Result<(), Broken> {
+        poll_fn(|cx| {
+            let mut moved = false;
+            let up = self.up.poll(&[], downstream, upstream, &mut moved, cx)?;
+            let down = self.down.poll(head, upstream, downstream, &mut moved, cx)?;
+            match (up, down) {
+                (Poll::Ready(()), Poll::Ready(())) => Poll::Ready(Ok(())),
+                _ => match &mut time {
+                    None => Poll::Pending,
+                    Some(time) => {
+                        time.moved |= moved;
+                        // Whoever is idle for too long is closed as if both had had enough.
+                        time.poll(cx).map(|()| Ok(()))
+                    }
+                },
+            }
+        })
+        .await
+    }
+
+    /// Bytes that went from the first to the second.
+    pub fn up(&self) -> u64 {
+        self.up.body.content(Framing::UntilClose)
+    }
+
+    /// Bytes that went back.
+    pub fn down(&self) -> u64 {
+        self.down.body.content(Framing::UntilClose)
+    }
 }
 
 /// One direction.

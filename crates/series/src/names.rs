@@ -111,6 +111,8 @@ pub const URL: &str = "url";
 pub const RECEIVED_SAMPLES_TOTAL: &str = "weir_remote_write_received_samples_total";
 /// Samples that came by remote write and were refused.
 pub const RECEIVED_REFUSED_TOTAL: &str = "weir_remote_write_refused_samples_total";
+/// Lines of access logs that a proxy could not write.
+pub const ACCESS_LOG_DROPPED_TOTAL: &str = "weir_access_log_dropped_total";
 /// Series in the store.
 pub const STORE_SERIES: &str = "weir_store_series";
 /// Bytes of the store's series and samples.

@@ -176,6 +176,8 @@ pub struct Http {
     pub head_timeout: Option<Duration>,
     /// A request on which nothing moves for this long is given up (up to a quarter more); `None`: never.
     pub stall_timeout: Option<Duration>,
+    /// Each request is a line on the output.
+    pub access_log: bool,
 }
 
 /// Where the routes of an [`Http`] chain come from.
@@ -200,6 +202,8 @@ pub struct Tcp {
     pub idle_timeout: Option<Duration>,
     /// Endpoints to try before a connection is given up, at least 1.
     pub connect_attempts: u32,
+    /// Each connection is a line on the output.
+    pub access_log: bool,
 }
 
 impl Tcp {
@@ -402,6 +406,7 @@ mod tests {
                 shares: Box::default(),
                 idle_timeout: None,
                 connect_attempts: 1,
+                access_log: false,
             })),
         }
     }

@@ -274,6 +274,7 @@ impl<'a> Attempts<'a> {
         if self.left == 0 {
             if self.route.retry.limit > 0 {
                 ClusterStats::add(&self.cluster.stats.rq_retry_limit_exceeded);
+                record.exhausted();
             }
             return None;
         }

@@ -116,6 +116,15 @@ impl Lifetime {
         self.deadline.is_some_and(|d| d <= Instant::now())
     }
 
+    /// Why a response broke off, in Envoy's letters: time was up, nothing moved, or the endpoint is gone.
+    pub fn broken(&self) -> &'static str {
+        match self.is_past_deadline() {
+            true => "UT",
+            false if self.still > LOOKS => "SI",
+            false => "UC",
+        }
+    }
+
     /// The process ends: connections that nobody uses are to be closed. Whoever asked is woken when that begins.
     pub fn closing(&self) -> bool {
         self.worker.shared.life.is_closing()

@@ -254,6 +254,8 @@ pub struct Pump<'s, 't> {
     data: Bytes,
     after: &'static [u8],
     state: State,
+    /// Bytes of content that passed, or wait to be written.
+    pub bytes: u64,
     /// Trailers that passed.
     pub trailers: Option<HeaderMap>,
     /// So many bytes may pass, and those that wait for it.
@@ -283,6 +285,7 @@ impl<'s, 't> Pump<'s, 't> {
             data: Bytes::new(),
             after: b"",
             state,
+            bytes: 0,
             trailers: None,
             limit: None,
         }
@@ -362,6 +365,7 @@ impl<'s, 't> Pump<'s, 't> {
     }
 
     fn data(&mut self, data: Bytes) {
+        self.bytes += data.len() as u64;
         if let Sink::H1(_, Writing::Chunked) = self.sink
             && !data.is_empty()
         {

@@ -4,6 +4,7 @@
 //! know. The last endpoint tried stands for the request; dropping a record that was not ended means that the client went
 //! away.
 
+use std::borrow::Cow;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -11,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use weir_series::canonical::{Classification, Peer, Response, Slot, classify};
 
+use crate::access_log::{self, Entry};
 use crate::balance::{Cause, Limit};
 use crate::config::stats::FaultKind;
 use crate::config::{Cluster, HttpStats, Telemetry};
@@ -34,6 +36,12 @@ pub struct Record {
     grpc_status: Option<u16>,
     /// What traces are told of it; `None`: nothing.
     trace: Option<Box<Trace>>,
+    /// Its line in the access log; `None`: there is none.
+    log: Option<Box<Entry>>,
+    /// Why there is no answer of an endpoint, in Envoy's letters.
+    flags: &'static str,
+    /// It failed although it was tried as often as may be.
+    exhausted: bool,
     ended: bool,
     /// It is of a copy, which is no request of the client.
     shadow: bool,
@@ -58,6 +66,9 @@ impl Record {
             grpc: false,
             grpc_status: None,
             trace: None,
+            log: None,
+            flags: "-",
+            exhausted: false,
             ended: muted,
             shadow: false,
         }
@@ -77,8 +88,11 @@ impl Record {
             status: 0,
             grpc: false,
             grpc_status: None,
-            // Traces tell of the request, not of its copies.
+            // Traces and logs tell of the request, not of its copies.
             trace: None,
+            log: None,
+            flags: "-",
+            exhausted: false,
             ended: false,
             shadow: true,
         }
@@ -99,15 +113,40 @@ impl Record {
         self.trace = trace;
     }
 
-    /// Why there is no answer of an endpoint, for traces, in Envoy's letters.
+    /// The access log is told of it.
+    pub fn log(&mut self, entry: Box<Entry>) {
+        self.log = Some(entry);
+    }
+
+    /// Why there is no answer of an endpoint, in Envoy's letters.
     pub fn flag(&mut self, flags: &'static str) {
-        if let Some(trace) = &mut self.trace {
-            trace.flags = flags;
+        self.flags = flags;
+    }
+
+    /// No other try follows a failed one: there were as many as there may be.
+    pub fn exhausted(&mut self) {
+        self.exhausted = true;
+    }
+
+    /// How much came of the request's body, for the access log.
+    pub fn received(&mut self, bytes: impl FnOnce() -> u64) {
+        if let Some(log) = &mut self.log {
+            log.received(bytes());
         }
     }
 
-    /// Where a try goes, for traces.
+    /// How much of a response's body went to the client, for the access log.
+    pub fn sent(&mut self, bytes: impl FnOnce() -> u64) {
+        if let Some(log) = &mut self.log {
+            log.sent(bytes());
+        }
+    }
+
+    /// Where a try goes, for traces and the access log.
     pub fn tried(&mut self, address: SocketAddr, endpoint: &Arc<Peer>) {
+        if let Some(log) = &mut self.log {
+            log.tried(address);
+        }
         if let Some(trace) = &mut self.trace {
             trace.endpoint = Some((address, Arc::clone(endpoint)));
         }
@@ -137,6 +176,14 @@ impl Record {
         }
         self.tries += 1;
         self.slot = Some(slot);
+    }
+
+    /// The head of an endpoint's response is the one that the client gets.
+    pub fn answered(&mut self, status: u16, grpc: bool, grpc_status: Option<u16>) {
+        if let Some(log) = &mut self.log {
+            log.answered();
+        }
+        self.head(status, grpc, grpc_status);
     }
 
     /// The head of the response to the client is decided.
@@ -191,14 +238,8 @@ impl Record {
     }
 
     /// The proxy answers by itself.
-    pub fn local(&mut self, status: u16) {
-        self.slot = None;
-        self.status = status;
-        self.end(classify(status, None, false), true);
-    }
-
-    /// The same, with a reply that may be gRPC.
     pub fn reply(&mut self, reply: &Reply) {
+        self.sent(|| reply.body.len() as u64);
         self.slot = None;
         self.status = reply.status;
         self.grpc_status = reply.grpc_status();
@@ -302,15 +343,29 @@ impl Record {
                 }
             }
         }
-        if let Some(mut trace) = self.trace.take() {
-            if aborted {
-                trace.flags = "DC";
-            }
+        if aborted {
+            self.flags = "DC";
+        }
+        let flags = match (self.flags, self.exhausted) {
+            (flags, false) => Cow::Borrowed(flags),
+            ("-", true) => Cow::Borrowed("URX"),
+            (flags, true) => Cow::Owned(format!("URX,{flags}")),
+        };
+        if let Some(log) = self.log.take() {
+            let outcome = access_log::Outcome {
+                status: self.status,
+                flags: &flags,
+                duration: latency,
+            };
+            self.flow.worker.shared.access_log.offer(log.line(&outcome));
+        }
+        if let Some(trace) = self.trace.take() {
             let outcome = Outcome {
                 duration: latency,
                 status: self.status,
                 grpc_status: self.grpc_status,
                 failed: classification == Classification::Failure,
+                flags: &flags,
                 cluster: self.cluster.as_deref(),
                 source: self.flow.source,
                 client: &self.flow.client(),

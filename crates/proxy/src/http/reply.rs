@@ -14,6 +14,9 @@ use super::record::Record;
 /// Says that the reply is the proxy's, because a limit was reached.
 const OVERLOADED: HeaderName = HeaderName::from_static("x-envoy-overloaded");
 
+/// What came is none of the protocol, in Envoy's letters.
+pub const MALFORMED: &str = "DPE";
+
 /// Says in words why a call failed, percent-encoded.
 const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 
@@ -132,7 +135,10 @@ impl Unanswered {
             Self::NoEndpoint => "UH",
             Self::Failed(Failure::Connect) => "UF",
             Self::Failed(Failure::Malformed) => "UPE",
-            Self::Failed(_) => "UC",
+            Self::Failed(Failure::Overflow(_)) => "UO",
+            Self::Failed(Failure::Timeout) => "UT",
+            Self::Failed(Failure::Refused) => "UR",
+            Self::Failed(Failure::Unsent | Failure::Reset) => "UC",
             Self::Late => "UT",
             Self::Slow => "SI",
         });
@@ -143,6 +149,7 @@ impl Unanswered {
         if grpc {
             reply = reply.in_grpc();
         }
+        record.sent(|| reply.body.len() as u64);
         match self {
             Self::NoCluster(_) => {
                 record.no_cluster();

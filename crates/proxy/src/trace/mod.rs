@@ -44,8 +44,6 @@ pub struct Trace {
     tags: Vec<(&'static str, String)>,
     /// The endpoint that was tried last, and who that is.
     pub endpoint: Option<(SocketAddr, Arc<Peer>)>,
-    /// Why there was no answer of an endpoint, in Envoy's letters.
-    pub flags: &'static str,
 }
 
 /// What became of a request.
@@ -59,6 +57,8 @@ pub struct Outcome<'a> {
     pub grpc_status: Option<u16>,
     /// It counts as a failure.
     pub failed: bool,
+    /// Why there was no answer of an endpoint, in Envoy's letters.
+    pub flags: &'a str,
     /// The cluster that was tried.
     pub cluster: Option<&'a Cluster>,
     /// From where the request came.
@@ -134,7 +134,6 @@ pub fn begin(
         begin: SystemTime::now(),
         tags,
         endpoint: None,
-        flags: "-",
     };
     (context, Some(Box::new(trace)))
 }
@@ -156,7 +155,7 @@ impl Trace {
             tags.push(("upstream_address", address.to_string()));
         }
         tags.push(("peer.address", outcome.source.to_string()));
-        tags.push(("response_flags", self.flags.to_owned()));
+        tags.push(("response_flags", outcome.flags.to_owned()));
         if outcome.tries > 1 {
             tags.push(("retries", (outcome.tries - 1).to_string()));
         }

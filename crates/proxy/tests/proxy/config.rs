@@ -13,6 +13,7 @@ async fn error(bootstrap: &str) -> String {
         drain: Duration::ZERO,
         workers: 1,
         record: true,
+        access_log: None,
     };
     weir_proxy::run(config, Default::default())
         .await

@@ -1,5 +1,6 @@
 //! The proxy in one process with its clients and servers, on loopback.
 
+mod access_log;
 mod ads;
 mod balance;
 mod breakers;

@@ -45,6 +45,12 @@ impl Proxy {
 
     /// Starts a proxy with a directory for its files, without waiting.
     pub fn launch(bootstrap: &str, directory: tempfile::TempDir, drain: Duration) -> Self {
+        let log = std::fs::File::create(directory.path().join("access.log")).unwrap();
+        Self::logging_to(log, bootstrap, directory, drain)
+    }
+
+    /// The same with another place for its access log.
+    pub fn logging_to(log: std::fs::File, bootstrap: &str, directory: tempfile::TempDir, drain: Duration) -> Self {
         let path = directory.path().join("bootstrap.yaml");
         std::fs::write(&path, bootstrap).unwrap();
         let metrics = SocketAddr::from(([127, 0, 0, 1], free_port()));
@@ -55,6 +61,7 @@ impl Proxy {
             drain,
             workers: 1,
             record: true,
+            access_log: Some(Arc::new(log)),
         };
         let shutdown = CancellationToken::new();
         let token = shutdown.clone();

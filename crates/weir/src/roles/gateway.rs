@@ -47,6 +47,7 @@ pub async fn run(arguments: args::Gateway) -> Result<()> {
                         drain,
                         workers: workers(arguments.workers),
                         record: true,
+                        access_log: None,
                     };
                     weir_proxy::run(config, shutdown).await.context("proxy")
                 }

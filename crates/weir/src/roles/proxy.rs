@@ -21,6 +21,7 @@ pub async fn run(arguments: args::Proxy) -> Result<()> {
         drain,
         workers: arguments.workers,
         record: !arguments.no_metrics,
+        access_log: None,
     };
     until_signal_then(drain + STOP_MARGIN, |shutdown| async move {
         tokio::select! {

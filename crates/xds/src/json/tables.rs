@@ -50,6 +50,10 @@ const MESSAGES: &[(&str, Kind)] = &[
         Msg(STDOUT_LOG),
     ),
     (
+        "envoy.extensions.access_loggers.file.v3.FileAccessLog",
+        Msg(&[one(1, "path", Str)]),
+    ),
+    (
         "envoy.extensions.filters.listener.original_dst.v3.OriginalDst",
         Msg(&[]),
     ),

@@ -1,6 +1,6 @@
 //! Access logs. For people, where the mesh's settings ask for it: a line a request or connection on the proxy's output.
 //! For the supervisor beside Envoy: Envoy's own statistics know no latency or status by endpoint, so each request and
-//! connection is told to it, and it records the canonical series. Weir's proxy records by itself.
+//! connection is told to it, and it records the canonical series. Weir's proxy records by itself, and is asked for lines only.
 
 use envoy_types::pb::envoy::config::accesslog::v3::AccessLog;
 use envoy_types::pb::envoy::config::accesslog::v3::access_log::ConfigType;
@@ -56,20 +56,17 @@ pub(super) fn tcp(logs: Logs, log_name: &str) -> Vec<AccessLog> {
 }
 
 fn log<T: prost::Name>(logs: Logs, name: &str, config: &T) -> Vec<AccessLog> {
-    if logs.engine == Engine::Weir {
-        return Vec::new();
-    }
     let log = |name: &str, config| AccessLog {
         name: name.to_owned(),
         config_type: Some(ConfigType::TypedConfig(config)),
         ..Default::default()
     };
-    let told = log(name, any(config));
-    // In Envoy's own format, which its users know.
+    let told = (logs.engine == Engine::Envoy).then(|| log(name, any(config)));
+    // In Envoy's own format, which its users know, and which Weir's proxy writes too.
     let shown = logs
         .shown
         .then(|| log("envoy.access_loggers.stdout", any(&StdoutAccessLog::default())));
-    [told].into_iter().chain(shown).collect()
+    told.into_iter().chain(shown).collect()
 }
 
 fn common(log_name: &str) -> CommonGrpcAccessLogConfig {

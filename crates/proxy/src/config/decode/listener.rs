@@ -14,8 +14,8 @@ use envoy_types::pb::google::protobuf;
 use weir_series::canonical::Direction;
 
 use super::{
-    Decoded, Within, fault, flag, http2, message_name, nothing_left, optional_duration, parse, port, reject, route,
-    socket_address, tls, trace, unpack,
+    Decoded, Within, access_log, fault, flag, http2, message_name, nothing_left, optional_duration, parse, port,
+    reject, route, socket_address, tls, trace, unpack,
 };
 use crate::config::edge::{Edge, EscapedSlashes, Strangers, StripPort};
 use crate::config::fault::Fault;
@@ -314,6 +314,7 @@ fn tcp(mut rest: tcp_proxy::TcpProxy) -> Decoded<Tcp> {
     // Zero switches it off.
     let idle_timeout = optional_duration("idle_timeout", &rest.idle_timeout.take())?.filter(|d| !d.is_zero());
     let connect_attempts = rest.max_connect_attempts.take().map_or(1, |n| n.value.max(1));
+    let access_log = access_log::asked(take(&mut rest.access_log))?;
     nothing_left(&rest)?;
     Ok(Tcp {
         stat_prefix,
@@ -321,6 +322,7 @@ fn tcp(mut rest: tcp_proxy::TcpProxy) -> Decoded<Tcp> {
         shares,
         idle_timeout,
         connect_attempts,
+        access_log,
     })
 }
 
@@ -392,6 +394,7 @@ fn http(mut rest: hcm::HttpConnectionManager) -> Decoded<Http> {
         rest.request_timeout = None;
     }
     let edge = edge(&mut rest)?;
+    let access_log = access_log::asked(take(&mut rest.access_log))?;
     // Headers about servers pass through unchanged, requests keep their identifiers.
     rest.server_name.clear();
     rest.server_header_transformation = 0;
@@ -412,6 +415,7 @@ fn http(mut rest: hcm::HttpConnectionManager) -> Decoded<Http> {
         idle_timeout,
         head_timeout,
         stall_timeout,
+        access_log,
     })
 }
 

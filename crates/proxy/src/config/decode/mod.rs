@@ -4,6 +4,7 @@
 //! A field that is set and not supported is a rejection, never ignored; fields that only tune buffers or statistics are
 //! accepted and listed here. Knows nothing of other resources. Certificates that a resource names by file are read here.
 
+mod access_log;
 mod cluster;
 mod endpoint;
 mod fault;

@@ -56,6 +56,8 @@ pub trait Editable: Head + Fields {
     fn set_host(&mut self, host: &str);
     /// Adds what every request has and the client did not send, so that it can be changed too.
     fn settle(&mut self, request_id: bool);
+    /// The protocol of the message, as access logs name it.
+    fn protocol(&self) -> &'static str;
 }
 
 /// What is done to headers at one place of the configuration: first some go, then some come.

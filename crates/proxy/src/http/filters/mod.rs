@@ -4,7 +4,7 @@
 //!  head ─▶ edge ─▶ route ─▶ trace ─▶ faults ─▶ changes ─▶ endpoint
 //!                             │          │          └──────── response ─▶ changes ─▶ bandwidth ─▶ client
 //!                             │          └─▶ error, or the route's own reply
-//!                             └─▶ what traces are told
+//!                             └─▶ what traces are told; access logs are told at the end
 //! ```
 //!
 //! Enters: the head of a request of either version. Leaves: a [`Decision`], and the head as the endpoint gets it. A route
@@ -21,6 +21,7 @@ use http::header::{self, HeaderValue};
 use super::attempts::Target;
 use super::record::Record;
 use super::reply::{Reply, Unanswered};
+use crate::access_log::Entry;
 use crate::config::fault::Abort;
 use crate::config::route::edit::{Editable, Edits, Fields, Redirect};
 use crate::config::route::matching::{Head, is_grpc};
@@ -75,6 +76,21 @@ impl Shaping<'_> {
 
 /// Finds the route of a request, draws its faults, and changes its head as the route says.
 pub fn decide<'a>(
+    head: &mut impl Editable,
+    active: &'a Active,
+    http: &'a Http,
+    flow: &Flow,
+    secure: bool,
+    record: &mut Record,
+) -> Decision<'a> {
+    let decision = judge(head, active, http, flow, secure, record);
+    if http.access_log && record.is_open() {
+        record.log(Entry::read(head, http.generate_request_id));
+    }
+    decision
+}
+
+fn judge<'a>(
     head: &mut impl Editable,
     active: &'a Active,
     http: &'a Http,

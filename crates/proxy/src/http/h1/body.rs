@@ -39,6 +39,8 @@ pub enum Body {
     UntilClose {
         /// It has.
         ended: bool,
+        /// So many bytes passed.
+        passed: u64,
     },
 }
 
@@ -52,7 +54,10 @@ impl Body {
                 parser: Box::default(),
                 checked: 0,
             },
-            Framing::UntilClose => Self::UntilClose { ended: false },
+            Framing::UntilClose => Self::UntilClose {
+                ended: false,
+                passed: 0,
+            },
         }
     }
 
@@ -61,7 +66,7 @@ impl Body {
         match self {
             Self::Length(left) => *left == 0,
             Self::Chunked { parser, checked } => *checked == 0 && parser.is_done(),
-            Self::UntilClose { ended } => *ended,
+            Self::UntilClose { ended, .. } => *ended,
         }
     }
 
@@ -91,14 +96,24 @@ impl Body {
         match self {
             Self::Length(left) => *left -= n as u64,
             Self::Chunked { checked, .. } => *checked -= n,
-            Self::UntilClose { .. } => {}
+            Self::UntilClose { passed, .. } => *passed += n as u64,
+        }
+    }
+
+    /// Bytes of content that passed, of a body that is framed like this. Of chunks: those that were seen.
+    pub fn content(&self, framing: Framing) -> u64 {
+        match (self, framing) {
+            (Self::Length(left), Framing::Length(length)) => length.saturating_sub(*left),
+            (Self::Length(_), _) => 0,
+            (Self::Chunked { parser, .. }, _) => parser.content(),
+            (Self::UntilClose { passed, .. }, _) => *passed,
         }
     }
 
     /// The connection ended: good for some bodies, bad for others.
     pub fn source_ended(&mut self) -> Result<(), Broken> {
         match self {
-            Self::UntilClose { ended } => {
+            Self::UntilClose { ended, .. } => {
                 *ended = true;
                 Ok(())
             }

@@ -42,6 +42,8 @@ pub struct Chunked {
     state: State,
     /// Bytes of the chunk that are still to come.
     left: u64,
+    /// Bytes of content that were seen.
+    content: u64,
     line: u32,
     extensions: u32,
     name: [u8; NAME_BYTES_MAX],
@@ -55,6 +57,7 @@ impl Default for Chunked {
         Self {
             state: State::Size { digits: 0 },
             left: 0,
+            content: 0,
             line: 0,
             extensions: 0,
             name: [0; NAME_BYTES_MAX],
@@ -71,6 +74,11 @@ impl Chunked {
     /// Whether the whole body was seen.
     pub fn is_done(&self) -> bool {
         self.state == State::Done
+    }
+
+    /// Bytes of content that were seen.
+    pub fn content(&self) -> u64 {
+        self.content
     }
 
     /// The trailers' lines with the empty line behind them, once all was seen.
@@ -92,6 +100,7 @@ impl Chunked {
         if self.state == State::Data {
             let run = usize::try_from(self.left).unwrap_or(usize::MAX).min(bytes.len());
             self.left -= run as u64;
+            self.content += run as u64;
             if self.left == 0 {
                 self.state = State::DataReturn;
             }

@@ -28,8 +28,9 @@ use crate::http::headers;
 use crate::http::lifetime::Lifetime;
 use crate::http::message::{REPLAY_BYTES_MAX, Source};
 use crate::http::record::Record;
-use crate::http::reply::{Reply, Unanswered};
+use crate::http::reply::{MALFORMED, Reply, Unanswered};
 use crate::http::translate as other;
+use crate::tcp::Joined;
 use crate::wire::Wire;
 
 /// What remains of a request's head once it is rendered.
@@ -282,7 +283,9 @@ impl Connection {
         let mut upload = Upload::new(facts, replay && !facts.expects);
         let flow = Rc::clone(&self.flow);
         if let Some(copied) = copied {
-            match self.gather(&mut upload).await {
+            let gathered = self.gather(&mut upload).await;
+            record.received(|| upload.received(facts.framing, &self.wire));
+            match gathered {
                 Ok(()) => {}
                 Err(Sent::Late) if self.time.is_past_deadline() => {
                     return self.unanswered(record, Unanswered::Late, facts).await;
@@ -309,7 +312,9 @@ impl Connection {
             let origin = Origin::new(cluster, endpoint.address);
             self.time.limit_try(attempts.time());
             let attempt = self.attempt(&endpoint, origin, &mut upload, facts, &mut attempts, &mut record);
-            let wait = match attempt.await {
+            let outcome = attempt.await;
+            record.received(|| upload.received(facts.framing, &self.wire));
+            let wait = match outcome {
                 Ok((upstream, answer)) => {
                     self.time.limit_try(None);
                     let status = (answer.status, answer.grpc_status);
@@ -462,9 +467,10 @@ impl Connection {
         match why {
             None => Next::Gone,
             Some(why) => {
-                record.local(400);
-                drop(record);
                 let reply = Reply::new(400, why.to_string());
+                record.flag(MALFORMED);
+                record.reply(&reply);
+                drop(record);
                 self.reply(&reply, false, After::Close, true).await
             }
         }
@@ -482,11 +488,12 @@ impl Connection {
         facts: Facts<'_>,
         mut record: Record,
     ) -> Next {
-        record.head(answer.status, answer.grpc, answer.grpc_status);
         upload.forget(&mut self.wire);
         if answer.after == After::Upgrade {
+            record.head(answer.status, answer.grpc, answer.grpc_status);
             return self.tunnel(upstream, record).await;
         }
+        record.answered(answer.status, answer.grpc, answer.grpc_status);
         let framing = render::body_of(answer.framing, facts.to_head);
         let old_chunked = framing == Framing::Chunked && !facts.one_one;
         let mut body = Body::new(framing);
@@ -500,6 +507,8 @@ impl Connection {
         } else {
             self.relay(&mut upstream, &mut body, &mut upload, &mut sent).await
         };
+        record.received(|| upload.received(facts.framing, &self.wire));
+        record.sent(|| body.content(framing));
         match end {
             Ok(()) => {
                 record.complete();
@@ -524,6 +533,7 @@ impl Connection {
             }
             Err(Broken::Source | Broken::Malformed(_)) => {
                 upstream.fail();
+                record.flag(self.time.broken());
                 record.upstream_failed();
                 // A regular end would make half a response look whole.
                 self.wire.reset_on_close();
@@ -614,8 +624,11 @@ impl Connection {
     /// Joins two connections that left HTTP, each half for itself. The head of the answer is in `out`.
     async fn tunnel(&mut self, mut upstream: Wire, mut record: Record) -> Next {
         self.time.limit(None);
-        let end = crate::tcp::join(&mut self.wire, &mut upstream, &self.out, None).await;
+        let mut joined = Joined::default();
+        let end = joined.run(&mut self.wire, &mut upstream, &self.out, None).await;
         tracing::debug!(?end, "upgraded connection ended");
+        record.received(|| joined.up());
+        record.sent(|| joined.down());
         record.complete();
         Next::Gone
     }

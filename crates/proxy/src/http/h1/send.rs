@@ -109,6 +109,15 @@ impl Upload {
         self.sent
     }
 
+    /// Bytes of content that came from the client, of a body that is framed like this.
+    pub fn received(&self, framing: Framing, client: &Wire) -> u64 {
+        let here = match self.body {
+            Body::Length(left) => left.min(client.unread().len() as u64),
+            Body::Chunked { .. } | Body::UntilClose { .. } => 0,
+        };
+        self.body.content(framing) + here
+    }
+
     /// It will not be sent again.
     pub fn forget(&mut self, client: &mut Wire) {
         if std::mem::take(&mut self.kept) {

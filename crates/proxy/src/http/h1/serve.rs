@@ -10,11 +10,12 @@ use std::time::{Duration, Instant};
 
 use super::head::{self, End, Malformed};
 use super::render::{self, After};
+use crate::access_log::Entry;
 use crate::flow::Flow;
 use crate::http::chain::Chain;
 use crate::http::lifetime::Lifetime;
 use crate::http::record::Record;
-use crate::http::reply::Reply;
+use crate::http::reply::{MALFORMED, Reply};
 use crate::wire::Wire;
 
 /// How long a client may take to read a reply of the proxy's own.
@@ -77,7 +78,7 @@ pub async fn serve(flow: Rc<Flow>, wire: Wire, chain: Chain) {
             Err(Ending::Slow) => {
                 connection.chain.stats.header_timeout();
                 connection
-                    .refuse(408, "the head of the request did not come in time")
+                    .refuse(408, "the head of the request did not come in time", "-")
                     .await
             }
             Err(Ending::Malformed(why)) => connection.refuse_malformed(why).await,
@@ -170,16 +171,20 @@ impl Connection {
             Malformed::Version => 505,
             Malformed::TooLarge => 431,
         };
-        self.refuse(status, &why.to_string()).await
+        self.refuse(status, &why.to_string(), MALFORMED).await
     }
 
-    /// Answers something that is no request, and ends the connection.
-    pub async fn refuse(&mut self, status: u16, text: &str) -> Next {
+    /// Answers something that is no request, for a reason in Envoy's letters, and ends the connection.
+    async fn refuse(&mut self, status: u16, text: &str, flags: &'static str) -> Next {
         let mut record = Record::new(&self.flow, &self.chain.stats, false);
-        record.local(status);
+        if self.chain.http.access_log {
+            record.log(Entry::unread("HTTP/1.1"));
+        }
+        record.flag(flags);
+        let reply = Reply::new(status, text.to_owned());
+        record.reply(&reply);
         self.wire.consume(usize::MAX);
-        self.reply(&Reply::new(status, text.to_owned()), false, After::Close, true)
-            .await
+        self.reply(&reply, false, After::Close, true).await
     }
 
     /// Writes a reply of the proxy's own. `more`: the rest of the request's body is not wanted.

@@ -15,6 +15,7 @@ use http::{HeaderMap, Method, Request, Response, StatusCode, Uri};
 
 use super::server::Session;
 use super::upstream::{Client, End, Exchange};
+use crate::access_log::Entry;
 use crate::config::route::edit::{Editable, Fields};
 use crate::config::route::matching;
 use crate::http::filters::mirror::Copies;
@@ -23,7 +24,10 @@ use crate::http::headers;
 use crate::http::lifetime::Lifetime;
 use crate::http::message::Source;
 use crate::http::record::Record;
-use crate::http::reply::Reply;
+use crate::http::reply::{MALFORMED, Reply};
+
+/// As access logs name the protocol.
+const TWO: &str = "HTTP/2";
 
 /// Serves one request.
 pub async fn serve(session: &Session, request: Request<RecvStream>, mut respond: SendResponse<Bytes>) {
@@ -40,12 +44,19 @@ pub async fn serve(session: &Session, request: Request<RecvStream>, mut respond:
         record.reply(&reply);
         answer(respond, &reply);
     };
+    let mut refuse = |mut record: Record, why: &'static str| {
+        if http.access_log && record.is_open() {
+            record.log(Entry::unread(TWO));
+        }
+        record.flag(MALFORMED);
+        local(&mut record, &mut respond, Reply::new(400, why));
+    };
     let authority = match authority(&parts.uri, &parts.headers) {
         Ok(_) if parts.method == Method::CONNECT => {
-            return local(&mut record, &mut respond, Reply::new(400, "CONNECT is not supported"));
+            return refuse(record, "CONNECT is not supported");
         }
         Ok(authority) => authority,
-        Err(why) => return local(&mut record, &mut respond, Reply::new(400, why)),
+        Err(why) => return refuse(record, why),
     };
     parts.headers.remove(header::HOST);
     headers::add_request_headers(&mut parts.headers, http.generate_request_id, secure);
@@ -176,6 +187,10 @@ impl Editable for Head<'_> {
     }
 
     fn settle(&mut self, _request_id: bool) {}
+
+    fn protocol(&self) -> &'static str {
+        TWO
+    }
 }
 
 /// The target with all its parts, as the client of the HTTP/2 library wants it.

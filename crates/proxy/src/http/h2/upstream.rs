@@ -250,6 +250,7 @@ impl<'w> Exchange<'_, 'w> {
         let response = match outcome.await {
             Ok(response) => response,
             Err(end) => {
+                self.record.received(|| up.bytes);
                 up.reset(h2::Reason::CANCEL);
                 if matches!(end, Try::Failed(Failure::Unsent | Failure::Refused)) && !self.has_body() {
                     // Nothing of it was taken where the endpoint did not even see the stream.
@@ -369,7 +370,7 @@ impl<'w> Exchange<'_, 'w> {
         mut up: Pump<'_, '_>,
     ) -> End {
         let grpc = headers::is_grpc(&headers);
-        self.record.head(status, grpc, headers::grpc_status(&headers));
+        self.record.answered(status, grpc, headers::grpc_status(&headers));
         let to_head = self.parts.method == Method::HEAD;
         let bodiless = to_head || matches!(status, 204 | 304) || source.is_end();
         let mut headers = headers;
@@ -396,6 +397,8 @@ impl<'w> Exchange<'_, 'w> {
             self.time.poll(cx).map(|()| Err(Broken::Source))
         })
         .await;
+        self.record.received(|| up.bytes);
+        self.record.sent(|| down.bytes);
         match outcome {
             Ok(()) => {
                 self.record
@@ -415,6 +418,7 @@ impl<'w> Exchange<'_, 'w> {
             Err(Broken::Source | Broken::Malformed(_)) => {
                 up.reset(h2::Reason::CANCEL);
                 down.reset(h2::Reason::INTERNAL_ERROR);
+                self.record.flag(self.time.broken());
                 self.record.upstream_failed();
                 End::Broken
             }
@@ -535,7 +539,10 @@ async fn message<'s>(
     });
     let (status, headers, framing, keep_alive) = match outcome.await {
         Ok(read) => read,
-        Err(end) => return (end, false),
+        Err(end) => {
+            exchange.record.received(|| up.bytes);
+            return (end, false);
+        }
     };
     exchange.time.limit_try(None);
     let outcome = (status, headers::grpc_status(&headers));

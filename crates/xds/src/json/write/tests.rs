@@ -35,6 +35,7 @@ fn through_prost(name: &str, bytes: &[u8]) -> Option<Seen> {
         "ZipkinConfig" => seen::<pb::trace::v3::ZipkinConfig>(bytes),
         "OpenTelemetryConfig" => seen::<pb::trace::v3::OpenTelemetryConfig>(bytes),
         "StdoutAccessLog" => seen::<ext::access_loggers::stream::v3::StdoutAccessLog>(bytes),
+        "FileAccessLog" => seen::<ext::access_loggers::file::v3::FileAccessLog>(bytes),
         "HttpGrpcAccessLogConfig" => seen::<ext::access_loggers::grpc::v3::HttpGrpcAccessLogConfig>(bytes),
         "TcpGrpcAccessLogConfig" => seen::<ext::access_loggers::grpc::v3::TcpGrpcAccessLogConfig>(bytes),
         "HttpProtocolOptions" => seen::<ext::upstreams::http::v3::HttpProtocolOptions>(bytes),

@@ -90,4 +90,8 @@ impl Editable for Request<'_, '_> {
             self.append(&REQUEST_ID, &headers::request_id());
         }
     }
+
+    fn protocol(&self) -> &'static str {
+        if self.one_one { "HTTP/1.1" } else { "HTTP/1.0" }
+    }
 }
