@@ -16,6 +16,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+import yaml
 
 from conftest import free_port
 from harness import WEIR, tool
@@ -279,4 +280,83 @@ def test_a_wrong_file_is_told_and_nothing_starts(tmp_path):
     config.write_text("scrape_configs:\n- job_name: a\n  consul_sd_configs: [{server: x}]\n")
     ended = subprocess.run([str(WEIR), "store", f"--config.file={config}"], capture_output=True, text=True, timeout=20, env={**os.environ})
     assert ended.returncode == 1
-    assert f"{config}: scrape_configs[0].consul_sd_configs: is not supported; there are static_configs" in ended.stderr
+    assert f"{config}:3: scrape_configs[0].consul_sd_configs: is not supported; there are static_configs" in ended.stderr
+
+
+# What YAML could take for numbers, switches, dates or nothing.
+PLAIN = """version: 1.10, zip: 007, country: no, y1: y, hex: 0x1F, under: 1_000, exp: 1e3, tr: TRUE, inf: .inf, day: 2001-01-01,
+    time: 1:30, octal: 0o17, signed: +1.0, nothing: ~, empty: , tagged: !!str 1.0, quoted: '007'"""
+PLAIN_FILES = {
+    "prometheus.yml": f"""
+global:
+  scrape_interval: 1h
+  external_labels: {{{PLAIN}}}
+rule_files: [rules.yml]
+scrape_configs:
+- job_name: n
+  honor_labels: yes
+  basic_auth: {{username: 007, password: 012345}}
+  static_configs:
+  - {{targets: ['127.0.0.1:1'], labels: &labels {{{PLAIN}}}}}
+  - {{targets: ['127.0.0.1:2'], labels: {{<<: *labels, other: 1.0}}}}
+  file_sd_configs: [{{files: [targets.yml, targets.json]}}]
+  relabel_configs:
+  - {{source_labels: [zip], regex: 007, target_label: replaced, replacement: 1.10}}
+  - {{source_labels: [zip], regex: 7, target_label: replaced, replacement: wrong}}
+""",
+    "targets.yml": f"- {{targets: ['127.0.0.1:3'], labels: {{{PLAIN}}}}}\n",
+    "targets.json": '[{"targets": ["127.0.0.1:4"], "labels": {"version": "1.10", "zip": "007"}}]',
+    "rules.yml": f"""
+groups:
+- name: 1.0
+  interval: 1h
+  rules:
+  - {{record: recorded, expr: 1, labels: {{{PLAIN}}}}}
+  - {{alert: no, expr: vector(1), labels: {{{PLAIN}}}, annotations: {{{PLAIN}}}}}
+""",
+}
+
+
+def test_texts_without_quotes_are_those_of_prometheus(tmp_path):
+    """What both say of the same files: the targets and their labels, the rules, and external_labels where they are shown."""
+    for name, text in PLAIN_FILES.items():
+        (tmp_path / name).write_text(text)
+
+    def without_empty(labels):
+        return {name: value for name, value in labels.items() if value}
+
+    def said_by(get):
+        answers = {path: json.loads(get("/api/v1/" + path))["data"] for path in ("targets", "rules", "status/config")}
+        groups = answers["rules"]["groups"]
+        # A loader that resolves nothing: what is shown in quotes or without is a text.
+        shown = yaml.load(answers["status/config"]["yaml"], yaml.BaseLoader)["global"]["external_labels"]
+        return {
+            "targets": sorted((t["scrapePool"], sorted(t["labels"].items())) for t in answers["targets"]["activeTargets"]),
+            "rules": [
+                (group["name"], rule["name"], rule["query"], without_empty(rule["labels"]), without_empty(rule.get("annotations", {})))
+                for group in groups
+                for rule in group["rules"]
+            ],
+            # Weir shows the file as it stands: nothing is nothing.
+            "external_labels": {name: value for name, value in shown.items() if value not in ("", "null", "~")},
+        }
+
+    port = free_port()
+    words = [tool("prometheus"), f"--config.file={tmp_path / 'prometheus.yml'}", f"--web.listen-address=127.0.0.1:{port}"]
+    log = tmp_path / "prometheus.log"
+    with open(log, "ab") as out:
+        prometheus = subprocess.Popen([*words, f"--storage.tsdb.path={tmp_path / 'tsdb'}"], stdout=out, stderr=out)
+    store = Store(tmp_path, PLAIN_FILES["prometheus.yml"])
+    try:
+        def of_prometheus(path):
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=10) as answer:
+                return answer.read().decode()
+
+        store.until("both to find four targets", lambda: all(len(said_by(get)["targets"]) == 4 for get in (of_prometheus, store.get)), 120)
+        assert said_by(store.get) == said_by(of_prometheus)
+        shown = json.loads(store.get("/api/v1/status/config"))["data"]["yaml"]
+        assert "012345" not in shown and "<secret>" in shown
+    finally:
+        prometheus.kill()
+        prometheus.wait(20)
+        store.stop()

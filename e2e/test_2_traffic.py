@@ -78,7 +78,7 @@ def test_access_log(mesh, namespace, engine):
     wait_until("an answer", lambda: mesh.curl_status(namespace, client, "http://echo/") == "200", 30)
     line = re.compile(
         r'^\[\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z\] "GET /logged\?n=\d+ HTTP/1\.1" 200 - 0 \d+ \d+ (\d+|-)'
-        r' "-" "curl/[^"]+" "-" "echo" "[0-9.]+:8080"$', re.MULTILINE)
+        r' "-" "curl/[^"]+" "[0-9a-f-]+" "echo" "[0-9.]+:8080"$', re.MULTILINE)
     mesh.apply(SETTINGS)
     try:
         asked = 0

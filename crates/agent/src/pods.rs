@@ -55,6 +55,7 @@ impl Pods {
                 Some(record),
                 None,
                 Want::keep(),
+                None,
                 pods.shutdown.clone(),
             );
             match started {
@@ -96,6 +97,9 @@ impl Pods {
             task.handle.update(&change);
             return Ok(task.handle.status.clone());
         }
+        // Its directory and its control group are the new one's too.
+        let ending = tasks.get(&id.uid).filter(|t| !t.handle.ended());
+        let ending = ending.map(|t| t.handle.status.clone());
         let mut want = Want::keep();
         change(&mut want);
         let annotated = pod.map(annotation);
@@ -105,6 +109,7 @@ impl Pods {
             None,
             annotated,
             want,
+            ending,
             self.shutdown.clone(),
         )?;
         let status = handle.status.clone();

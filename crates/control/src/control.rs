@@ -289,7 +289,7 @@ impl Publisher {
             built: true,
         };
         if let Some(statuses) = &mut self.statuses {
-            statuses.update(&self.shared.mesh);
+            statuses.update(&self.shared.mesh, &objects);
         }
         tracing::debug!(
             mesh_us = built.as_micros(),

@@ -1,8 +1,10 @@
 //! What objects are told about themselves: where an Ingress or Gateway is reached, and the conditions of the Gateway API.
 //!
 //! Enters: the mesh as it was built last, and the objects as they were seen last. Leaves: patches of the `status`
-//! subresource, of those objects alone whose status differs. What other controllers say in it stays.
+//! subresource, of those objects alone whose status differs. What other controllers say in it stays: a list is written as a
+//! whole, so each patch names the version of the object that it was made from, and is made anew when that is not the last.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,6 +23,7 @@ use weir_api::gateway::{
     CONTROLLER, Gateway, GatewayAddress, GatewayClass, GatewayStatus, GroupKind, HTTPRoute, ListenerStatus,
     ParentStatus,
 };
+use weir_api::lenient::Lenient;
 use weir_mesh::verdict::{GatewayVerdict, Verdict};
 use weir_mesh::{Key, Mesh, Objects, gateway_service};
 
@@ -29,19 +32,45 @@ use crate::watch::Watched;
 /// A status that could not be written is written again after this time.
 const RETRY: Duration = Duration::from_secs(3);
 
+/// A mesh, and which generation of each object its verdicts speak of.
+#[derive(Default)]
+struct Built {
+    mesh: Arc<Mesh>,
+    classes: Generations,
+    gateways: Generations,
+    routes: Generations,
+}
+
+type Generations = BTreeMap<Key, Option<i64>>;
+
+impl Built {
+    fn new(mesh: &Arc<Mesh>, objects: &Objects) -> Self {
+        fn all<K>(objects: &BTreeMap<Key, Arc<Lenient<K>>>) -> Generations {
+            let one = |(key, object): (&Key, &Arc<Lenient<K>>)| (key.clone(), object.metadata.generation);
+            objects.iter().map(one).collect()
+        }
+        Self {
+            mesh: Arc::clone(mesh),
+            classes: all(&objects.gateway_classes),
+            gateways: all(&objects.gateways),
+            routes: all(&objects.http_routes),
+        }
+    }
+}
+
 /// Has the statuses of each new mesh written.
-pub struct Statuses(watch::Sender<Arc<Mesh>>);
+pub struct Statuses(watch::Sender<Arc<Built>>);
 
 impl Statuses {
     /// The recorder and the task that writes, until the recorder is dropped.
     pub fn new(client: Client, watched: Watched) -> (Self, impl Future<Output = ()> + Send + 'static) {
-        let (latest, mut meshes) = watch::channel(Arc::<Mesh>::default());
+        let (latest, mut meshes) = watch::channel(Arc::<Built>::default());
         let write = async move {
             while meshes.changed().await.is_ok() {
                 loop {
-                    let mesh = Arc::clone(&meshes.borrow_and_update());
+                    let built = Arc::clone(&meshes.borrow_and_update());
                     let Ok(objects) = watched.objects() else { break };
-                    if write_all(&client, &objects, &mesh).await {
+                    if write_all(&client, &objects, &built).await {
                         break;
                     }
                     tokio::select! {
@@ -54,27 +83,26 @@ impl Statuses {
         (Self(latest), write)
     }
 
-    /// The mesh as it is now.
-    pub fn update(&self, mesh: &Arc<Mesh>) {
-        self.0.send_replace(Arc::clone(mesh));
+    /// The mesh as it is now, and what it was built from.
+    pub fn update(&self, mesh: &Arc<Mesh>, objects: &Objects) {
+        self.0.send_replace(Arc::new(Built::new(mesh, objects)));
     }
 }
 
 /// Writes every status that differs; false when one could not be written.
-async fn write_all(client: &Client, objects: &Objects, mesh: &Mesh) -> bool {
+async fn write_all(client: &Client, objects: &Objects, built: &Built) -> bool {
     let now = seconds(k8s_openapi::jiff::Timestamp::now());
     let mut good = true;
-    for change in changes(objects, mesh, &now) {
-        let (key, status) = (&change.key, &change.status);
+    for change in changes(objects, built, &now) {
+        let (key, body) = (&change.key, &change.body());
         let written = match change.kind {
-            Kind::Ingress => patch::<Ingress>(client, key, status).await,
-            Kind::Gateway => patch::<Gateway>(client, key, status).await,
-            Kind::HttpRoute => patch::<HTTPRoute>(client, key, status).await,
+            Kind::Ingress => patch::<Ingress>(client, key, body).await,
+            Kind::Gateway => patch::<Gateway>(client, key, body).await,
+            Kind::HttpRoute => patch::<HTTPRoute>(client, key, body).await,
             Kind::GatewayClass => {
                 let api: Api<GatewayClass> = Api::all(client.clone());
-                let body = json!({"status": status});
                 let written = api
-                    .patch_status(&key.name, &PatchParams::default(), &Patch::Merge(&body))
+                    .patch_status(&key.name, &PatchParams::default(), &Patch::Merge(body))
                     .await;
                 written.map(|_| ())
             }
@@ -83,6 +111,10 @@ async fn write_all(client: &Client, objects: &Objects, mesh: &Mesh) -> bool {
             Ok(()) => {}
             // It went in the meantime.
             Err(kube::Error::Api(status)) if status.code == 404 => {}
+            Err(kube::Error::Api(status)) if status.code == 409 => {
+                tracing::debug!(kind = ?change.kind, %key, "changed by another; its status is made from that, soon");
+                good = false;
+            }
             Err(error) => {
                 tracing::warn!(kind = ?change.kind, %key, %error, "status could not be written");
                 good = false;
@@ -97,14 +129,13 @@ fn seconds(at: k8s_openapi::jiff::Timestamp) -> Time {
     Time(k8s_openapi::jiff::Timestamp::from_second(at.as_second()).unwrap_or(at))
 }
 
-async fn patch<K>(client: &Client, key: &Key, status: &Value) -> Result<(), kube::Error>
+async fn patch<K>(client: &Client, key: &Key, body: &Value) -> Result<(), kube::Error>
 where
     K: Resource<Scope = NamespaceResourceScope, DynamicType = ()> + Clone + std::fmt::Debug + DeserializeOwned,
 {
     let api: Api<K> = Api::namespaced(client.clone(), &key.namespace);
-    let body = json!({"status": status});
     let written = api
-        .patch_status(&key.name, &PatchParams::default(), &Patch::Merge(&body))
+        .patch_status(&key.name, &PatchParams::default(), &Patch::Merge(body))
         .await;
     written.map(|_| ())
 }
@@ -123,21 +154,38 @@ enum Kind {
 struct Change {
     kind: Kind,
     key: Key,
+    /// Of the object that it was made from; "" where that is not known.
+    version: String,
     status: Value,
 }
 
+impl Change {
+    /// The patch: refused when somebody has written meanwhile.
+    fn body(&self) -> Value {
+        match self.version.as_str() {
+            "" => json!({"status": self.status}),
+            version => json!({"metadata": {"resourceVersion": version}, "status": self.status}),
+        }
+    }
+}
+
 /// All statuses that differ from what they should be.
-fn changes(objects: &Objects, mesh: &Mesh, now: &Time) -> Vec<Change> {
+fn changes(objects: &Objects, built: &Built, now: &Time) -> Vec<Change> {
+    let mesh = &built.mesh;
     let addresses = objects
         .services
         .get(&gateway_service())
         .map(|s| addresses(s))
         .unwrap_or_default();
     let mut found = Vec::new();
-    let mut note = |kind, key: &Key, old: &Value, new: Value| {
+    let mut note = |kind, key: &Key, meta: &ObjectMeta, old: &Value, new: Value| {
         if *old != new {
-            let key = key.clone();
-            found.push(Change { kind, key, status: new });
+            found.push(Change {
+                kind,
+                key: key.clone(),
+                version: meta.resource_version.clone().unwrap_or_default(),
+                status: new,
+            });
         }
     };
     for key in &mesh.gateway.ingresses {
@@ -161,38 +209,39 @@ fn changes(objects: &Objects, mesh: &Mesh, now: &Time) -> Vec<Change> {
             })
             .collect();
         let wrap = |points: Vec<Value>| json!({"loadBalancer": {"ingress": points}});
-        note(Kind::Ingress, key, &wrap(old), wrap(points));
+        note(Kind::Ingress, key, &ingress.metadata, &wrap(old), wrap(points));
     }
     let verdicts = &mesh.gateway.verdicts;
     for (key, verdicts) in &verdicts.classes {
-        let Some(Ok(class)) = objects.gateway_classes.get(key).map(|o| &o.object) else {
+        // What has appeared since the mesh was built is judged in the next one.
+        let Some((meta, Ok(class))) = objects.gateway_classes.get(key).map(|o| (&o.metadata, &o.object)) else {
+            continue;
+        };
+        let Some(generation) = built.classes.get(key).copied() else {
             continue;
         };
         let old = class.status.clone().unwrap_or_default();
-        let generation = generation(&objects.gateway_classes[key].metadata);
         let new = weir_api::gateway::ConditionsStatus {
             conditions: conditions(verdicts, &old.conditions, generation, now),
         };
-        note(Kind::GatewayClass, key, &value(&old), value(&new));
+        note(Kind::GatewayClass, key, meta, &value(&old), value(&new));
     }
     for (key, verdict) in &verdicts.gateways {
-        let Some(Ok(gateway)) = objects.gateways.get(key).map(|o| &o.object) else {
+        let Some((meta, Ok(gateway))) = objects.gateways.get(key).map(|o| (&o.metadata, &o.object)) else {
+            continue;
+        };
+        let Some(generation) = built.gateways.get(key).copied() else {
             continue;
         };
         let old = gateway.status.clone().unwrap_or_default();
-        let new = gateway_status(
-            verdict,
-            &addresses,
-            &old,
-            generation(&objects.gateways[key].metadata),
-            now,
-        );
-        note(Kind::Gateway, key, &value(&old), value(&new));
+        let new = gateway_status(verdict, &addresses, &old, generation, now);
+        note(Kind::Gateway, key, meta, &value(&old), value(&new));
     }
     for (key, object) in &objects.http_routes {
-        let Ok(route) = &object.object else { continue };
+        let (Ok(route), Some(generation)) = (&object.object, built.routes.get(key).copied()) else {
+            continue;
+        };
         let old = route.status.clone().unwrap_or_default().parents;
-        let generation = generation(&object.metadata);
         let mut new: Vec<ParentStatus> = old
             .iter()
             .filter(|p| p.controller_name != CONTROLLER)
@@ -209,17 +258,14 @@ fn changes(objects: &Objects, mesh: &Mesh, now: &Time) -> Vec<Change> {
                 conditions: conditions(verdicts, known, generation, now),
             });
         }
-        note(Kind::HttpRoute, key, &json!({"parents": old}), json!({"parents": new}));
+        let (old, new) = (json!({"parents": old}), json!({"parents": new}));
+        note(Kind::HttpRoute, key, &object.metadata, &old, new);
     }
     found
 }
 
 fn value(status: &impl Serialize) -> Value {
     serde_json::to_value(status).unwrap_or_default()
-}
-
-fn generation(meta: &ObjectMeta) -> Option<i64> {
-    meta.generation
 }
 
 fn gateway_status(
@@ -338,11 +384,12 @@ mod tests {
             let service = gateway_service(spec, status);
             let before = objects(&[service.clone(), ingress(json!({}))]);
             let (mesh, _) = weir_mesh::build(&before);
-            let changed = changes(&before, &mesh, &now());
+            let built = Built::new(&Arc::new(mesh), &before);
+            let changed = changes(&before, &built, &now());
             let wanted = json!({"loadBalancer": {"ingress": [point]}});
             assert_eq!(changed[0].status, wanted);
             let after = objects(&[service, ingress(wanted)]);
-            assert_eq!(changes(&after, &mesh, &now()), []);
+            assert_eq!(changes(&after, &built, &now()), []);
         }
     }
 
@@ -371,7 +418,8 @@ mod tests {
                 .any(|p| p.message.contains("Service a/none does not exist")),
             "{problems:?}"
         );
-        let changed = changes(&before, &mesh, &now());
+        let built = Built::new(&Arc::new(mesh), &before);
+        let changed = changes(&before, &built, &now());
         let of = |kind: Kind| &changed.iter().find(|c| c.kind == kind).unwrap().status;
         assert_eq!(of(Kind::GatewayClass)["conditions"][0]["type"], "Accepted");
         let listener = &of(Kind::Gateway)["listeners"][0];
@@ -396,10 +444,42 @@ mod tests {
             route("a.example.com", of(Kind::HttpRoute).clone()),
         ]);
         let later: Time = serde_json::from_value(json!("2026-02-01T00:00:00Z")).unwrap();
-        let again = changes(&after, &mesh, &later);
+        let again = changes(&after, &built, &later);
         assert!(
             again.iter().all(|c| c.kind == Kind::GatewayClass),
             "nothing else changed: {again:?}"
+        );
+    }
+
+    /// Another controller writes its own parent between our look and our patch, and the user the spec.
+    #[test]
+    fn a_patch_names_the_version_it_was_made_from_and_a_condition_the_generation_it_judges() {
+        let route = |version: &str, generation: i64| {
+            json!({"kind": "HTTPRoute", "metadata": {"namespace": "a", "name": "r", "generation": generation, "resourceVersion": version},
+                "spec": {"parentRefs": [{"name": "g"}], "rules": []}})
+        };
+        let gateway = json!({"kind": "Gateway", "metadata": {"namespace": "a", "name": "g", "generation": 1},
+            "spec": {"gatewayClassName": "weir", "listeners": [{"name": "http", "port": 80, "protocol": "HTTP"}]}});
+        let class = json!({"kind": "GatewayClass", "metadata": {"name": "weir", "generation": 1}, "spec": {"controllerName": CONTROLLER}});
+        let before = objects(&[class.clone(), gateway.clone(), route("10", 1)]);
+        let (mesh, _) = weir_mesh::build(&before);
+        let built = Built::new(&Arc::new(mesh), &before);
+        let of_route = |objects: &Objects| {
+            let found = changes(objects, &built, &now());
+            found.into_iter().find(|c| c.kind == Kind::HttpRoute)
+        };
+        let after = objects(&[class, gateway, route("12", 2)]);
+        let body = of_route(&after).unwrap().body();
+        assert_eq!(body["metadata"], json!({"resourceVersion": "12"}));
+        let observed = &body["status"]["parents"][0]["conditions"][0]["observedGeneration"];
+        assert_eq!(*observed, 1, "the verdict is about what was, not about what is");
+        let mut unknown = before;
+        let (_, object) = unknown.http_routes.pop_first().unwrap();
+        unknown.http_routes.insert(Key::new("a", "another"), object);
+        assert_eq!(
+            of_route(&unknown),
+            None,
+            "the next mesh judges what this one does not know"
         );
     }
 }

@@ -569,6 +569,22 @@ async fn api_server_comes_back(cluster: &Cluster) {
     wait_pod(&pods, "later", "ready", ready).await;
 }
 
+async fn a_deleted_node_comes_back(cluster: &Cluster) {
+    let nodes: Api<Node> = Api::all(cluster.client().await);
+    let before = nodes.get("weir-local").await.unwrap().metadata.uid;
+    nodes.delete("weir-local", &DeleteParams::default()).await.unwrap();
+    let is_ready = |node: Node| {
+        let conditions = node.status.and_then(|status| status.conditions).unwrap_or_default();
+        node.metadata.uid != before && conditions.iter().any(|c| c.type_ == "Ready" && c.status == "True")
+    };
+    // It is noticed at the next renewal of the lease.
+    let began = Instant::now();
+    while !nodes.get("weir-local").await.is_ok_and(is_ready) {
+        assert!(began.elapsed() < DEADLINE * 2, "no node: {}", cluster.log());
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_cluster_works_and_leaves_nothing() {
     need_root("to look into the mount namespace that the CRI socket is in");
@@ -578,6 +594,7 @@ async fn a_cluster_works_and_leaves_nothing() {
     cri_answers(&cluster).await;
     chained_plugins_are_called(&cluster).await;
     api_server_comes_back(&cluster).await;
+    a_deleted_node_comes_back(&cluster).await;
     let processes = cluster.processes();
     assert!(processes.len() > 4, "{processes:?}");
     kill(Pid::from_raw(cluster.child.id() as i32), Signal::SIGINT).unwrap();

@@ -39,8 +39,12 @@ impl StoreAccess {
     }
 
     /// What the value of the `Authorization` header gives access to, of the `namespaces` that the store has series of;
-    /// else what to answer.
-    pub async fn check(&self, authorization: Option<&str>, namespaces: Vec<String>) -> Result<Seen, Status> {
+    /// else what to answer. The namespaces are awaited for callers only who need them: nobody else causes that work.
+    pub async fn check(
+        &self,
+        authorization: Option<&str>,
+        namespaces: impl Future<Output = Result<Vec<String>, Status>>,
+    ) -> Result<Seen, Status> {
         let token = authorization
             .and_then(|a| a.split_once(' '))
             .filter(|(s, _)| s.eq_ignore_ascii_case("bearer"));
@@ -63,11 +67,16 @@ impl StoreAccess {
             }
         };
         // Of all namespaces at once, as a ClusterRoleBinding gives it.
-        match of(String::new()).await.1 {
-            Ok(()) if namespaces.is_empty() => return Err(refused),
-            Ok(()) => return Ok(Seen::Namespaces(namespaces)),
-            Err(status) if status.code == 403 => {}
+        let of_all = match of(String::new()).await.1 {
+            Ok(()) => true,
+            Err(status) if status.code == 403 => false,
             Err(status) => return Err(status),
+        };
+        let namespaces = namespaces.await?;
+        match of_all {
+            true if namespaces.is_empty() => return Err(refused),
+            true => return Ok(Seen::Namespaces(namespaces)),
+            false => {}
         }
         let asked = futures::stream::iter(namespaces.into_iter().take(MAX_NAMESPACES).map(of));
         let mut asked = asked.buffer_unordered(MAX_CONCURRENT);

@@ -2,7 +2,10 @@
 
 use crate::eval::{Annotations, Asked, Evaluator, Grid, Output, Point};
 use crate::parse::{self, Expr, Times};
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 use tokio_util::sync::CancellationToken;
 use weir_series::{Histogram, Labels, Matcher, Sample, Select, SeriesData};
 
@@ -137,6 +140,17 @@ impl Engine {
     /// Its limits and settings.
     pub fn options(&self) -> &Options {
         &self.options
+    }
+
+    /// For what goes on step by step beside evaluations: an error where nobody waits for it any more, or it takes too long.
+    pub(crate) fn check(&self, started: Instant) -> Result<(), Error> {
+        if self.cancelled.is_cancelled() {
+            return Err(Error::Execution("the query was cancelled".into()));
+        }
+        match started.elapsed() > self.options.timeout {
+            true => Err(Error::Timeout(self.options.timeout)),
+            false => Ok(()),
+        }
     }
 
     /// The value at one time.

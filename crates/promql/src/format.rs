@@ -55,9 +55,8 @@ pub fn parse_duration(text: &str) -> Option<Duration> {
     if let Ok(seconds) = text.parse::<f64>() {
         return Duration::try_from_secs_f64(seconds).ok();
     }
-    u64::try_from(crate::parse::duration_ms(text)?)
-        .ok()
-        .map(Duration::from_millis)
+    let ms = weir_series::duration::parse(text).ok()?;
+    u64::try_from(ms).ok().map(Duration::from_millis)
 }
 
 #[cfg(test)]

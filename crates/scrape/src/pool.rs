@@ -131,6 +131,7 @@ async fn scrape_loop(context: Arc<Context>, target: Target, gone: CancellationTo
     let mut scraper = Scraper {
         fetcher: Fetcher::of_job(&context.job),
         pages: Some(Pages::new(&target, context.job.clone())),
+        storing: None,
         // Wall time of the first beat: all others lie whole intervals after it.
         origin_ms: now_ms() + millis(first_beat.saturating_duration_since(Instant::now())),
         interval,
@@ -171,6 +172,8 @@ struct Scraper {
     fetcher: Fetcher,
     /// None while a thread of its own has it.
     pages: Option<Pages>,
+    /// That thread, until it has given them back: a scrape that is given up leaves it at work.
+    storing: Option<JoinHandle<(Pages, Result<Stored, PageError>)>>,
     origin_ms: i64,
     interval: Duration,
     timeout: Duration,
@@ -231,16 +234,20 @@ impl Scraper {
                 let stored = pages.store(&page.bytes, page.format, at_ms, store.as_ref());
                 (pages, stored)
             };
-            match tokio::task::spawn_blocking(work).await {
-                Ok((pages, stored)) => {
-                    self.pages = Some(pages);
-                    stored
-                }
-                // The runtime is ending.
-                Err(_) => Ok(Stored::default()),
-            }
+            self.storing = Some(tokio::task::spawn_blocking(work));
+            // None where the runtime is ending.
+            self.stored().await.unwrap_or_else(|| Ok(Stored::default()))
         };
         stored.map(|stored| Done { stored, body_bytes })
+    }
+
+    /// What the thread that stores a large page says, if there is one.
+    async fn stored(&mut self) -> Option<Result<Stored, PageError>> {
+        let ended = self.storing.as_mut()?.await;
+        self.storing = None;
+        let (pages, stored) = ended.ok()?;
+        self.pages = Some(pages);
+        Some(stored)
     }
 
     fn show(&self, at_ms: i64, duration_s: f64, outcome: Result<Done, String>) {
@@ -271,6 +278,8 @@ impl Scraper {
 
     /// Ends the target's series, which else would live until the look-back is over.
     async fn end(&mut self) {
+        // What a scrape that was given up still stores comes before the end, and has the pages that end.
+        let _ = self.stored().await;
         let now = now_ms().max(self.last_ms + 1);
         if self.context.job.exact
             && let Ok(page) = self.fetcher.page(&self.target.url, LAST_SCRAPE).await

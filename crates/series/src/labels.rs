@@ -1,6 +1,9 @@
 //! The identity of a series: sorted, unique, non-empty name/value pairs, cheap to clone and to share.
 
-use crate::names::METRIC_NAME;
+use crate::{
+    exposition::{escape_value, quoted_label, quoted_metric},
+    names::METRIC_NAME,
+};
 use std::{fmt, hash::Hasher, sync::Arc};
 
 /// One name/value pair. Both parts are shared, so that a store may intern them.
@@ -115,16 +118,24 @@ impl Labels {
 }
 
 impl fmt::Display for Labels {
-    /// `name{a="b"}`, values escaped as in the text format.
+    /// `name{a="b"}`, values escaped as in the text format; names of other characters in quotes: `{"a.b",c="d"}`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.metric_name())?;
-        f.write_str("{")?;
-        let mut first = true;
+        let name = quoted_metric(self.metric_name());
+        let mut separator = match name.starts_with('"') {
+            true => {
+                write!(f, "{{{name}")?;
+                ","
+            }
+            false => {
+                write!(f, "{name}{{")?;
+                ""
+            }
+        };
         for label in self.0.iter().filter(|l| l.name.as_ref() != METRIC_NAME) {
             let mut value = String::new();
-            crate::exposition::escape_value(&mut value, &label.value);
-            write!(f, "{}{}=\"{value}\"", if first { "" } else { "," }, label.name)?;
-            first = false;
+            escape_value(&mut value, &label.value);
+            write!(f, "{separator}{}=\"{value}\"", quoted_label(&label.name))?;
+            separator = ",";
         }
         f.write_str("}")
     }
@@ -192,5 +203,20 @@ mod tests {
         );
         assert_eq!(labels.builder().remove("job").build().to_string(), "up{}");
         assert_eq!(labels.without_name().metric_name(), "");
+    }
+
+    #[test]
+    fn names_of_other_characters_stand_in_quotes() {
+        for (name, label, shown) in [
+            ("a:b", "c", r#"a:b{c="x"}"#),
+            ("a.b", "c", r#"{"a.b",c="x"}"#),
+            ("é\"", "c:d", r#"{"é\"","c:d"="x"}"#),
+            ("", "1", r#"{"1"="x"}"#),
+            ("9", "c", r#"{"9",c="x"}"#),
+        ] {
+            let labels = Labels::new([(METRIC_NAME, name), (label, "x")]);
+            assert_eq!(labels.to_string(), shown);
+        }
+        assert_eq!(Labels::new([(METRIC_NAME, "a b")]).to_string(), r#"{"a b"}"#);
     }
 }

@@ -5,6 +5,7 @@
 //! leaves through [`Select`]. This crate knows no network, no disk and no Kubernetes.
 
 pub mod canonical;
+pub mod duration;
 pub mod exposition;
 pub mod fuzz;
 mod histogram;

@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request, Response, StatusCode, header};
-use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -24,6 +24,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::body::{self, Room};
 use crate::links::Linker;
 use crate::query::{Parameters, Query, Window, Wrong};
 use crate::store::{Limits, Store, Trace, begin};
@@ -35,12 +36,14 @@ const CONNECTIONS_MAX: usize = 1024;
 const BODY_BYTES_MAX: usize = 5 << 20;
 /// and, unpacked, so many.
 const CONTENT_BYTES_MAX: usize = 32 << 20;
-/// Bodies being read and unpacked at a time; more wait.
+/// Bytes of all bodies that are being received or read.
+const ROOM_BYTES: usize = 64 << 20;
+/// Bodies being unpacked and read at a time; more wait.
 const POSTS_MAX: usize = 8;
+/// Questions that are answered at a time; more wait.
+const READS_MAX: usize = 4;
 /// Traces that one request may ask for by name.
 const MANY_MAX: usize = 1000;
-/// Time to read a head, and as much again for its body.
-const READ_TIMEOUT: Duration = Duration::from_secs(15);
 /// An idle connection is kept so long.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(120);
 /// Time that open connections have after shutdown was ordered.
@@ -52,7 +55,9 @@ const HELP: &str = "Zipkin's API: POST /api/v2/spans; GET /api/v2/traces, /api/v
 
 struct Server {
     store: Mutex<Store>,
-    posts: Semaphore,
+    room: Room,
+    posts: Arc<Semaphore>,
+    reads: Arc<Semaphore>,
     /// Spans taken, bodies taken, bodies refused, bytes of bodies.
     spans: AtomicU64,
     messages: AtomicU64,
@@ -66,7 +71,9 @@ type Reply = Response<Full<Bytes>>;
 pub async fn serve(listener: TcpListener, limits: Limits, shutdown: CancellationToken) {
     let server = Arc::new(Server {
         store: Mutex::new(Store::new(limits)),
-        posts: Semaphore::new(POSTS_MAX),
+        room: Room::new(ROOM_BYTES),
+        posts: Arc::new(Semaphore::new(POSTS_MAX)),
+        reads: Arc::new(Semaphore::new(READS_MAX)),
         spans: AtomicU64::new(0),
         messages: AtomicU64::new(0),
         refused: AtomicU64::new(0),
@@ -134,7 +141,7 @@ fn bad<T>(why: impl Into<String>) -> Result<T, Refusal> {
 }
 
 impl Server {
-    async fn answer(&self, request: Request<Incoming>) -> Reply {
+    async fn answer(self: Arc<Self>, request: Request<Incoming>) -> Reply {
         let (parts, body) = request.into_parts();
         let path = parts
             .uri
@@ -152,9 +159,29 @@ impl Server {
             };
         }
         let parameters = parameters(parts.uri.query().unwrap_or_default());
-        match self.get(&parts.method, &path, &parameters) {
+        let asked = match is_plain(&path) {
+            true => self.get(&parts.method, &path, &parameters),
+            false => self.look(parts.method, path, parameters).await,
+        };
+        match asked {
             Ok(reply) => reply,
             Err(Refusal(status, why)) => text(status, &why),
+        }
+    }
+
+    /// As `get`, on a thread of its own: to look through all traces takes a while.
+    async fn look(self: Arc<Self>, method: Method, path: String, parameters: Parameters) -> Result<Reply, Refusal> {
+        let Ok(permit) = Arc::clone(&self.reads).acquire_owned().await else {
+            return Err(Refusal(StatusCode::SERVICE_UNAVAILABLE, "shutting down".into()));
+        };
+        let looked = tokio::task::spawn_blocking(move || {
+            // Until this has ended, whoever still waits for it.
+            let _permit = permit;
+            self.get(&method, &path, &parameters)
+        });
+        match looked.await {
+            Ok(reply) => reply,
+            Err(error) => Err(Refusal(StatusCode::INTERNAL_SERVER_ERROR, error.to_string())),
         }
     }
 
@@ -184,29 +211,28 @@ impl Server {
             let why = format!("the body has more than {BODY_BYTES_MAX} bytes, or {CONTENT_BYTES_MAX} unpacked");
             Refusal(StatusCode::PAYLOAD_TOO_LARGE, why)
         };
-        let Ok(_permit) = self.posts.acquire().await else {
+        let body = match self.room.read(body, BODY_BYTES_MAX).await {
+            Ok(body) => body,
+            Err(body::Refused::TooLarge) => return Err(too_large()),
+            Err(why @ body::Refused::Full) => return Err(Refusal(StatusCode::SERVICE_UNAVAILABLE, why.to_string())),
+            Err(why @ body::Refused::Late) => return Err(Refusal(StatusCode::REQUEST_TIMEOUT, why.to_string())),
+            Err(why @ body::Refused::Broken(_)) => return bad(why.to_string()),
+        };
+        // Not before the body is here: who sends slowly must not keep others from sending.
+        let Ok(permit) = Arc::clone(&self.posts).acquire_owned().await else {
             return Err(Refusal(StatusCode::SERVICE_UNAVAILABLE, "shutting down".into()));
         };
-        let body = match timeout(READ_TIMEOUT, Limited::new(body, BODY_BYTES_MAX).collect()).await {
-            Ok(Ok(body)) => body.to_bytes(),
-            Ok(Err(error)) if error.is::<LengthLimitError>() => return Err(too_large()),
-            Ok(Err(error)) => return bad(format!("the body broke off: {error}")),
-            Err(_) => {
-                return Err(Refusal(
-                    StatusCode::REQUEST_TIMEOUT,
-                    "the body did not come in time".into(),
-                ));
-            }
-        };
-        let size = body.len();
+        let size = body.bytes.len();
         // Large ones take a while, and others are to be answered meanwhile.
         let read = tokio::task::spawn_blocking(move || {
+            // Both until this has ended, whoever still waits for it.
+            let (body, _permit) = (body, permit);
             let unpacked = match packed {
-                true => gzip::content(&body, CONTENT_BYTES_MAX).map_err(|error| match error {
+                true => gzip::content(&body.bytes, CONTENT_BYTES_MAX).map_err(|error| match error {
                     gzip::Refused::TooLarge => None,
                     malformed => Some(malformed.to_string()),
                 })?,
-                false => body.to_vec(),
+                false => body.bytes.to_vec(),
             };
             span::read(&unpacked).map_err(|error| Some(error.to_string()))
         });
@@ -242,8 +268,7 @@ impl Server {
         ];
         let name = path.strip_prefix("/api/v2/").unwrap_or_default();
         let one = name.strip_prefix("trace/");
-        let plain = matches!(path, "/" | "" | "/health" | "/metrics");
-        if !plain && one.is_none() && !known.contains(&name) {
+        if !is_plain(path) && one.is_none() && !known.contains(&name) {
             return Err(Refusal(StatusCode::NOT_FOUND, HELP.trim_end().into()));
         }
         if !matches!(*method, Method::GET | Method::HEAD) {
@@ -276,12 +301,15 @@ impl Server {
         })
     }
 
+    /// All traces as they are now. They are looked at when the store is free for others again.
+    fn all(&self) -> Vec<Trace> {
+        self.store().traces().cloned().collect()
+    }
+
     /// The newest traces that are asked for.
     fn traces(&self, query: &Query) -> Reply {
-        let mut found: Vec<Trace> = {
-            let store = self.store();
-            store.traces().filter(|trace| query.holds(trace)).cloned().collect()
-        };
+        let mut found = self.all();
+        found.retain(|trace| query.holds(trace));
         found.sort_by_key(|trace| std::cmp::Reverse(begin(trace)));
         found.truncate(query.limit);
         json(&found.iter().map(|trace| spans(trace)).collect::<Vec<_>>())
@@ -306,12 +334,10 @@ impl Server {
     }
 
     fn dependencies(&self, window: &Window) -> Reply {
-        let traces: Vec<Trace> = {
-            let store = self.store();
-            store.traces().filter(|trace| window.holds(trace)).cloned().collect()
-        };
         let mut linker = Linker::default();
-        traces.iter().for_each(|trace| linker.add(trace));
+        let all = self.all();
+        let wanted = all.iter().filter(|trace| window.holds(trace));
+        wanted.for_each(|trace| linker.add(trace));
         json(&linker.links())
     }
 
@@ -337,6 +363,11 @@ impl Server {
         .map(|(name, kind, value)| format!("# TYPE {name} {kind}\n{name} {value}\n"))
         .concat()
     }
+}
+
+/// Paths that are answered at once.
+fn is_plain(path: &str) -> bool {
+    matches!(path, "/" | "" | "/health" | "/metrics")
 }
 
 /// A trace as it is shown: in order of time.

@@ -4,6 +4,7 @@
 //! first span came first goes, whole.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 
 use crate::span::Span;
@@ -11,8 +12,8 @@ use crate::span::Span;
 /// Spans of one trace at most; more are not kept.
 const TRACE_SPANS_MAX: usize = 10_000;
 
-/// The spans of one trace, as they came.
-pub type Trace = Vec<Arc<Span>>;
+/// The spans of one trace, as they came. Whoever looks at one holds it: the next span goes to a copy then.
+pub type Trace = Arc<Vec<Arc<Span>>>;
 
 /// How much is kept.
 #[derive(Debug, Clone, Copy)]
@@ -33,11 +34,19 @@ struct Service {
     remotes: Names,
 }
 
+#[derive(Debug, Default)]
+struct Kept {
+    spans: Trace,
+    /// Where the span with this hash lies.
+    places: HashMap<u64, usize>,
+}
+
 /// All that is kept.
 #[derive(Debug)]
 pub struct Store {
     limits: Limits,
-    traces: HashMap<String, Trace>,
+    hashes: RandomState,
+    traces: HashMap<String, Kept>,
     /// Traces by the arrival of their first span.
     order: VecDeque<String>,
     services: BTreeMap<String, Service>,
@@ -51,6 +60,7 @@ impl Store {
     pub fn new(limits: Limits) -> Self {
         Self {
             limits,
+            hashes: RandomState::new(),
             traces: HashMap::new(),
             order: VecDeque::new(),
             services: BTreeMap::new(),
@@ -63,6 +73,7 @@ impl Store {
     /// Takes spans. One that is here already, word for word, is not taken again.
     pub fn add(&mut self, spans: Vec<Span>) {
         for span in spans {
+            let hash = self.hashes.hash_one(&span);
             let trace = match self.traces.get_mut(&span.trace_id) {
                 Some(trace) => trace,
                 None => {
@@ -70,15 +81,17 @@ impl Store {
                     self.traces.entry(span.trace_id.clone()).or_default()
                 }
             };
-            if trace.iter().any(|known| known.id == span.id && **known == span) {
-                continue;
-            }
-            if trace.len() >= TRACE_SPANS_MAX {
+            if trace.spans.len() >= TRACE_SPANS_MAX {
                 self.evicted += 1;
                 continue;
             }
+            let same = trace.places.get(&hash).and_then(|at| trace.spans.get(*at));
+            if same.is_some_and(|known| **known == span) {
+                continue;
+            }
             let span = Arc::new(span);
-            trace.push(Arc::clone(&span));
+            trace.places.insert(hash, trace.spans.len());
+            Arc::make_mut(&mut trace.spans).push(Arc::clone(&span));
             self.spans += 1;
             self.bytes += span.size();
             if let Some(name) = span.service() {
@@ -94,7 +107,7 @@ impl Store {
     fn make_room(&mut self) {
         while self.spans > self.limits.spans || self.bytes > self.limits.bytes {
             let Some(oldest) = self.order.pop_front() else { return };
-            for span in self.traces.remove(&oldest).unwrap_or_default() {
+            for span in self.traces.remove(&oldest).unwrap_or_default().spans.iter() {
                 self.spans -= 1;
                 self.bytes -= span.size();
                 self.evicted += 1;
@@ -114,12 +127,12 @@ impl Store {
 
     /// One trace.
     pub fn trace(&self, id: &str) -> Option<&Trace> {
-        self.traces.get(id)
+        self.traces.get(id).map(|kept| &kept.spans)
     }
 
     /// All traces, the newest first.
     pub fn traces(&self) -> impl Iterator<Item = &Trace> {
-        self.order.iter().rev().filter_map(|id| self.traces.get(id))
+        self.order.iter().rev().filter_map(|id| self.trace(id))
     }
 
     /// Names of services.
@@ -206,7 +219,7 @@ mod tests {
         assert_eq!((traces, spans, evicted), (3, 3, 2));
         assert_eq!(store.services(), ["two"]);
         assert!(store.span_names("one").is_empty() && store.trace("000000000000000a").is_none());
-        let size: usize = store.traces().flatten().map(|s| s.size()).sum();
+        let size: usize = store.traces().flat_map(|trace| trace.iter()).map(|s| s.size()).sum();
         assert_eq!(size, bytes);
         let newest_first: Vec<_> = store.traces().map(|t| t[0].trace_id.trim_start_matches('0')).collect();
         assert_eq!(newest_first, ["d", "c", "b"]);
@@ -227,5 +240,29 @@ mod tests {
         store.add(vec![span("d", "1", &"long".repeat(1000), "x")]);
         assert_eq!(store.figures(), (0, 0, 0, 4));
         assert!(store.services().is_empty());
+    }
+
+    #[test]
+    fn a_full_trace_takes_no_more_and_spans_of_one_identifier_are_told_apart() {
+        let mut store = store(TRACE_SPANS_MAX * 2);
+        // All of one identifier, as the two sides of a call have it.
+        let names = (0..TRACE_SPANS_MAX).map(|n| span("a", "1", "one", &format!("n{n}")));
+        let all: Vec<Span> = names.collect();
+        store.add(all.clone());
+        store.add(all);
+        assert_eq!((store.figures().0, store.figures().1), (1, TRACE_SPANS_MAX));
+        let held = store.trace("000000000000000a").cloned().unwrap();
+        let evicted = store.figures().3;
+        store.add(vec![span("a", "2", "one", "more"), span("b", "1", "one", "x")]);
+        assert_eq!(
+            (store.figures().1, store.figures().3),
+            (TRACE_SPANS_MAX + 1, evicted + 1)
+        );
+
+        // Who looks at a trace sees it as it was.
+        let before = store.trace("000000000000000b").cloned().unwrap();
+        store.add(vec![span("b", "2", "one", "y")]);
+        let after = store.trace("000000000000000b").unwrap();
+        assert_eq!((before.len(), after.len(), held.len()), (1, 2, TRACE_SPANS_MAX));
     }
 }

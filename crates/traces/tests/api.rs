@@ -209,3 +209,52 @@ async fn the_oldest_traces_make_room() {
     assert_eq!(collector.ask("GET", "/api/v2/trace/14", "", b"").await.0, 404);
     assert_eq!(collector.get("/api/v2/trace/15").await.as_array().unwrap().len(), 2);
 }
+
+/// Sends the first part of a body that has some more.
+async fn begin(address: SocketAddr, first: &[u8], more: usize) -> TcpStream {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    let length = first.len() + more;
+    let head =
+        format!("POST /api/v2/spans HTTP/1.1\r\nHost: zipkin\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n");
+    stream.write_all(&[head.as_bytes(), first].concat()).await.unwrap();
+    stream
+}
+
+#[tokio::test]
+async fn slow_senders_keep_nobody_from_sending() {
+    let spans = call("a1", false).to_string();
+    let (first, rest) = spans.as_bytes().split_at(spans.len() / 2);
+    // A body has a limited time: where this machine stood still for longer, nothing is seen, and it is tried again.
+    for attempt in 0..5 {
+        let collector = Collector::start(1000).await;
+        let mut slow = Vec::new();
+        for _ in 0..32 {
+            slow.push(begin(collector.address, first, rest.len()).await);
+        }
+        assert_eq!(collector.post(&call("a2", false)).await.0, 202);
+        let mut statuses = Vec::new();
+        for mut stream in slow {
+            // It may have been answered already.
+            let _ = stream.write_all(rest).await;
+            let mut answer = Vec::new();
+            let read = tokio::time::timeout(Duration::from_secs(30), stream.read_to_end(&mut answer)).await;
+            let _ = read.expect("an answer in time");
+            statuses.push(
+                String::from_utf8_lossy(&answer)
+                    .split(' ')
+                    .nth(1)
+                    .unwrap_or_default()
+                    .to_owned(),
+            );
+        }
+        if statuses.iter().all(|status| status == "202") {
+            return;
+        }
+        assert!(
+            statuses.iter().all(|status| status == "202" || status == "408"),
+            "{statuses:?}"
+        );
+        println!("attempt {attempt}: {statuses:?}");
+    }
+    panic!("bodies that came slowly were answered before one that came at once");
+}

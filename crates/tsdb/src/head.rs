@@ -7,7 +7,7 @@ use crate::index::{Id, Index, PairId};
 use crate::log::queue::{Event, Queue};
 use crate::metadata::Families;
 use crate::options::Options;
-use crate::pages::{Cursor, Pages, lock};
+use crate::pages::{Cursor, PAGE, Pages, lock};
 use crate::series::Series;
 use crate::stats::{Counters, Stats};
 use std::sync::atomic::{AtomicI64, Ordering::Relaxed};
@@ -96,70 +96,69 @@ impl Head {
     }
 
     pub fn append(&self, batch: &[(SeriesRef, Sample)], refused: &mut Vec<(usize, AppendError)>) {
-        let before = refused.len();
         self.put(
             batch,
             refused,
             |(id, sample)| (id.0, sample.ts_ms),
             |series, (_, sample)| series.push(*sample),
+            Event::Samples,
         );
-        if let Some(log) = self.log.as_ref().filter(|log| log.accepts()) {
-            let mut accepted = batch.to_vec();
-            remove_refused(&mut accepted, &refused[before..]);
-            log.push(Event::Samples(accepted));
-        }
     }
 
     pub fn append_histograms(&self, batch: &[(SeriesRef, i64, Histogram)], refused: &mut Vec<(usize, AppendError)>) {
-        let before = refused.len();
         self.put(
             batch,
             refused,
             |(id, ts_ms, _)| (id.0, *ts_ms),
             |series, (_, ts_ms, value)| series.push_histogram(*ts_ms, value),
+            Event::Histograms,
         );
-        if let Some(log) = self.log.as_ref().filter(|log| log.accepts()) {
-            let mut accepted = batch.to_vec();
-            remove_refused(&mut accepted, &refused[before..]);
-            log.push(Event::Histograms(accepted));
-        }
     }
 
     /// Appends each of a batch; the refused ones by their index in it.
-    fn put<T>(
+    fn put<T: Clone>(
         &self,
         batch: &[T],
         refused: &mut Vec<(usize, AppendError)>,
         key: impl Fn(&T) -> (Id, i64),
         push: impl Fn(&mut Series, &T) -> Result<(), AppendError>,
+        event: impl Fn(Vec<T>) -> Event,
     ) {
         let before = refused.len();
         let oldest_ms = self.oldest_ms.load(Relaxed);
         let ahead = self.options.ahead.map(millis);
         let newest_ms = ahead.map_or(i64::MAX, |ahead| now_ms().saturating_add(ahead));
+        let log = self.log.as_ref().filter(|log| log.accepts());
         let mut cursor = Cursor::default();
         let mut at = 0;
         while at < batch.len() {
             let (first, _) = key(&batch[at]);
-            let mut page = cursor.page(&self.pages, first).map(lock);
+            let in_page = |one: &&T| key(one).0 / PAGE == first / PAGE;
             // All that follow in the same page, under one lock.
-            while at < batch.len() {
-                let (id, ts_ms) = key(&batch[at]);
-                if id / crate::pages::PAGE != first / crate::pages::PAGE {
-                    break;
-                }
+            let run = &batch[at..at + batch[at..].iter().take_while(in_page).count()];
+            let logged = log.map(|log| (log, run.to_vec()));
+            let before = refused.len();
+            let mut page = cursor.page(&self.pages, first).map(lock);
+            for (offset, one) in run.iter().enumerate() {
+                let (id, ts_ms) = key(one);
                 let result = match page.as_mut().and_then(|page| page.get_mut(id)) {
                     None => Err(AppendError::Unknown),
                     Some(_) if ts_ms < oldest_ms => Err(AppendError::TooOld),
                     Some(_) if ts_ms > newest_ms => Err(AppendError::TooNew),
-                    Some(series) => push(series, &batch[at]),
+                    Some(series) => push(series, one),
                 };
                 if let Err(reason) = result {
                     self.counters.refuse(reason);
-                    refused.push((at, reason));
+                    refused.push((at + offset, reason));
                 }
-                at += 1;
             }
+            if let Some((log, mut accepted)) = logged {
+                remove_refused(&mut accepted, &refused[before..], at);
+                // The page is still locked: the log tells a series' samples in the order in which the series took them.
+                log.push(event(accepted));
+            }
+            drop(page);
+            at += run.len();
         }
         let appended = batch.len() - (refused.len() - before);
         self.counters.appended.fetch_add(appended as u64, Relaxed);
@@ -189,12 +188,13 @@ impl Head {
     }
 }
 
-fn remove_refused<T>(batch: &mut Vec<T>, refused: &[(usize, AppendError)]) {
+/// `first` is the index of the batch's first element, as `refused` counts.
+fn remove_refused<T>(batch: &mut Vec<T>, refused: &[(usize, AppendError)], first: usize) {
     if refused.is_empty() {
         return;
     }
     let mut refused = refused.iter().map(|(at, _)| *at).peekable();
-    let mut at = 0;
+    let mut at = first;
     batch.retain(|_| {
         at += 1;
         refused.next_if_eq(&(at - 1)).is_none()

@@ -15,7 +15,6 @@ use envoy_types::pb::envoy::config::core::v3::Node;
 use envoy_types::pb::google::protobuf::value::Kind;
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::mpsc;
-use tokio_stream::wrappers::TcpListenerStream;
 use tonic::body::Body;
 use tonic::server::NamedService;
 use tonic::transport::{Identity, Server, ServerTlsConfig};
@@ -26,12 +25,14 @@ use crate::snapshot::Snapshot;
 use crate::types::ResourceType;
 
 pub mod cache;
+mod incoming;
 mod message;
 mod requests;
 pub mod session;
 
 pub use cache::{Cache, NodeInfo, NodeStatus};
 use cache::{Connection, Standing};
+use incoming::{Info, incoming};
 use message::{Message, ResponseBody};
 use requests::Requests;
 use session::delta::DeltaSession;
@@ -46,6 +47,9 @@ const STATE_OF_THE_WORLD: &str = "/envoy.service.discovery.v3.AggregatedDiscover
 const RESPONSES_QUEUED: usize = 8;
 /// Connections that may wait to be accepted; the system may allow fewer.
 const CONNECTIONS_WAITING: u32 = 16_384;
+/// A connection of which no stream was authorized within this time is closed: longer than handshakes take when a whole fleet
+/// comes at once.
+const STREAM_TIMEOUT: Duration = Duration::from_secs(60);
 /// A client must say who it is within this time.
 const FIRST_REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 /// The check of an identity (a call to the Kubernetes API) may take this long.
@@ -128,6 +132,17 @@ pub async fn serve<A: Authorize>(
     authorize: A,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> Result<(), tonic::transport::Error> {
+    serve_within(STREAM_TIMEOUT, listener, tls, cache, authorize, shutdown).await
+}
+
+async fn serve_within<A: Authorize>(
+    limit: Duration,
+    listener: TcpListener,
+    tls: Option<ServerTls>,
+    cache: Cache,
+    authorize: A,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+) -> Result<(), tonic::transport::Error> {
     let (stop, stopped) = tokio::sync::watch::channel(false);
     let ads = Ads {
         shared: Arc::new(Shared {
@@ -137,7 +152,6 @@ pub async fn serve<A: Authorize>(
         }),
     };
     let mut server = Server::builder()
-        .tcp_nodelay(true)
         .http2_keepalive_interval(Some(KEEPALIVE))
         .http2_keepalive_timeout(Some(KEEPALIVE));
     if let Some(tls) = tls {
@@ -150,7 +164,7 @@ pub async fn serve<A: Authorize>(
     };
     server
         .add_service(ads)
-        .serve_with_incoming_shutdown(TcpListenerStream::new(listener), shutdown)
+        .serve_with_incoming_shutdown(incoming(listener, limit), shutdown)
         .await
 }
 
@@ -186,9 +200,13 @@ impl<A: Authorize> tower_service::Service<http::Request<Body>> for Ads<A> {
     }
 
     fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+        // Each has come by a connection of `incoming`; without, nobody could say that it is to stay.
+        let Some(connection) = Info::of(request.extensions()).cloned() else {
+            return ready(Ok(Status::internal("the connection is not known").into_http()));
+        };
         let body = match request.uri().path() {
-            DELTA => self.open::<DeltaSession>(Request::from_http(request)),
-            STATE_OF_THE_WORLD => self.open::<SotwSession>(Request::from_http(request)),
+            DELTA => self.open::<DeltaSession>(Request::from_http(request), connection),
+            STATE_OF_THE_WORLD => self.open::<SotwSession>(Request::from_http(request), connection),
             _ => return ready(Ok(Status::unimplemented("only ADS is served").into_http())),
         };
         let mut response = http::Response::new(Body::new(body));
@@ -250,16 +268,16 @@ fn locked<V>(session: &Mutex<V>) -> MutexGuard<'_, V> {
 type Queue = mpsc::Sender<Result<Message, Status>>;
 
 impl<A: Authorize> Ads<A> {
-    fn open<V: Variant>(&self, request: Request<Body>) -> ResponseBody {
+    fn open<V: Variant>(&self, request: Request<Body>, connection: Info) -> ResponseBody {
         let credentials = Credentials {
             token: bearer_token(&request),
-            remote: request.remote_addr(),
+            remote: connection.remote,
         };
         let requests = Requests::new(request.into_inner());
         let (queue, responses) = mpsc::channel(RESPONSES_QUEUED);
         let shared = Arc::clone(&self.shared);
         tokio::spawn(async move {
-            if let Err(status) = shared.stream::<V>(credentials, requests, &queue).await {
+            if let Err(status) = shared.stream::<V>(credentials, connection, requests, &queue).await {
                 tracing::debug!(%status, "xDS stream ended");
                 let _ = tokio::time::timeout(SEND_TIMEOUT, queue.send(Err(status))).await;
             }
@@ -292,6 +310,7 @@ impl<A: Authorize> Shared<A> {
     async fn stream<V: Variant>(
         &self,
         credentials: Credentials,
+        connection: Info,
         mut requests: Requests<V::Request>,
         queue: &Queue,
     ) -> Result<(), Status> {
@@ -307,6 +326,7 @@ impl<A: Authorize> Shared<A> {
             .await
             .map_err(|_| Status::unavailable("the identity could not be checked in time"))?
             .map_err(Status::from)?;
+        connection.authorized();
         tracing::info!(
             node = node.id,
             engine = node.engine,

@@ -18,6 +18,8 @@ use super::sources::Sources;
 
 mod accepted;
 
+pub(super) use accepted::references;
+
 /// How long the series of a removed destination stay, so that scrapes see its last counts.
 const LINGER: Duration = Duration::from_secs(15);
 /// How often removed destinations are looked for.

@@ -142,6 +142,11 @@ impl Entries {
         };
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         let known = open.remove(&common.stream_id);
+        let room = !common.stream_id.is_empty() && open.len() < CONNECTIONS_MAX;
+        if known.is_none() && !room && !ends {
+            // Its end tells all of it at once.
+            return;
+        }
         let mut connection = known.unwrap_or_else(|| {
             let peer = match direction {
                 Direction::Inbound => source(),
@@ -162,8 +167,7 @@ impl Entries {
         );
         connection.target.tcp_bytes(more.0, more.1);
         (connection.read, connection.written) = (read, written);
-        let room = !common.stream_id.is_empty() && open.len() < CONNECTIONS_MAX;
-        if ends || !room {
+        if ends {
             let flags = common.response_flags.unwrap_or_default();
             connection.target.tcp_close(broken(&flags) || answered_here(&flags));
         } else {

@@ -1,12 +1,14 @@
 //! The access log service that Envoy streams to.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
+use envoy_types::pb::envoy::data::accesslog::v3::AccessLogCommon;
 use envoy_types::pb::envoy::service::accesslog::v3::access_log_service_server::AccessLogService;
 use envoy_types::pb::envoy::service::accesslog::v3::stream_access_logs_message::LogEntries;
 use envoy_types::pb::envoy::service::accesslog::v3::{StreamAccessLogsMessage, StreamAccessLogsResponse};
 use tonic::{Request, Response, Status, Streaming};
-use weir_series::canonical::{Direction, Peer};
+use weir_series::canonical::Direction;
 
 use super::entries::{Entries, client};
 use super::sources::Sources;
@@ -47,30 +49,27 @@ impl AccessLogService for Logs {
 
 impl Logs {
     async fn record(&self, direction: Direction, entries: LogEntries) {
-        match entries {
+        let of = |common: &Option<AccessLogCommon>| common.as_ref().and_then(client);
+        if direction == Direction::Inbound {
+            let addresses: Vec<IpAddr> = match &entries {
+                LogEntries::HttpLogs(logs) => logs.log_entry.iter().filter_map(|e| of(&e.common_properties)).collect(),
+                LogEntries::TcpLogs(logs) => logs.log_entry.iter().filter_map(|e| of(&e.common_properties)).collect(),
+            };
+            self.sources.ask(addresses).await;
+        }
+        // Only inbound entries ask for it.
+        let source = |common| move || of(common).map(|address| self.sources.of(address)).unwrap_or_default();
+        match &entries {
             LogEntries::HttpLogs(logs) => {
                 for entry in &logs.log_entry {
-                    let source = self
-                        .source(direction, entry.common_properties.as_ref().and_then(client))
-                        .await;
-                    self.entries.http(direction, entry, || source);
+                    self.entries.http(direction, entry, source(&entry.common_properties));
                 }
             }
             LogEntries::TcpLogs(logs) => {
                 for entry in &logs.log_entry {
-                    let source = self
-                        .source(direction, entry.common_properties.as_ref().and_then(client))
-                        .await;
-                    self.entries.tcp(direction, entry, || source);
+                    self.entries.tcp(direction, entry, source(&entry.common_properties));
                 }
             }
-        }
-    }
-
-    async fn source(&self, direction: Direction, address: Option<std::net::IpAddr>) -> Peer {
-        match (direction, address) {
-            (Direction::Inbound, Some(address)) => self.sources.of(address).await,
-            _ => Peer::default(),
         }
     }
 }

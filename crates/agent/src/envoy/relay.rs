@@ -20,6 +20,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::bootstrap::Control;
 use super::cache::Cache;
+use super::destinations::references;
 use super::upstream;
 
 /// Responses on their way to Envoy.
@@ -130,9 +131,12 @@ impl Relay {
             return Ok(());
         };
         let fresh = first.initial_resource_versions.is_empty() && !self.cache().is_empty();
-        let seen = match upstream::open(control, first.clone()).await {
+        let (mut claims, mut opening) = (Claims::default(), first.clone());
+        claims.add(&self.cache(), &mut opening);
+        let seen = match upstream::open(control, opening).await {
             Ok(stream) => {
-                let Some(seen) = self.pass(&mut envoy, stream, first, fresh).await? else {
+                let silent = fresh.then(|| vec![first]);
+                let Some(seen) = self.pass(&mut envoy, stream, silent, claims).await? else {
                     return Ok(());
                 };
                 seen
@@ -145,26 +149,27 @@ impl Relay {
         self.answer(control, &mut envoy, seen).await
     }
 
-    /// Passes messages both ways. `Some` when the control plane has said nothing to a fresh Envoy: what it was asked.
+    /// Passes messages both ways. `silent`: what a fresh Envoy has asked so far; `Some` when the control plane has said
+    /// nothing to it: what it was asked.
     async fn pass(
         &self,
         envoy: &mut Envoy,
         mut stream: upstream::Stream,
-        first: DeltaDiscoveryRequest,
-        fresh: bool,
+        mut silent: Option<Vec<DeltaDiscoveryRequest>>,
+        mut claims: Claims,
     ) -> Result<Option<Vec<DeltaDiscoveryRequest>>, Status> {
         let mut pending = HashMap::new();
-        let mut silent = fresh.then(|| vec![first]);
         let patience = tokio::time::sleep(FIRST_RESPONSE);
         tokio::pin!(patience);
         loop {
             tokio::select! {
                 request = self.request(envoy) => {
-                    let Some(request) = request? else { return Ok(None) };
-                    self.acknowledge(&mut pending, &request);
+                    let Some(mut request) = request? else { return Ok(None) };
+                    self.acknowledge(&mut pending, &claims, &request);
                     if let Some(seen) = &mut silent {
                         seen.push(request.clone());
                     }
+                    claims.add(&self.cache(), &mut request);
                     stream.requests.send(request).await.map_err(|_| Status::unavailable("the control plane has gone"))?;
                 }
                 response = stream.responses.message() => {
@@ -184,7 +189,12 @@ impl Relay {
     }
 
     /// Keeps what Envoy has accepted.
-    fn acknowledge(&self, pending: &mut HashMap<String, DeltaDiscoveryResponse>, request: &DeltaDiscoveryRequest) {
+    fn acknowledge(
+        &self,
+        pending: &mut HashMap<String, DeltaDiscoveryResponse>,
+        claims: &Claims,
+        request: &DeltaDiscoveryRequest,
+    ) {
         if !request.resource_names_unsubscribe.is_empty() {
             self.cache()
                 .forget(&request.type_url, &request.resource_names_unsubscribe);
@@ -197,11 +207,25 @@ impl Relay {
             Some(error) => tracing::warn!(type_url = request.type_url, "Envoy rejects: {}", error.message),
             None => {
                 self.cache().apply(&response);
+                if claims.removed(&response) {
+                    self.forget_unreferenced();
+                }
                 self.changed();
                 if response.type_url == LISTENER {
                     self.configured.store(true, Ordering::Relaxed);
                 }
             }
+        }
+    }
+
+    /// Of what was kept, an Envoy that never asked for it gives nothing up.
+    fn forget_unreferenced(&self) {
+        let (endpoints, routes) = references(&self.accepted(CLUSTER), &self.accepted(LISTENER));
+        let mut cache = self.cache();
+        for (type_url, referenced) in [(ENDPOINTS, endpoints), (ROUTES, routes)] {
+            let names = cache.of(type_url).map(|r| r.name.clone());
+            let names: Vec<String> = names.filter(|name| !referenced.contains(name)).collect();
+            cache.forget(type_url, &names);
         }
     }
 
@@ -295,6 +319,35 @@ impl Owed {
                 .initial_resource_versions
                 .retain(|name, _| !self.0.contains(name));
         }
+    }
+}
+
+/// What was kept from before an Envoy that has nothing yet. The control plane names what exists no more only to who says
+/// that he has it: so it is said in the name of such an Envoy, which passes over the removal of what it never had.
+#[derive(Debug, Default)]
+struct Claims(HashMap<String, HashSet<String>>);
+
+impl Claims {
+    /// Adds what was kept of a type to the first request for all of it.
+    fn add(&mut self, cache: &Cache, request: &mut DeltaDiscoveryRequest) {
+        if !matches!(request.type_url.as_str(), CLUSTER | LISTENER) || self.0.contains_key(&request.type_url) {
+            return;
+        }
+        let claimed = self.0.entry(request.type_url.clone()).or_default();
+        let names = &request.resource_names_subscribe;
+        let everything = names.is_empty() || names.iter().any(|name| name == "*");
+        if everything && request.initial_resource_versions.is_empty() {
+            claimed.extend(cache.of(&request.type_url).map(|r| r.name.clone()));
+            // A version that nothing has: what exists is sent.
+            let versions = claimed.iter().map(|name| (name.clone(), String::new()));
+            request.initial_resource_versions = versions.collect();
+        }
+    }
+
+    /// Whether a response takes something of it away.
+    fn removed(&self, response: &DeltaDiscoveryResponse) -> bool {
+        let claimed = self.0.get(&response.type_url);
+        claimed.is_some_and(|claimed| response.removed_resources.iter().any(|name| claimed.contains(name)))
     }
 }
 
@@ -393,7 +446,10 @@ impl AggregatedDiscoveryService for Service {
 
 #[cfg(test)]
 mod tests {
+    use envoy_types::pb::envoy::config::cluster::v3::Cluster;
+    use envoy_types::pb::envoy::config::cluster::v3::cluster::EdsClusterConfig;
     use envoy_types::pb::google::protobuf::Any;
+    use prost::Message as _;
 
     use super::*;
 
@@ -459,6 +515,87 @@ mod tests {
         assert_eq!(claimed(&owed, CLUSTER), ["a", "b", "c"]);
         owed.passed(&response(CLUSTER, &["a"], &["b"]));
         assert_eq!(claimed(&owed, ENDPOINTS), ["b", "c"]);
+    }
+
+    /// While no Envoy ran, a Service was deleted: what was kept of it goes, though the next Envoy never heard of it.
+    #[test]
+    fn what_was_kept_and_exists_no_more_is_forgotten() {
+        let body = |eds: &str| Cluster {
+            eds_cluster_config: Some(EdsClusterConfig {
+                service_name: eds.to_owned(),
+                ..Default::default()
+            }),
+            ..Default::default()
+        };
+        let resource = |name: &str, value: Vec<u8>| Resource {
+            name: name.to_owned(),
+            version: "1".into(),
+            resource: Some(Any {
+                value,
+                ..Default::default()
+            }),
+            ..Default::default()
+        };
+        let response = |type_url: &str, resources: Vec<Resource>, removed: &[&str]| DeltaDiscoveryResponse {
+            type_url: type_url.to_owned(),
+            resources,
+            removed_resources: removed.iter().map(|name| (*name).to_owned()).collect(),
+            nonce: "n".to_owned(),
+            ..Default::default()
+        };
+        let mut cache = Cache::open("/nonexistent/xds.pb".into());
+        let clusters = [("a", "shared"), ("b", "shared"), ("c", ""), ("d", "")];
+        let clusters = clusters.map(|(name, eds)| resource(name, body(eds).encode_to_vec()));
+        cache.apply(&response(CLUSTER, clusters.into(), &[]));
+        let endpoints = ["shared", "c", "d"].map(|name| resource(name, vec![]));
+        cache.apply(&response(ENDPOINTS, endpoints.into(), &[]));
+        let relay = Relay::new(None, cache);
+        let names = |type_url| {
+            relay
+                .accepted(type_url)
+                .into_iter()
+                .map(|(name, _)| name)
+                .collect::<Vec<_>>()
+        };
+
+        let first = DeltaDiscoveryRequest {
+            type_url: CLUSTER.into(),
+            ..Default::default()
+        };
+        let (mut claims, mut request) = (Claims::default(), first.clone());
+        claims.add(&relay.cache(), &mut request);
+        let mut claimed: Vec<(String, String)> = request.initial_resource_versions.into_iter().collect();
+        claimed.sort();
+        assert_eq!(
+            claimed,
+            ["a", "b", "c", "d"].map(|name| (name.to_owned(), String::new()))
+        );
+        let mut second = first.clone();
+        claims.add(&relay.cache(), &mut second);
+        assert_eq!(second, first, "only the first request says it");
+
+        let answer = DeltaDiscoveryRequest {
+            response_nonce: "n".into(),
+            ..first
+        };
+        let taken = |claims: &Claims, response: DeltaDiscoveryResponse| {
+            let mut pending = HashMap::from([("n".to_owned(), response)]);
+            relay.acknowledge(&mut pending, claims, &answer);
+        };
+        taken(&claims, response(CLUSTER, vec![], &["b", "c"]));
+        assert_eq!(names(CLUSTER), ["a", "d"]);
+        assert_eq!(names(ENDPOINTS), ["d", "shared"]);
+        // What Envoy itself has, it gives up by itself.
+        let held = DeltaDiscoveryRequest {
+            type_url: CLUSTER.into(),
+            initial_resource_versions: [("a".to_owned(), "1".to_owned())].into(),
+            ..Default::default()
+        };
+        let (mut claims, mut request) = (Claims::default(), held.clone());
+        claims.add(&relay.cache(), &mut request);
+        assert_eq!(request, held);
+        taken(&claims, response(CLUSTER, vec![], &["d"]));
+        assert_eq!(names(ENDPOINTS), ["d", "shared"]);
     }
 
     #[test]

@@ -1,10 +1,11 @@
 //! Who an inbound connection comes from: the control plane is asked about each address, once.
 //!
-//! Enters: addresses. Leaves: peers; an address that nobody knows is an unknown peer, never a guess. Entries of a new
-//! address wait a moment for the answer, since they are not in anybody's way.
+//! Enters: addresses. Leaves: peers; an address that nobody knows is an unknown peer, never a guess. Entries wait a moment
+//! for the answers about new addresses, all of one message together, and not at all while there is nobody to answer.
 
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -23,7 +24,7 @@ const TYPE_URL: &str = "type.googleapis.com/weir.v1.Peer";
 const ADDRESSES_MAX: usize = 4096;
 /// An address that was not seen for this time is forgotten.
 const FORGET_AFTER: Duration = Duration::from_secs(600);
-/// How long entries of a new address wait.
+/// How long the entries of a message wait for what is said of new addresses. Envoy drops what its buffer cannot hold.
 const ANSWER_TIMEOUT: Duration = Duration::from_millis(500);
 /// Pause before the control plane is asked again after it went away.
 const RETRY: Duration = Duration::from_secs(1);
@@ -56,6 +57,8 @@ pub struct Sources {
     table: Mutex<HashMap<IpAddr, Entry>>,
     added: Notify,
     answered: watch::Sender<()>,
+    /// The control plane could not be reached, or went.
+    away: AtomicBool,
 }
 
 impl Sources {
@@ -68,41 +71,55 @@ impl Sources {
             table,
             added: Notify::new(),
             answered: watch::channel(()).0,
+            away: AtomicBool::new(false),
         })
     }
 
-    /// Who has an address.
-    pub async fn of(&self, address: IpAddr) -> Peer {
+    /// Asks about those addresses that are new, and waits a moment for the answers.
+    pub async fn ask(&self, addresses: impl IntoIterator<Item = IpAddr>) {
         let mut answered = self.answered.subscribe();
-        {
-            let mut table = self.table();
-            let (used, full) = (Instant::now(), table.len() >= ADDRESSES_MAX);
+        let new = self.note(addresses);
+        if new.is_empty() || self.away.load(Relaxed) {
+            return;
+        }
+        let open = |address: &IpAddr| self.table().get(address).is_some_and(|known| known.peer.is_none());
+        let all = async { while new.iter().any(open) && answered.changed().await.is_ok() {} };
+        let _ = tokio::time::timeout(ANSWER_TIMEOUT, all).await;
+    }
+
+    /// Notes that addresses were seen; the new ones among them.
+    fn note(&self, addresses: impl IntoIterator<Item = IpAddr>) -> Vec<IpAddr> {
+        let (mut new, mut full) = (Vec::new(), false);
+        if self.control.is_none() {
+            return new;
+        }
+        let used = Instant::now();
+        let mut table = self.table();
+        for address in addresses {
+            let room = table.len() < ADDRESSES_MAX;
             match table.get_mut(&address) {
-                Some(known) => {
-                    known.used = used;
-                    return known.peer.clone().unwrap_or_default();
+                Some(known) => known.used = used,
+                None if room => {
+                    table.insert(address, Entry { peer: None, used });
+                    new.push(address);
                 }
-                None if self.control.is_none() => return Peer::default(),
-                None if full => {
-                    // Some may be forgotten by now.
-                    self.added.notify_one();
-                    return Peer::default();
-                }
-                None => drop(table.insert(address, Entry { peer: None, used })),
+                None => full = true,
             }
         }
-        self.added.notify_one();
-        let wait = async {
-            loop {
-                if let Some(peer) = self.table().get(&address).and_then(|known| known.peer.clone()) {
-                    return peer;
-                }
-                if answered.changed().await.is_err() {
-                    return Peer::default();
-                }
-            }
-        };
-        tokio::time::timeout(ANSWER_TIMEOUT, wait).await.unwrap_or_default()
+        drop(table);
+        // Also without room: some may be forgotten by now.
+        if full || !new.is_empty() {
+            self.added.notify_one();
+        }
+        new
+    }
+
+    /// Who has an address, as far as is known now.
+    pub fn of(&self, address: IpAddr) -> Peer {
+        self.table()
+            .get(&address)
+            .and_then(|known| known.peer.clone())
+            .unwrap_or_default()
     }
 
     /// Everybody who is known to be there.
@@ -117,7 +134,9 @@ impl Sources {
         };
         self.added.notified().await;
         loop {
-            if let Err(error) = self.follow(control).await {
+            let ended = self.follow(control).await;
+            self.away.store(true, Relaxed);
+            if let Err(error) = ended {
                 tracing::debug!(%error, "sources of connections stay unknown");
             }
             tokio::time::sleep(RETRY).await;
@@ -132,6 +151,7 @@ impl Sources {
             ..request(&asked, &HashSet::new())
         };
         let mut stream = upstream::open(control, first).await?;
+        self.away.store(false, Relaxed);
         loop {
             tokio::select! {
                 () = self.added.notified() => {
@@ -212,5 +232,57 @@ fn request(wanted: &HashSet<IpAddr>, asked: &HashSet<IpAddr>) -> DeltaDiscoveryR
         resource_names_subscribe: names(wanted, asked),
         resource_names_unsubscribe: names(asked, wanted),
         ..Default::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sources() -> Arc<Sources> {
+        let control = Control {
+            target: "127.0.0.1:1".into(),
+            tls: None,
+            token: None,
+        };
+        Sources::new(Some(control), Node::default())
+    }
+
+    fn addresses(from: u8) -> impl Iterator<Item = IpAddr> {
+        (0..100).map(move |host| IpAddr::from([10, 0, from, host]))
+    }
+
+    /// One after the other would take 50 s.
+    #[tokio::test]
+    async fn a_message_waits_once_for_all_its_addresses_and_not_for_a_control_plane_that_is_away() {
+        let sources = sources();
+        let asked = async {
+            sources.ask(addresses(1)).await;
+            sources.ask(addresses(1)).await;
+            sources.away.store(true, Relaxed);
+            for address in addresses(2) {
+                sources.ask([address]).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(25), asked)
+            .await
+            .expect("entries wait for each address");
+        assert_eq!(sources.wanted().len(), 200, "asked for as soon as somebody can answer");
+    }
+
+    #[tokio::test]
+    async fn a_message_goes_on_when_all_is_answered() {
+        let sources = sources();
+        let mut asked = std::pin::pin!(sources.ask(addresses(1)));
+        let _ = futures::poll!(&mut asked);
+        for address in addresses(1) {
+            let response = DeltaDiscoveryResponse {
+                removed_resources: vec![address.to_string()],
+                ..Default::default()
+            };
+            sources.learn(&response);
+        }
+        assert!(futures::poll!(&mut asked).is_ready());
+        assert_eq!(sources.peers().len(), 100);
     }
 }

@@ -277,7 +277,9 @@ impl AggregatedDiscoveryService for ControlPlane {
                 let Some((name, body)) = resources.get(&request.type_url) else {
                     continue;
                 };
-                let known = !request.response_nonce.is_empty() || request.initial_resource_versions.contains_key(name);
+                let mut held = request.initial_resource_versions;
+                let known =
+                    !request.response_nonce.is_empty() || held.remove(name).is_some_and(|version| version == "1");
                 if known {
                     continue;
                 }
@@ -290,6 +292,7 @@ impl AggregatedDiscoveryService for ControlPlane {
                 let response = DeltaDiscoveryResponse {
                     type_url: request.type_url,
                     resources: vec![resource],
+                    removed_resources: held.into_keys().collect(),
                     nonce: "n".into(),
                     ..Default::default()
                 };
@@ -398,6 +401,24 @@ async fn envoy_is_configured_measured_restarted_and_drained() {
     let control_listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let control_address = control_listener.local_addr().unwrap();
     let (cluster, listener) = (any(&cluster(backend().await)), any(&listener(inlet)));
+    // A cluster that an Envoy before this one had, and that was deleted while none ran.
+    let deleted = |name: &str| Resource {
+        name: name.to_owned(),
+        version: "1".into(),
+        resource: Some(cluster.clone()),
+        ..Default::default()
+    };
+    let kept = DeltaDiscoveryResponse {
+        type_url: cluster.type_url.clone(),
+        resources: vec![deleted("b"), deleted("deleted-meanwhile")],
+        ..Default::default()
+    };
+    std::fs::create_dir(path("state")).unwrap();
+    std::fs::write(
+        path("state/xds.pb"),
+        prost::Message::encode_length_delimited_to_vec(&kept),
+    )
+    .unwrap();
     let resources = [cluster, listener].map(|body| (body.type_url.clone(), ("b".to_owned(), body)));
     let tokens = Arc::new(Mutex::new(Vec::new()));
     let control = ControlPlane {
@@ -496,7 +517,15 @@ async fn envoy_is_configured_measured_restarted_and_drained() {
     );
 
     // The control plane goes, then Envoy dies: the next one starts from what was kept.
-    until("configuration kept", 5, || async { path("state/xds.pb").exists() }).await;
+    let keeps = |name: &str| {
+        let bytes = std::fs::read(path("state/xds.pb")).unwrap();
+        bytes.windows(name.len()).any(|part| part == name.as_bytes())
+    };
+    let listeners = "envoy.config.listener.v3.Listener";
+    until("configuration kept, without what is gone", 30, || async {
+        keeps(listeners) && !keeps("deleted-meanwhile")
+    })
+    .await;
     control.abort();
     let first = process_of(&path("state/envoy.json")).expect("envoy runs");
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(first), nix::sys::signal::Signal::SIGKILL).unwrap();

@@ -137,19 +137,31 @@ pub struct Handle {
 
 impl Handle {
     /// Starts the task of a pod, with what an agent before this one has left of it. `annotated` is what the pod's
-    /// annotation says, where that is known.
+    /// annotation says, where that is known; `after`, what an earlier task of the pod has reached, which takes away what
+    /// the pod had and has to end first.
     pub fn start(
         shared: Arc<Shared>,
         pod: PodId,
         record: Option<Record>,
         annotated: Option<String>,
         want: Want,
+        after: Option<watch::Receiver<Status>>,
         shutdown: CancellationToken,
     ) -> std::io::Result<Self> {
         let (want, wanted) = watch::channel(want);
-        let (reached, status) = watch::channel(Status::Idle);
+        let (reached, status) = watch::channel(match after {
+            Some(_) => Status::Working("the end of the proxy of the pod's earlier sandbox".into()),
+            None => Status::Idle,
+        });
         let task = pod::PodTask::new(shared, pod, record, annotated, wanted, reached)?;
-        tokio::spawn(task.run(shutdown));
+        tokio::spawn(async move {
+            if let Some(mut before) = after {
+                // An error: it is not there any more either.
+                let ended = before.wait_for(|status| *status == Status::Ended);
+                let _ = shutdown.run_until_cancelled(ended).await;
+            }
+            task.run(shutdown).await;
+        });
         Ok(Self { want, status })
     }
 

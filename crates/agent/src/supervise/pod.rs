@@ -144,37 +144,42 @@ impl PodTask {
 
     /// Runs until the pod has gone or the agent shuts down; then proxy and redirection stay as they are.
     pub async fn run(mut self, shutdown: CancellationToken) {
+        // Wherever it is: a pause and an API server that hangs do not hold up the agent's end.
+        if let Some(true) = shutdown.run_until_cancelled(self.follow()).await {
+            self.status.send_replace(Status::Ended);
+        }
+    }
+
+    /// Does what is wanted until the pod has gone (`true`), or nobody wants anything any more.
+    async fn follow(&mut self) -> bool {
         loop {
             let want = self.want.borrow_and_update().clone();
             let goal = self.goal(&want);
             if goal == Goal::Destroy {
                 self.destroy().await;
-                break;
+                return true;
             }
             let mut changes = self.want.clone();
             let outcome = tokio::select! {
                 outcome = self.step(&goal, &want) => outcome,
                 () = change_of_mind(&mut changes, &goal) => continue,
-                () = shutdown.cancelled() => return,
             };
             let settled = outcome.is_ok();
             let pause = self.concluded(outcome).await;
             if self.record.is_none() && settled && pause == HOUSEKEEPING {
                 match want.plan {
-                    _ if want.absent => break,
-                    Plan::Off => break,
+                    _ if want.absent => return true,
+                    Plan::Off => return true,
                     Plan::Run(_) => continue,
                     Plan::Keep => {}
                 }
             }
             tokio::select! {
-                changed = self.want.changed() => if changed.is_err() { return },
+                changed = self.want.changed() => if changed.is_err() { return false },
                 () = ended(&mut self.process) => self.died().await,
                 () = tokio::time::sleep(pause) => self.look_after().await,
-                () = shutdown.cancelled() => return,
             }
         }
-        self.status.send_replace(Status::Ended);
     }
 
     fn goal(&mut self, want: &Want) -> Goal {

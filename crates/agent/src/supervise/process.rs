@@ -36,12 +36,18 @@ pub struct Process {
 impl Process {
     /// Starts a process.
     pub fn spawn(command: &mut Command) -> io::Result<Self> {
-        let child = command.spawn()?;
-        let pid = child
-            .id()
-            .and_then(|p| i32::try_from(p).ok())
-            .ok_or_else(|| io::Error::other("ended at once"))?;
-        let pidfd = sys::pidfd_open(pid)?;
+        Self::watch(command.spawn()?, sys::pidfd_open)
+    }
+
+    /// A child that cannot be watched is killed: it would go on without anybody who knows of it.
+    fn watch(mut child: Child, open: impl FnOnce(i32) -> io::Result<AsyncFd<OwnedFd>>) -> io::Result<Self> {
+        let pid = child.id().and_then(|p| i32::try_from(p).ok());
+        let pid = pid.ok_or_else(|| io::Error::other("ended at once"))?;
+        let pidfd = open(pid).inspect_err(|_| {
+            if let Err(error) = child.start_kill() {
+                tracing::warn!(pid, %error, "cannot kill a proxy that cannot be watched");
+            }
+        })?;
         let start_ticks = stat(pid).map_or(0, |s| s.start_ticks);
         Ok(Self {
             id: ProcessId { pid, start_ticks },
@@ -115,6 +121,17 @@ fn stat(pid: i32) -> Option<Stat> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_child_that_cannot_be_watched_does_not_stay() {
+        let child = Command::new("sleep").arg("1000.5").spawn().unwrap();
+        let pid = i32::try_from(child.id().unwrap()).unwrap();
+        let ended = sys::pidfd_open(pid).unwrap();
+        let refused = Process::watch(child, |_| Err(io::Error::from_raw_os_error(nix::libc::EMFILE)));
+        assert_eq!(refused.unwrap_err().raw_os_error(), Some(nix::libc::EMFILE));
+        let ended = tokio::time::timeout(Duration::from_secs(30), ended.readable()).await;
+        ended.expect("it still runs").unwrap().retain_ready();
+    }
 
     #[tokio::test]
     async fn started_adopted_and_seen_to_end() {

@@ -2,7 +2,7 @@
 
 use std::convert::Infallible;
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::time::Instant;
 
@@ -14,7 +14,9 @@ use tokio::net::TcpListener;
 
 use super::*;
 use crate::cluster::ControlNames;
+use crate::cni::Request;
 use crate::plan::{Skip, Spec};
+use crate::pods::Pods;
 use crate::redirect;
 use crate::testing::Net;
 
@@ -36,8 +38,8 @@ signal.signal(signal.SIGTERM, lambda *_: threading.Timer(0.3, lambda: __import__
 server.serve_forever()
 "#;
 
-/// Gives tokens and remembers annotations.
-async fn api(annotations: Arc<Mutex<Vec<String>>>) -> kube::Client {
+/// Gives tokens and remembers annotations; or never answers what is said of annotations.
+async fn api(annotations: Arc<Mutex<Vec<String>>>, hangs: bool) -> kube::Client {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(async move {
@@ -52,6 +54,9 @@ async fn api(annotations: Arc<Mutex<Vec<String>>>) -> kube::Client {
                     if path.ends_with("/token") {
                         body["status"] = json!({"token": "t", "expirationTimestamp": "2100-01-01T00:00:00Z"});
                     } else if path.contains("/pods/") {
+                        if hangs {
+                            std::future::pending::<()>().await;
+                        }
                         let written = body["metadata"]["annotations"]["traffic.envoy.proxy"].as_str().unwrap();
                         annotations.lock().unwrap().push(written.to_owned());
                         body["metadata"]["name"] = json!("a-1");
@@ -75,6 +80,10 @@ struct Fixture {
 
 impl Fixture {
     async fn new() -> Self {
+        Self::with_api(false).await
+    }
+
+    async fn with_api(hangs: bool) -> Self {
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let root = tempfile::tempdir().unwrap();
         let exe = root.path().join("weir");
@@ -95,7 +104,11 @@ impl Fixture {
                 drain: Duration::from_secs(5),
             },
             cgroup: None,
-            cluster: Cluster::new(api(annotations.clone()).await, "node".into(), ControlNames::default()),
+            cluster: Cluster::new(
+                api(annotations.clone(), hangs).await,
+                "node".into(),
+                ControlNames::default(),
+            ),
             runtime: Runtime::new(Path::new("/nonexistent/cri.sock")),
             control: watch::channel(Some(control)).1,
             host_ip: watch::channel(None).1,
@@ -145,6 +158,7 @@ impl Fixture {
             record,
             annotated,
             want,
+            None,
             agent.clone(),
         )
         .unwrap()
@@ -175,6 +189,11 @@ async fn serving(handle: &mut Handle, other_than: &str) -> String {
         Status::Serving { proxy, .. } => proxy.clone(),
         other => panic!("{other:?}"),
     }
+}
+
+async fn wait_for(status: &mut watch::Receiver<Status>, what: &str, is: impl FnMut(&Status) -> bool) {
+    let reached = tokio::time::timeout(Duration::from_secs(30), status.wait_for(is)).await;
+    reached.unwrap_or_else(|_| panic!("not in time: {what}")).unwrap();
 }
 
 async fn until<F: Future<Output = bool>>(what: &str, mut is: impl FnMut() -> F) {
@@ -294,6 +313,64 @@ async fn the_proxy_of_a_leaving_pod_sends_its_clients_away_and_serves_on() {
     assert_eq!(fixture.directory().record().unwrap().process, record.process);
     handle.update(|want| want.gone = true);
     until("gone", || async { handle.ended() }).await;
+}
+
+#[tokio::test]
+async fn an_agent_stops_while_the_api_server_hangs() {
+    let fixture = Fixture::with_api(true).await;
+    let agent = CancellationToken::new();
+    let mut handle = fixture.start(None, fixture.want(), &agent);
+    serving(&mut handle, "").await;
+    agent.cancel();
+    until("task ended", || async { handle.want.receiver_count() == 0 }).await;
+    assert!(!handle.status.borrow().eq(&Status::Ended), "the proxy stays");
+    assert!(fixture.directory().record().is_some());
+}
+
+/// A sandbox that is made anew comes before the proxy of the old one has gone: nothing of the new one goes with it.
+#[tokio::test]
+async fn the_proxy_of_a_sandbox_made_anew_waits_for_the_end_of_the_old_one() {
+    let fixture = Fixture::new().await;
+    let agent = CancellationToken::new();
+    let pods = Pods::adopt(fixture.shared.clone(), agent.clone());
+    let ensure = |id: &str, netns: PathBuf| {
+        let sandbox = Sandbox { id: id.into(), netns };
+        let wanted = Want {
+            sandbox: Some(sandbox),
+            ..fixture.want()
+        };
+        pods.ensure(&fixture.pod, None, |want| *want = wanted.clone()).unwrap()
+    };
+    let is = |id: &'static str| move |s: &Status| matches!(s, Status::Serving { sandbox, .. } if sandbox == id);
+    let mut first = ensure("s1", fixture.net.pod());
+    wait_for(&mut first, "the first proxy", is("s1")).await;
+    let request = Request {
+        command: crate::cni::Command::Del,
+        namespace: fixture.pod.namespace.clone(),
+        pod: fixture.pod.name.clone(),
+        uid: fixture.pod.uid.clone(),
+        sandbox: "s1".into(),
+        netns: fixture.net.pod(),
+    };
+    assert!(pods.gone(&request).is_some());
+    let mut second = ensure("s2", fixture.net.peer());
+    assert!(
+        matches!(&*second.borrow(), Status::Working(on) if on.contains("earlier sandbox")),
+        "the old one has just been told"
+    );
+    wait_for(&mut second, "the second proxy", is("s2")).await;
+    assert_eq!(*first.borrow(), Status::Ended);
+    let record = fixture
+        .directory()
+        .record()
+        .expect("the record of the new one is there");
+    assert_eq!(record.sandbox.id, "s2");
+    assert!(Process::adopt(record.process.unwrap(), "run/proxies/u-1").is_some());
+    pods.gone(&Request {
+        sandbox: "s2".into(),
+        ..request
+    });
+    wait_for(&mut second, "the end of the second proxy", |s| *s == Status::Ended).await;
 }
 
 #[tokio::test]

@@ -1,6 +1,7 @@
 //! Aggregated API servers: APIService objects with a service are passed on to it, under the front-proxy identity.
 //! A task checks their availability and keeps what their discovery says.
 
+use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -11,6 +12,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Request, Response};
 use hyper::body::Incoming;
 use rustls::ClientConfig;
 use serde_json::{Value, json};
+use tokio::task::{Id, JoinSet};
 use tokio::time::Instant;
 
 use super::Api;
@@ -48,7 +50,7 @@ pub struct Remote {
     spec: Value,
 }
 
-/// All aggregated group versions. Written by `run` only.
+/// All aggregated group versions: as stored, and what the checks of `run` found.
 pub struct Aggregator {
     services: ArcSwap<Vec<Remote>>,
     /// Held by the one pass that is under way.
@@ -116,16 +118,20 @@ impl Aggregator {
         self.services.store(Arc::new(fresh));
     }
 
-    fn note(&self, name: &str, available: bool, resources: Option<Vec<Value>>) {
+    /// Notes what a check has found; false when what was checked is not what is stored any more.
+    fn note(&self, checked: &Remote, available: bool, resources: Option<Vec<Value>>) -> bool {
         let _pass = self.pass.lock();
         let mut all = self.services.load().as_ref().clone();
-        if let Some(s) = all.iter_mut().find(|s| s.object_name == name) {
-            s.available = available;
-            if let Some(r) = resources {
-                s.resources = r;
-            }
+        let same = |s: &&mut Remote| s.object_name == checked.object_name && s.spec == checked.spec;
+        let Some(s) = all.iter_mut().find(same) else {
+            return false;
+        };
+        s.available = available;
+        if let Some(r) = resources {
+            s.resources = r;
         }
         self.services.store(Arc::new(all));
+        true
     }
 }
 
@@ -261,30 +267,63 @@ fn identify(headers: &mut HeaderMap, user: &User) {
     }
 }
 
-/// Checks the aggregated servers until shutdown.
+/// The last check of a server.
+struct Checked {
+    /// What was checked.
+    spec: Value,
+    /// The state of services and endpoints before.
+    mark: u64,
+    /// When it is to be checked again.
+    next: Instant,
+}
+
+impl Checked {
+    /// Services and endpoints decide whether a server can be reached: their change is a reason to look again.
+    fn is_old(&self, remote: &Remote, mark: u64, now: Instant) -> bool {
+        self.spec != remote.spec || now >= self.next || (self.mark != mark && !remote.available)
+    }
+}
+
+/// Checks the aggregated servers until shutdown, each for itself: one that hangs holds up nobody else.
 pub async fn run(api: Arc<Api>) {
     let mut changes = api.store.subscribe();
-    let mut next: std::collections::BTreeMap<String, (Instant, u64)> = std::collections::BTreeMap::new();
+    let mut last: BTreeMap<String, Checked> = BTreeMap::new();
+    let mut checks = JoinSet::new();
+    let mut under_way: HashMap<Id, String> = HashMap::new();
     loop {
         changes.borrow_and_update();
-        // Endpoints and services decide whether a server can be reached: their change is a reason to look again.
         let mark = api.store.mark(SLICES).max(api.store.mark("services"));
         let services = api.aggregator.services();
-        next.retain(|name, _| services.iter().any(|s| s.object_name == *name));
+        last.retain(|name, _| services.iter().any(|s| s.object_name == *name));
         for remote in services {
-            let due = next
-                .get(&remote.object_name)
-                .is_none_or(|(at, seen)| Instant::now() >= *at || (*seen != mark && !remote.available));
-            if !due {
+            let name = remote.object_name.clone();
+            let old = last.get(&name).is_none_or(|l| l.is_old(&remote, mark, Instant::now()));
+            if !old || under_way.values().any(|checked| *checked == name) {
                 continue;
             }
-            let available = check(&api, &remote).await;
-            let wait = if available { CHECK_AVAILABLE } else { CHECK_UNAVAILABLE };
-            next.insert(remote.object_name.clone(), (Instant::now() + wait, mark));
+            let api = Arc::clone(&api);
+            let task = checks.spawn(async move {
+                let available = check(&api, &remote).await;
+                let wait = if available { CHECK_AVAILABLE } else { CHECK_UNAVAILABLE };
+                let next = Instant::now() + wait;
+                Checked {
+                    spec: remote.spec,
+                    mark,
+                    next,
+                }
+            });
+            under_way.insert(task.id(), name);
         }
         tokio::select! {
             () = api.shutdown.cancelled() => return,
             () = tokio::time::sleep(CHECK_UNAVAILABLE) => {}
+            Some(done) = checks.join_next_with_id() => match done {
+                Ok((id, checked)) => drop(under_way.remove(&id).map(|name| last.insert(name, checked))),
+                Err(error) => {
+                    let name = under_way.remove(&error.id());
+                    tracing::error!(?name, %error, "check of an APIService");
+                }
+            },
             _ = changes.changed() => {
                 // Let a burst of changes pass.
                 tokio::time::sleep(Duration::from_millis(100)).await;
@@ -295,17 +334,13 @@ pub async fn run(api: Arc<Api>) {
 
 /// Asks one server for its resources and writes the Available condition.
 async fn check(api: &Api, remote: &Remote) -> bool {
-    let (available, reason, message) = match discover(api, remote).await {
-        Ok(resources) => {
-            api.aggregator.note(&remote.object_name, true, Some(resources));
-            (true, "Passed", "all checks passed".to_owned())
-        }
-        Err(Unreachable(reason, message)) => {
-            api.aggregator.note(&remote.object_name, false, None);
-            (false, reason, message)
-        }
+    let (available, resources, reason, message) = match discover(api, remote).await {
+        Ok(resources) => (true, Some(resources), "Passed", "all checks passed".to_owned()),
+        Err(Unreachable(reason, message)) => (false, None, reason, message),
     };
-    set_condition(api, &remote.object_name, available, reason, &message);
+    if api.aggregator.note(remote, available, resources) {
+        set_condition(api, &remote.object_name, available, reason, &message);
+    }
     available
 }
 
@@ -396,5 +431,47 @@ fn set_condition(api: &Api, name: &str, available: bool, reason: &str, message: 
     // Someone else's change is seen by the next check.
     if let Err(e) = api.store.update(STORAGE, value, stored.version) {
         tracing::debug!(name, "APIService status: {e}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn remote(bundle: &str, available: bool) -> Remote {
+        Remote {
+            object_name: "v1.a.example.com".into(),
+            group: "a.example.com".into(),
+            version: "v1".into(),
+            available,
+            resources: Vec::new(),
+            service: ("default".into(), "a".into()),
+            port: json!(443),
+            tls: Err("not needed".into()),
+            spec: json!({"caBundle": bundle}),
+        }
+    }
+
+    #[test]
+    fn another_spec_is_checked_at_once_and_the_check_of_the_one_before_counts_no_more() {
+        let now = Instant::now();
+        let checked = Checked {
+            spec: json!({"caBundle": "old"}),
+            mark: 1,
+            next: now + CHECK_AVAILABLE,
+        };
+        assert!(!checked.is_old(&remote("old", true), 1, now));
+        assert!(!checked.is_old(&remote("old", true), 2, now));
+        assert!(checked.is_old(&remote("old", false), 2, now), "it may be reached now");
+        assert!(checked.is_old(&remote("new", false), 1, now));
+        assert!(checked.is_old(&remote("old", true), 1, now + CHECK_AVAILABLE));
+
+        let aggregator = Aggregator::new();
+        aggregator.services.store(Arc::new(vec![remote("new", false)]));
+        assert!(!aggregator.note(&remote("old", false), true, Some(vec![json!({"name": "things"})])));
+        let is = || aggregator.find("a.example.com", "v1").unwrap();
+        assert!(!is().available && is().resources.is_empty());
+        assert!(aggregator.note(&remote("new", false), true, Some(vec![json!({"name": "things"})])));
+        assert!(is().available && is().resources.len() == 1);
     }
 }

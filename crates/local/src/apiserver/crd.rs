@@ -27,7 +27,8 @@ pub struct Column {
     pub priority: i64,
 }
 
-/// The resources that a stored definition serves; none while it is being deleted or not established.
+/// The resources that a stored definition serves; none before it is established. While it is being deleted it still serves
+/// what is left, so that this can be deleted; nothing is created any more.
 pub fn resources(definition: &Value) -> Vec<Resource> {
     let established = items(definition, "/status/conditions")
         .iter()

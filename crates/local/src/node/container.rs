@@ -204,11 +204,20 @@ impl Runner {
         self.waiting("ImagePullBackOff", &message);
     }
 
-    /// Starts the process; the state is `Running` afterwards.
+    /// Starts the process; the state is `Running` afterwards. Nothing is left of a start that failed.
     async fn start(&self, attempt: i32) -> Result<Process, StartError> {
         let _permit = self.node.start_permits.acquire().await;
-        let name = &self.container.name;
         let id = new_id();
+        let dir = self.node.paths.container(&self.runtime.uid, &id);
+        let started = self.start_as(id, attempt).await;
+        if started.is_err() {
+            let _ = std::fs::remove_dir_all(dir);
+        }
+        started
+    }
+
+    async fn start_as(&self, id: String, attempt: i32) -> Result<Process, StartError> {
+        let name = &self.container.name;
         let own_pid_namespace = self.pod.spec.as_ref().is_none_or(|spec| spec.host_pid != Some(true));
         let (spec, file) = self.specify(&id, own_pid_namespace).map_err(|error| *error)?;
         let failed = |error: &dyn std::fmt::Display| StartError {

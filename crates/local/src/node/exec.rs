@@ -5,7 +5,7 @@
 
 use std::process::ExitStatus;
 
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::process::Child;
 
 use super::Node;
@@ -61,19 +61,8 @@ pub async fn start(
 /// The exit code and the output, or why it could not run.
 pub async fn run(node: &Node, runtime: &PodRuntime, container: &str, argv: Vec<String>) -> Result<String, String> {
     let mut child = start(node, runtime, container, argv, false).await?;
-    let (mut out, mut err) = (Vec::new(), Vec::new());
     let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
-    let read_out = async {
-        if let Some(pipe) = stdout {
-            let _ = pipe.take(OUTPUT_BYTES_MAX).read_to_end(&mut out).await;
-        }
-    };
-    let read_err = async {
-        if let Some(pipe) = stderr {
-            let _ = pipe.take(OUTPUT_BYTES_MAX).read_to_end(&mut err).await;
-        }
-    };
-    let (status, (), ()) = tokio::join!(child.wait(), read_out, read_err);
+    let (status, mut out, err) = tokio::join!(child.wait(), head(stdout), head(stderr));
     let status = status.map_err(|error| error.to_string())?;
     out.extend_from_slice(&err);
     let text = String::from_utf8_lossy(&out).into_owned();
@@ -83,8 +72,43 @@ pub async fn run(node: &Node, runtime: &PodRuntime, container: &str, argv: Vec<S
     }
 }
 
+/// The beginning of what comes. The rest is read as well: a command whose output nobody takes is ended by that.
+async fn head(pipe: Option<impl AsyncRead + Unpin>) -> Vec<u8> {
+    let mut head = Vec::new();
+    if let Some(mut pipe) = pipe {
+        let _ = (&mut pipe).take(OUTPUT_BYTES_MAX).read_to_end(&mut head).await;
+        let _ = tokio::io::copy(&mut pipe, &mut tokio::io::sink()).await;
+    }
+    head
+}
+
 /// As a shell counts: 128 + N for signal N.
 pub fn exit_code(status: ExitStatus) -> i32 {
     use std::os::unix::process::ExitStatusExt;
     status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Stdio;
+    use std::time::Duration;
+
+    use tokio::process::Command;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_command_that_says_much_is_heard_to_its_end() {
+        let script = "head -c 1000000 /dev/zero | tr '\\0' x";
+        let mut command = Command::new("sh");
+        command.args(["-c", script]).stdout(Stdio::piped()).kill_on_drop(true);
+        let mut child = command.spawn().unwrap();
+        let out = child.stdout.take();
+        let both = async { tokio::join!(child.wait(), head(out)) };
+        let (status, head) = tokio::time::timeout(Duration::from_secs(60), both)
+            .await
+            .expect("the command does not end");
+        assert_eq!(exit_code(status.unwrap()), 0);
+        assert_eq!(head, vec![b'x'; usize::try_from(OUTPUT_BYTES_MAX).unwrap()]);
+    }
 }

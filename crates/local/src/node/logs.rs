@@ -43,10 +43,13 @@ struct Writer {
 }
 
 impl Log {
-    /// Starts a new file.
+    /// Starts a new file. Of earlier starts only the one before can be asked for; what others have left is removed.
     pub async fn create(path: PathBuf) -> io::Result<Arc<Self>> {
         if let Some(dir) = path.parent() {
             tokio::fs::create_dir_all(dir).await?;
+            if let Some(start) = start_of(&path) {
+                remove_before(dir, start - 1).await?;
+            }
         }
         let file = File::create(&path).await?;
         let file = Mutex::new(Writer { file, bytes: 0 });
@@ -116,6 +119,27 @@ impl Log {
 
 fn old_path(path: &Path) -> PathBuf {
     path.with_extension("log.old")
+}
+
+/// The number of the start that a log or its older half is of.
+fn start_of(path: &Path) -> Option<i64> {
+    let name = path.file_name()?.to_str()?;
+    name.strip_suffix(".old")
+        .unwrap_or(name)
+        .strip_suffix(".log")?
+        .parse()
+        .ok()
+}
+
+async fn remove_before(dir: &Path, start: i64) -> io::Result<()> {
+    let mut files = tokio::fs::read_dir(dir).await?;
+    while let Some(file) = files.next_entry().await? {
+        let path = file.path();
+        if start_of(&path).is_some_and(|of| of < start) {
+            tokio::fs::remove_file(path).await?;
+        }
+    }
+    Ok(())
 }
 
 /// What part of a log is asked for.
@@ -320,6 +344,24 @@ mod tests {
         let text = Reader::new(path, stamped).read_existing().await.unwrap();
         let text = String::from_utf8(text).unwrap();
         assert!(text.split(' ').next().unwrap().parse::<Timestamp>().is_ok(), "{text}");
+    }
+
+    #[tokio::test]
+    async fn of_earlier_starts_the_last_one_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let names = || {
+            let files = std::fs::read_dir(dir.path()).unwrap();
+            let mut names: Vec<String> = files.map(|f| f.unwrap().file_name().into_string().unwrap()).collect();
+            names.sort();
+            names
+        };
+        for old in ["7.log", "8.log.old", "9.log.old", "9.log", "other"] {
+            std::fs::write(dir.path().join(old), "x").unwrap();
+        }
+        Log::create(dir.path().join("10.log")).await.unwrap();
+        assert_eq!(names(), ["10.log", "9.log", "9.log.old", "other"]);
+        Log::create(dir.path().join("11.log")).await.unwrap();
+        assert_eq!(names(), ["10.log", "11.log", "other"]);
     }
 
     #[tokio::test]

@@ -38,6 +38,10 @@ pub async fn run(node: Arc<Node>) {
                 }
                 Err(error) => {
                     tracing::debug!(%error, "node not registered or renewed");
+                    if matches!(&error, kube::Error::Api(status) if status.code == 404) {
+                        // Somebody has deleted it: it is made again.
+                        round = 0;
+                    }
                     Duration::from_millis(500)
                 }
             };
@@ -90,10 +94,10 @@ async fn renew(node: &Node, round: u32) -> Result<(), kube::Error> {
     leases
         .patch(NODE_NAME, &PatchParams::default(), &Patch::Merge(patch))
         .await?;
+    let api: Api<NodeObject> = Api::all(node.client.clone());
+    let old = api.get(NODE_NAME).await?;
     if round.is_multiple_of(STATUS_EVERY) {
-        let api: Api<NodeObject> = Api::all(node.client.clone());
         let now = Timestamp::now().to_string();
-        let old = api.get(NODE_NAME).await?;
         let mut conditions =
             serde_json::to_value(old.status.and_then(|status| status.conditions)).map_err(kube::Error::SerdeError)?;
         for condition in conditions.as_array_mut().into_iter().flatten() {

@@ -17,6 +17,7 @@ use kube::runtime::watcher;
 use kube::{Api, Client};
 use rustls::pki_types::{CertificateDer, UnixTime};
 use rustls::server::danger::ClientCertVerifier;
+use tokio::sync::Semaphore;
 use weir_api::status::Status;
 
 use super::cache::Cache;
@@ -28,6 +29,10 @@ const CONFIG_NAME: &str = "extension-apiserver-authentication";
 const TOKEN_TTL: Duration = Duration::from_secs(10);
 /// How long a TokenReview may take.
 const TOKEN_TIMEOUT: Duration = Duration::from_secs(10);
+/// Tokens under review at the same time; further ones wait. Anybody can send tokens that nobody has seen before.
+const REVIEWS: usize = 16;
+/// Bytes of a token whose refusal is remembered.
+const REFUSED_BYTES: usize = 4096;
 /// Pause after a failed read of the ConfigMap.
 const CONFIG_RETRY: Duration = Duration::from_secs(5);
 
@@ -217,7 +222,10 @@ fn subject(certificate: &CertificateDer<'_>) -> Option<(String, Vec<String>)> {
 pub struct Authenticator {
     client: Client,
     trust: ArcSwap<Trust>,
-    tokens: Cache<String, Option<Identity>>,
+    tokens: Cache<String, Identity>,
+    /// Apart, so that strangers drive nobody else's tokens out.
+    refused: Cache<String, ()>,
+    reviews: Semaphore,
 }
 
 impl Authenticator {
@@ -227,6 +235,8 @@ impl Authenticator {
             client,
             trust: ArcSwap::from_pointee(Trust::default()),
             tokens: Cache::new(TOKEN_TTL),
+            refused: Cache::new(TOKEN_TTL),
+            reviews: Semaphore::new(REVIEWS),
         }
     }
 
@@ -254,15 +264,24 @@ impl Authenticator {
     /// The user of a bearer token.
     pub async fn token(&self, token: &str) -> Result<Identity, Status> {
         let key = token.to_owned();
-        let known = match self.tokens.get(&key) {
-            Some(known) => known,
-            None => {
-                let reviewed = self.review(token).await?;
-                self.tokens.put(key, reviewed.clone());
-                reviewed
+        if let Some(identity) = self.tokens.get(&key) {
+            return Ok(identity);
+        }
+        if self.refused.get(&key).is_some() {
+            return Err(Status::unauthorized());
+        }
+        match self.review(token).await? {
+            Some(identity) => {
+                self.tokens.put(key, identity.clone());
+                Ok(identity)
             }
-        };
-        known.ok_or_else(Status::unauthorized)
+            None => {
+                if token.len() <= REFUSED_BYTES {
+                    self.refused.put(key, ());
+                }
+                Err(Status::unauthorized())
+            }
+        }
     }
 
     async fn review(&self, token: &str) -> Result<Option<Identity>, Status> {
@@ -274,7 +293,12 @@ impl Authenticator {
             ..Default::default()
         };
         let api: Api<TokenReview> = Api::all(self.client.clone());
-        let answer = tokio::time::timeout(TOKEN_TIMEOUT, api.create(&PostParams::default(), &review)).await;
+        let create = async {
+            // Never closed: without a place there is no error to tell of.
+            let _place = self.reviews.acquire().await.ok();
+            api.create(&PostParams::default(), &review).await
+        };
+        let answer = tokio::time::timeout(TOKEN_TIMEOUT, create).await;
         let status = match answer {
             Ok(Ok(review)) => review.status.unwrap_or_default(),
             Ok(Err(error)) => {

@@ -368,6 +368,41 @@ async fn tokens_are_reviewed_once_in_ten_seconds() {
     );
 }
 
+/// Whoever knows no token can send any number of them.
+#[tokio::test]
+async fn strangers_are_reviewed_a_few_at_a_time_and_drive_nobody_out() {
+    let (now, most) = <(Arc<AtomicUsize>, Arc<AtomicUsize>)>::default();
+    let (counted, highest) = (now.clone(), most.clone());
+    let service = tower_like(move |request: Request<KubeBody>| {
+        let (now, most) = (counted.clone(), highest.clone());
+        async move {
+            most.fetch_max(now.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+            // Whoever may come now comes.
+            for _ in 0..5 {
+                tokio::task::yield_now().await;
+            }
+            now.fetch_sub(1, Ordering::SeqCst);
+            let body = request.into_body().collect().await.map(|b| b.to_bytes());
+            let mut review: Value = serde_json::from_slice(&body.unwrap_or_default()).unwrap_or_default();
+            let is_good = review["spec"]["token"] == "good";
+            review["status"] = json!({"authenticated": is_good, "user": {"username": "alice"}});
+            Response::new(Full::new(Bytes::from(review.to_string())))
+        }
+    });
+    let authenticator = Authenticator::new(kube::Client::new(service, "default"));
+    let first = authenticator.token("good").await;
+    assert_eq!(first.map(|identity| identity.user).ok().as_deref(), Some("alice"));
+    let strangers = (0..200).map(|number| format!("stranger {number}"));
+    let asked = strangers.map(|token| {
+        let authenticator = &authenticator;
+        async move { authenticator.token(&token).await.map_err(|status| status.code) }
+    });
+    let answers = futures::future::join_all(asked).await;
+    assert!(answers.iter().all(|answer| answer.as_ref().err() == Some(&401)));
+    let most = most.load(Ordering::SeqCst);
+    assert!((2..=16).contains(&most), "{most} reviews at a time");
+}
+
 #[tokio::test]
 async fn paths_verbs_and_forms() {
     let server = start().await;

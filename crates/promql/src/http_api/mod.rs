@@ -6,6 +6,7 @@
 
 mod answer;
 mod api;
+mod body;
 mod compress;
 mod native;
 mod params;
@@ -20,9 +21,10 @@ mod targets;
 pub use api::{Api, Control, JsonSource, Obeyed, SelfMetrics, Status, TargetsJson, any_origin};
 pub use scope::Scoped;
 
+use body::{READ_TIMEOUT, Room};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
-use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use http_body_util::{BodyExt, Full};
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use routes::{Answer, Refusal};
@@ -41,6 +43,8 @@ pub enum Access {
     Unauthenticated(String),
     /// Known caller without the right (403), and why.
     Forbidden(String),
+    /// Nobody can tell now (503), and why.
+    Unavailable(String),
 }
 
 /// Decides about a request: the bearer token, if there is one, goes in. Must answer within its own timeout.
@@ -57,29 +61,32 @@ const MAX_QUERIES: usize = 4;
 const MAX_WRITES: usize = 2;
 /// Connections at the same time; further ones wait to be accepted.
 const MAX_CONNECTIONS: usize = 256;
+/// Answers of so many bytes are compressed on a thread of their own.
+const COMPRESSED_APART: usize = 64 << 10;
 /// Bytes of a POST form.
 const MAX_FORM_BYTES: usize = 1 << 20;
-/// Time to read a request's head, and as much again for its body.
-const READ_TIMEOUT: Duration = Duration::from_secs(15);
+/// Bytes of all bodies that are being read or worked off.
+const ROOM_BYTES: usize = 64 << 20;
 /// Time that open connections have after shutdown was ordered.
 const DRAIN: Duration = Duration::from_secs(5);
 
 struct Server {
     api: Api,
     authorize: Authorize,
-    queries: Semaphore,
-    writes: Semaphore,
+    queries: Arc<Semaphore>,
+    writes: Arc<Semaphore>,
+    room: Room,
     counts: routes::Counts,
 }
 
 /// Serves until `shutdown`, then lets open requests finish within a few seconds.
 pub async fn serve(listener: TcpListener, api: Api, authorize: Authorize, shutdown: CancellationToken) {
-    let queries = Semaphore::new(MAX_QUERIES);
     let server = Arc::new(Server {
         api,
         authorize,
-        queries,
-        writes: Semaphore::new(MAX_WRITES),
+        queries: Arc::new(Semaphore::new(MAX_QUERIES)),
+        writes: Arc::new(Semaphore::new(MAX_WRITES)),
+        room: Room::new(ROOM_BYTES),
         counts: Default::default(),
     });
     let connections = Arc::new(Semaphore::new(MAX_CONNECTIONS));
@@ -150,7 +157,12 @@ impl Server {
         }
         let (head, body) = response.into_parts();
         let body = body.collect().await.unwrap_or_default().to_bytes();
-        compress::compress(Response::from_parts(head, body))
+        let response = Response::from_parts(head, body);
+        if response.body().len() < COMPRESSED_APART {
+            return compress::compress(response);
+        }
+        let compressed = tokio::task::spawn_blocking(|| compress::compress(response)).await;
+        compressed.unwrap_or_else(|_| failed().answer())
     }
 
     async fn route(self: &Arc<Self>, request: Request<Incoming>) -> Answer {
@@ -172,6 +184,7 @@ impl Server {
                 return Ok(response);
             }
             Access::Forbidden(message) => return Err(forbidden(message)),
+            Access::Unavailable(message) => return Err(unavailable(message)),
         };
         if let Some(order) = path.strip_prefix("/-/") {
             return match namespaces {
@@ -185,8 +198,13 @@ impl Server {
                 Some(_) => Err(forbidden("writing needs the right to get the path /api/v1".into())),
             };
         }
-        let params = read_params(request).await?;
-        let _permit = self.queries.acquire().await.map_err(|_| shutting_down())?;
+        let params = self.read_params(request).await?;
+        let permit = self
+            .queries
+            .clone()
+            .acquire_owned()
+            .await
+            .map_err(|_| shutting_down())?;
         let server = self.clone();
         // Whoever hangs up does not want the answer any more: this future is dropped, and the evaluation ends.
         let cancelled = CancellationToken::new();
@@ -194,7 +212,8 @@ impl Server {
         let engine = self.api.engine.until(cancelled);
         // Evaluation blocks: keep it off the threads that serve connections.
         let answered = tokio::task::spawn_blocking(move || {
-            let server = &server;
+            // Not before its end is this evaluation none of those at the same time, whoever still waits for it.
+            let (server, _permit) = (&server, permit);
             routes::answer(
                 &server.api,
                 &engine,
@@ -239,15 +258,36 @@ impl Server {
             Ok(version) => version,
             Err(response) => return Ok(*response),
         };
-        let _permit = self.writes.acquire().await.map_err(|_| shutting_down())?;
-        let body = read_body(request, receive::MAX_BODY_BYTES).await?;
-        let stored = tokio::task::spawn_blocking(move || receive::receive(version, &body, store.as_ref()));
+        // First the body, then the turn: who sends slowly must not keep others from storing.
+        let body = self.room.read(request.into_body(), receive::MAX_BODY_BYTES).await?;
+        let permit = self.writes.clone().acquire_owned().await.map_err(|_| shutting_down())?;
+        let stored = tokio::task::spawn_blocking(move || {
+            // Until it is stored, whoever still waits for it.
+            let (body, _permit) = (body, permit);
+            receive::receive(version, &body.bytes, store.as_ref())
+        });
         let (response, received) = stored.await.map_err(|_| failed())?;
         self.counts
             .written
             .fetch_add((received.samples + received.histograms) as u64, Relaxed);
         self.counts.refused.fetch_add(received.refused as u64, Relaxed);
         Ok(response)
+    }
+
+    /// Parameters of a form, then those of the query string: where both have one, the form's counts.
+    async fn read_params(&self, request: Request<Incoming>) -> Result<params::Params, Refusal> {
+        let mut params = params::Params::default();
+        let query = request.uri().query().unwrap_or_default().to_owned();
+        match *request.method() {
+            Method::GET | Method::HEAD => {}
+            Method::POST => {
+                let form = self.room.read(request.into_body(), MAX_FORM_BYTES).await?;
+                params.add(std::str::from_utf8(&form.bytes).map_err(|_| bad("the form is not UTF-8".into()))?);
+            }
+            _ => return Err(not_allowed("use GET or POST")),
+        }
+        params.add(&query);
+        Ok(params)
     }
 
     /// Lets a page of this origin read the answer, if it may.
@@ -296,12 +336,16 @@ fn not_allowed(message: &str) -> Refusal {
     }
 }
 
-fn shutting_down() -> Refusal {
+fn unavailable(message: String) -> Refusal {
     Refusal {
         status: StatusCode::SERVICE_UNAVAILABLE,
         kind: "unavailable",
-        message: "shutting down".into(),
+        message,
     }
+}
+
+fn shutting_down() -> Refusal {
+    unavailable("shutting down".into())
 }
 
 fn failed() -> Refusal {
@@ -318,37 +362,10 @@ fn bearer_token(request: &Request<Incoming>) -> Option<String> {
     scheme.eq_ignore_ascii_case("bearer").then(|| token.trim().to_owned())
 }
 
-/// Parameters of a form, then those of the query string: where both have one, the form's counts.
-async fn read_params(request: Request<Incoming>) -> Result<params::Params, Refusal> {
-    let mut params = params::Params::default();
-    let query = request.uri().query().unwrap_or_default().to_owned();
-    match *request.method() {
-        Method::GET | Method::HEAD => {}
-        Method::POST => {
-            let form = read_body(request, MAX_FORM_BYTES).await?;
-            params.add(std::str::from_utf8(&form).map_err(|_| bad("the form is not UTF-8".into()))?);
-        }
-        _ => return Err(not_allowed("use GET or POST")),
-    }
-    params.add(&query);
-    Ok(params)
-}
-
 fn bad(message: String) -> Refusal {
     Refusal {
         status: StatusCode::BAD_REQUEST,
         kind: "bad_data",
         message,
-    }
-}
-
-async fn read_body(request: Request<Incoming>, max_bytes: usize) -> Result<Bytes, Refusal> {
-    match timeout(READ_TIMEOUT, Limited::new(request.into_body(), max_bytes).collect()).await {
-        Err(_) => Err(bad("the body did not arrive in time".into())),
-        Ok(Err(e)) if e.is::<LengthLimitError>() => {
-            Err(bad(format!("the body is larger than {} MiB", max_bytes >> 20)))
-        }
-        Ok(Err(_)) => Err(bad("the body cannot be read".into())),
-        Ok(Ok(body)) => Ok(body.to_bytes()),
     }
 }

@@ -4,7 +4,7 @@ use super::answer;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use http_body_util::Full;
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 use weir_series::{
     Append, AppendError, Histogram, Sample, SeriesRef,
     remote_write::{self, Version, WriteRequest},
@@ -14,6 +14,8 @@ use weir_series::{
 pub(super) const MAX_BODY_BYTES: usize = 16 << 20;
 /// Bytes of a body when decompressed.
 const MAX_MESSAGE_BYTES: usize = 32 << 20;
+/// Samples that are handed to the store at once.
+const BATCH: usize = 10_000;
 /// Headers of an answer that tell what was stored.
 const WRITTEN_SAMPLES: &str = "x-prometheus-remote-write-samples-written";
 const WRITTEN_HISTOGRAMS: &str = "x-prometheus-remote-write-histograms-written";
@@ -27,7 +29,7 @@ pub(super) struct Received {
     pub refused: usize,
 }
 
-fn refuse(status: StatusCode, why: String) -> Response<Full<Bytes>> {
+fn refusal(status: StatusCode, why: String) -> Response<Full<Bytes>> {
     answer::text(status, "text/plain; charset=utf-8", why + "\n")
 }
 
@@ -39,7 +41,7 @@ pub(super) fn version(headers: &HeaderMap) -> Result<Version, Box<Response<Full<
             .and_then(|v: &HeaderValue| v.to_str().ok())
             .unwrap_or_default()
     };
-    let unsupported = |why: String| Err(Box::new(refuse(StatusCode::UNSUPPORTED_MEDIA_TYPE, why)));
+    let unsupported = |why: String| Err(Box::new(refusal(StatusCode::UNSUPPORTED_MEDIA_TYPE, why)));
     let content_type = text(header::CONTENT_TYPE);
     // The first version's senders may leave both headers out.
     let version = match content_type {
@@ -63,23 +65,23 @@ pub(super) fn version(headers: &HeaderMap) -> Result<Version, Box<Response<Full<
 pub(super) fn receive(version: Version, body: &[u8], store: &dyn Append) -> (Response<Full<Bytes>>, Received) {
     let request = match remote_write::decode(version, body, MAX_MESSAGE_BYTES) {
         Ok(request) => request,
-        Err(error) => return (refuse(StatusCode::BAD_REQUEST, error.to_string()), Received::default()),
+        Err(error) => return (refusal(StatusCode::BAD_REQUEST, error.to_string()), Received::default()),
     };
-    let (received, reasons) = append(&request, store);
+    let all = request.sample_count();
+    let (received, reasons) = append(request, store);
     let mut response = if reasons.is_empty() {
         let mut response = Response::new(Full::default());
         *response.status_mut() = StatusCode::NO_CONTENT;
         response
     } else {
         let reasons: Vec<String> = reasons.iter().map(|(why, count)| format!("{count} x {why}")).collect();
-        let all = request.sample_count();
         let why = format!(
             "{} of {all} samples were refused: {}",
             received.refused,
             reasons.join("; ")
         );
         // No server error: the sender would send the same again.
-        refuse(StatusCode::BAD_REQUEST, why)
+        refusal(StatusCode::BAD_REQUEST, why)
     };
     if version == Version::V2 {
         for (name, count) in [
@@ -93,36 +95,63 @@ pub(super) fn receive(version: Version, body: &[u8], store: &dyn Append) -> (Res
     (response, received)
 }
 
-fn append(request: &WriteRequest, store: &dyn Append) -> (Received, BTreeMap<String, usize>) {
+/// Samples and histograms on their way to the store.
+#[derive(Default)]
+struct Batch {
+    samples: Vec<(SeriesRef, Sample)>,
+    histograms: Vec<(SeriesRef, i64, Histogram)>,
+}
+
+fn append(request: WriteRequest, store: &dyn Append) -> (Received, BTreeMap<String, usize>) {
     let mut received = Received::default();
     let mut reasons: BTreeMap<String, usize> = BTreeMap::new();
-    let mut refuse = |error: &AppendError, count: usize| {
-        if count > 0 {
-            *reasons.entry(error.to_string()).or_default() += count;
-            received.refused += count;
-        }
-    };
     for (family, metadata) in &request.metadata {
         store.describe(family, metadata);
     }
-    let mut samples: Vec<(SeriesRef, Sample)> = Vec::new();
-    let mut histograms: Vec<(SeriesRef, i64, Histogram)> = Vec::new();
-    for series in &request.series {
+    let mut batch = Batch::default();
+    for series in request.series {
         match store.resolve(&series.labels) {
             Ok(id) => {
-                samples.extend(series.samples.iter().map(|s| (id, *s)));
-                histograms.extend(series.histograms.iter().map(|h| (id, h.ts_ms, (*h.value).clone())));
+                batch.samples.extend(series.samples.iter().map(|s| (id, *s)));
+                let histograms = series.histograms.into_iter();
+                let histograms = histograms.map(|h| (id, h.ts_ms, Arc::unwrap_or_clone(h.value)));
+                batch.histograms.extend(histograms);
             }
-            Err(error) => refuse(&error, series.samples.len() + series.histograms.len()),
+            Err(error) => {
+                let count = series.samples.len() + series.histograms.len();
+                refuse(&error, count, &mut received, &mut reasons);
+            }
+        }
+        if batch.samples.len() + batch.histograms.len() >= BATCH {
+            batch.store(store, &mut received, &mut reasons);
         }
     }
-    let mut refused = Vec::new();
-    store.append(&samples, &mut refused);
-    received.samples = samples.len().saturating_sub(refused.len());
-    refused.iter().for_each(|(_, error)| refuse(error, 1));
-    refused.clear();
-    store.append_histograms(&histograms, &mut refused);
-    received.histograms = histograms.len().saturating_sub(refused.len());
-    refused.iter().for_each(|(_, error)| refuse(error, 1));
+    batch.store(store, &mut received, &mut reasons);
     (received, reasons)
+}
+
+impl Batch {
+    /// Stores what is gathered, and begins anew.
+    fn store(&mut self, store: &dyn Append, received: &mut Received, reasons: &mut BTreeMap<String, usize>) {
+        let mut refused = Vec::new();
+        store.append(&self.samples, &mut refused);
+        received.samples += self.samples.len().saturating_sub(refused.len());
+        refused
+            .drain(..)
+            .for_each(|(_, error)| refuse(&error, 1, received, reasons));
+        store.append_histograms(&self.histograms, &mut refused);
+        received.histograms += self.histograms.len().saturating_sub(refused.len());
+        refused
+            .drain(..)
+            .for_each(|(_, error)| refuse(&error, 1, received, reasons));
+        self.samples.clear();
+        self.histograms.clear();
+    }
+}
+
+fn refuse(error: &AppendError, count: usize, received: &mut Received, reasons: &mut BTreeMap<String, usize>) {
+    if count > 0 {
+        *reasons.entry(error.to_string()).or_default() += count;
+        received.refused += count;
+    }
 }

@@ -9,7 +9,7 @@ use super::{
     text::{is_plain_name, quote},
 };
 use std::fmt::{self, Display, Formatter, Write};
-use weir_series::{MatchOp, names};
+use weir_series::{MatchOp, Matcher, names};
 
 /// Characters of a line that is not split.
 const LINE: usize = 100;
@@ -43,7 +43,7 @@ impl Display for Expr {
 }
 
 fn seconds(seconds: f64) -> String {
-    super::duration::text((seconds * 1000.0).round() as i64)
+    weir_series::duration::text((seconds * 1000.0).round() as i64)
 }
 
 fn name(name: &str) -> String {
@@ -103,6 +103,22 @@ fn modifier(b: &BinaryExpr) -> String {
     out
 }
 
+/// Matchers as a selector.
+pub(crate) fn selector(matchers: &[Matcher]) -> String {
+    let conditions: Vec<String> = matchers.iter().map(condition).collect();
+    format!("{{{}}}", conditions.join(","))
+}
+
+fn condition(m: &Matcher) -> String {
+    let op = match m.op() {
+        MatchOp::Equal => "=",
+        MatchOp::NotEqual => "!=",
+        MatchOp::Regex => "=~",
+        MatchOp::NotRegex => "!~",
+    };
+    format!("{}{op}{}", name(m.name()), quote(m.value()))
+}
+
 /// A selector without what moves it in time.
 fn series(vs: &VectorSelector) -> String {
     let plain = vs.name.as_deref().filter(|n| is_bare_metric(n));
@@ -110,15 +126,7 @@ fn series(vs: &VectorSelector) -> String {
     if let Some(quoted) = vs.name.as_deref().filter(|_| plain.is_none()) {
         conditions.push(quote(quoted));
     }
-    for m in &vs.matchers {
-        let op = match m.op() {
-            MatchOp::Equal => "=",
-            MatchOp::NotEqual => "!=",
-            MatchOp::Regex => "=~",
-            MatchOp::NotRegex => "!~",
-        };
-        conditions.push(format!("{}{op}{}", name(m.name()), quote(m.value())));
-    }
+    conditions.extend(vs.matchers.iter().map(condition));
     let out = plain.unwrap_or_default().to_owned();
     if conditions.is_empty() {
         return out;

@@ -1,10 +1,8 @@
 //! Durations: literals, and expressions of them (`5m * 2`, `step() + 1`).
 
-use super::{ParseError, Times, lex::UNITS};
+use super::{ParseError, Times};
 use std::fmt;
-
-/// The longest duration that fits into the nanoseconds of a 64-bit number, as elsewhere in the field.
-pub(super) const MAX_MS: i64 = i64::MAX / 1_000_000;
+use weir_series::duration::{MAX_MS, text};
 
 /// A duration as it was written and what it comes to.
 #[derive(Clone, Debug)]
@@ -120,44 +118,6 @@ impl fmt::Display for Written {
             Written::Paren(inner) => write!(f, "({inner})"),
             Written::Binary(op, a, b) => write!(f, "{a} {op} {b}"),
             Written::Choice(name, a, b) => write!(f, "{name}({a}, {b})"),
-        }
-    }
-}
-
-/// `1h30m`; weeks and years only where nothing else is left over.
-pub(super) fn text(ms: i64) -> String {
-    if ms == 0 {
-        return "0s".into();
-    }
-    let mut rest = ms.unsigned_abs();
-    let mut out = if ms < 0 { "-".to_owned() } else { String::new() };
-    for (unit, length) in UNITS {
-        let length = length.unsigned_abs();
-        let only_whole = matches!(unit, "y" | "w");
-        if rest < length || (only_whole && !rest.is_multiple_of(length)) {
-            continue;
-        }
-        out.push_str(&format!("{}{unit}", rest / length));
-        rest %= length;
-    }
-    out
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn as_text() {
-        for (ms, expected) in [
-            (0, "0s"),
-            (5_400_000, "1h30m"),
-            (14 * 86_400_000, "2w"),
-            (86_400_000, "1d"),
-            (90_000_000, "1d1h"),
-            (-1500, "-1s500ms"),
-        ] {
-            assert_eq!(text(ms), expected);
         }
     }
 }

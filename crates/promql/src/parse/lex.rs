@@ -2,6 +2,7 @@
 
 use super::ParseError;
 use super::text::unquote;
+use weir_series::duration::{self, DurationError};
 
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Token {
@@ -22,7 +23,7 @@ impl Token {
         match self {
             Token::Word(word) => format!("identifier {word:?}"),
             Token::Number(number) => format!("number {}", crate::format::value(*number)),
-            Token::Duration(ms) => format!("duration {}", super::duration::text(*ms)),
+            Token::Duration(ms) => format!("duration {}", duration::text(*ms)),
             Token::String(text) => format!("string {text:?}"),
             Token::Sign(sign) => format!("{sign:?}"),
             Token::End => "end of input".into(),
@@ -34,17 +35,6 @@ impl Token {
 const SIGNS: &[&str] = &[
     "==", "=~", "!=", "!~", "<=", ">=", "</", ">/", "=", "<", ">", "(", ")", "{", "}", "[", "]", ",", ":", "+", "-",
     "*", "/", "%", "^", "@",
-];
-
-/// Units in the order in which a duration must give them, in milliseconds.
-pub(super) const UNITS: [(&str, i64); 7] = [
-    ("y", 365 * 86_400_000),
-    ("w", 7 * 86_400_000),
-    ("d", 86_400_000),
-    ("h", 3_600_000),
-    ("m", 60_000),
-    ("s", 1000),
-    ("ms", 1),
 ];
 
 /// All tokens, the last of which is the end.
@@ -147,10 +137,14 @@ impl<'a> Lexer<'a> {
             );
             ParseError::new(self.at, why)
         };
-        if let Some(duration) = duration(word) {
-            let ms = duration.map_err(|why| ParseError::new(self.at, format!("{word:?}: {why}")))?;
-            self.at += word.len();
-            return Ok(Token::Duration(ms));
+        match duration::parse(word) {
+            // A number, or nothing at all.
+            Err(DurationError::Syntax) => {}
+            Err(why) => return Err(ParseError::new(self.at, format!("{word:?}: {why}"))),
+            Ok(ms) => {
+                self.at += word.len();
+                return Ok(Token::Duration(ms));
+            }
         }
         // The sign of an exponent is no part of a word.
         let mut length = word.len();
@@ -182,43 +176,6 @@ fn number(text: &str) -> Option<f64> {
     }
     // Rust's own words for numbers ("inf", "nan") do not begin with a digit or a point.
     digits.parse().ok()
-}
-
-/// Milliseconds of `1h30m`; None if it does not look like one, and an error if its units are in disorder.
-pub(super) fn duration(text: &str) -> Option<Result<i64, &'static str>> {
-    let mut parts: Vec<(&str, &str)> = Vec::new();
-    let mut rest = text;
-    while !rest.is_empty() {
-        let digits = rest.find(|c: char| !c.is_ascii_digit())?;
-        let (number, tail) = rest.split_at(digits);
-        let unit = tail.find(|c: char| c.is_ascii_digit()).unwrap_or(tail.len());
-        let (unit, tail) = tail.split_at(unit);
-        if number.is_empty() || !UNITS.iter().any(|(name, _)| *name == unit) {
-            return None;
-        }
-        parts.push((number, unit));
-        rest = tail;
-    }
-    (!parts.is_empty()).then(|| {
-        let (mut total, mut last) = (0i64, None);
-        for (number, unit) in parts {
-            let at = UNITS.iter().position(|(name, _)| *name == unit);
-            if at <= last {
-                return Err("the units of a duration stand from the longest to the shortest, each once, as in 1h30m");
-            }
-            last = at;
-            let factor = at.map_or(0, |at| UNITS[at].1);
-            let ms = number.parse::<i64>().ok().and_then(|n| n.checked_mul(factor));
-            total = match ms
-                .and_then(|ms| total.checked_add(ms))
-                .filter(|t| *t <= super::duration::MAX_MS)
-            {
-                Some(total) => total,
-                None => return Err("duration out of range"),
-            };
-        }
-        Ok(total)
-    })
 }
 
 #[cfg(test)]

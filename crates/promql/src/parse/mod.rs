@@ -17,6 +17,7 @@ pub(crate) use ast::{
     AggregateExpr, AtModifier, BinModifier, BinaryExpr, Call, Cardinality, Expr, Extension, Kind, LabelModifier,
     SubqueryExpr, VectorSelector,
 };
+pub(crate) use display::selector;
 pub(crate) use duration::Duration;
 
 /// Step and length of a query, both 0 of an instant one.
@@ -64,11 +65,6 @@ pub(crate) fn parse(text: &str, times: Option<Times>) -> Result<Expr, String> {
         return Err(format!("a query may have at most {MAX_NODES} operators and brackets"));
     }
     grammar::Parser::new(tokens, times).whole().map_err(|e| e.in_text(text))
-}
-
-/// A duration in the form of the language, like `1h30m`, in milliseconds.
-pub(crate) fn duration_ms(text: &str) -> Option<i64> {
-    lex::duration(text)?.ok()
 }
 
 /// Whatever may make the tree deeper.

@@ -1,5 +1,7 @@
 //! Strings in quotes, with Go's escapes, and back.
 
+pub(super) use weir_series::exposition::is_plain_name;
+
 /// The string at the beginning of `text`, and how many bytes it takes. An error carries its place.
 pub(super) fn unquote(text: &str) -> Result<(String, usize), (usize, String)> {
     let mut chars = text.char_indices();
@@ -78,12 +80,6 @@ pub(super) fn quote(text: &str) -> String {
     }
     out.push('"');
     out
-}
-
-/// Whether a label or metric name needs no quotes.
-pub(super) fn is_plain_name(name: &str, colons: bool) -> bool {
-    let is_part = |c: char| c.is_ascii_alphanumeric() || c == '_' || (colons && c == ':');
-    !name.is_empty() && name.chars().all(is_part) && !name.starts_with(|c: char| c.is_ascii_digit())
 }
 
 #[cfg(test)]

@@ -1,7 +1,10 @@
 //! Prometheus's JSON back into values.
 
 use crate::{Error, InstantSample, Value};
-use serde::{Deserialize, de::DeserializeOwned};
+use serde::{
+    Deserialize,
+    de::{DeserializeOwned, IgnoredAny},
+};
 use std::collections::BTreeMap;
 use weir_series::{Labels, Sample, SeriesData};
 
@@ -55,6 +58,9 @@ pub(super) struct Row {
     metric: BTreeMap<String, String>,
     #[serde(default)]
     values: Vec<Point>,
+    /// Native histograms, each with its time.
+    #[serde(default)]
+    histograms: Vec<IgnoredAny>,
 }
 
 impl Point {
@@ -74,6 +80,15 @@ impl Point {
 }
 
 impl QueryData {
+    /// Whether there are native histograms, which [`QueryData::value`] leaves out.
+    pub fn has_histograms(&self) -> bool {
+        match self {
+            QueryData::Scalar(_) | QueryData::String(_) => false,
+            QueryData::Vector(elements) => elements.iter().any(|element| element.value.is_none()),
+            QueryData::Matrix(rows) => rows.iter().any(|row| !row.histograms.is_empty()),
+        }
+    }
+
     /// As the engine would answer; `at_ms` is the time that was asked for.
     pub fn value(self, at_ms: i64) -> Result<Value, Error> {
         Ok(match self {
@@ -131,6 +146,10 @@ mod tests {
             }
         );
         assert!(rows[0].samples[1].value.is_nan() && rows[0].samples[1].ts_ms == 1250);
+        let mixed = br#"{"status":"success","data":{"resultType":"matrix","result":[{"metric":{},"values":[[1,"2"]]},
+            {"metric":{"a":"b"},"histograms":[[1,{"count":"1","sum":"1","buckets":[[0,"1","2","1"]]}]]}]}}"#;
+        assert_eq!(data::<QueryData>(mixed).map(|d| d.has_histograms()), Ok(true));
+        assert_eq!(data::<QueryData>(matrix).map(|d| d.has_histograms()), Ok(false));
         let error = br#"{"status":"error","errorType":"bad_data","error":"parse error"}"#;
         assert!(matches!(data::<QueryData>(error), Err(Error::BadQuery(why)) if why == "parse error"));
         assert!(matches!(data::<QueryData>(b"<html>"), Err(Error::Execution(_))));

@@ -187,7 +187,7 @@ impl Backend for Remote {
         Box::pin(async move {
             match self.of_selectors(selectors)? {
                 Target::One(upstream) => {
-                    let path = format!("label/{name}/values");
+                    let path = super::upstream::values_path(name);
                     upstream.list(&path, selectors, start_ms, end_ms).await
                 }
                 Target::Shards(engine) => Backend::label_values(engine, name, selectors, start_ms, end_ms).await,

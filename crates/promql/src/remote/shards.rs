@@ -1,12 +1,15 @@
 //! Several servers as one store: samples are fetched as they are and evaluated here, so that every query is right however
 //! the series are spread. A series that two servers have (a pair for availability) is taken from the fuller one.
+//!
+//! The answers tell neither where a series ended nor, in a form that could be reckoned with, native histograms: the first
+//! counts on for the look-back, the second fail the query.
 
 use super::route::labels;
 use super::upstream::Upstream;
-use crate::{Error, Value};
+use crate::{Error, Value, parse::selector};
 use std::collections::{BTreeMap, BTreeSet};
 use tokio::runtime::Handle;
-use weir_series::{Labels, MatchOp, Matcher, Metadata, Select, SelectError, SeriesData, SeriesView, Visitor};
+use weir_series::{Labels, Matcher, Metadata, Select, SelectError, SeriesData, SeriesView, Visitor};
 
 pub(super) struct Shards {
     upstreams: Vec<Upstream>,
@@ -44,22 +47,6 @@ impl Shards {
     }
 }
 
-/// Matchers as a selector.
-fn selector(matchers: &[Matcher]) -> String {
-    let parts = matchers.iter().map(|m| {
-        let op = match m.op() {
-            MatchOp::Equal => "=",
-            MatchOp::NotEqual => "!=",
-            MatchOp::Regex => "=~",
-            MatchOp::NotRegex => "!~",
-        };
-        let mut value = String::new();
-        weir_series::exposition::escape_value(&mut value, m.value());
-        format!("{}{op}\"{value}\"", m.name())
-    });
-    format!("{{{}}}", parts.collect::<Vec<_>>().join(","))
-}
-
 impl Select for Shards {
     fn visit(
         &self,
@@ -75,7 +62,7 @@ impl Select for Shards {
             end_ms.saturating_sub(start_ms).saturating_add(1)
         );
         let query = &query;
-        let answers = self.all(|upstream| async move { upstream.raw(query, end_ms).await })?;
+        let answers = self.all(|upstream| async move { upstream.samples(query, end_ms).await })?;
         let mut merged: BTreeMap<Labels, SeriesData> = BTreeMap::new();
         for answer in answers {
             let Value::Matrix(series) = answer else {
@@ -125,7 +112,7 @@ impl Select for Shards {
         start_ms: i64,
         end_ms: i64,
     ) -> Result<Vec<String>, SelectError> {
-        let path = format!("label/{name}/values");
+        let path = super::upstream::values_path(name);
         Ok(self.lists(&path, matchers, start_ms, end_ms)?.into_iter().collect())
     }
 }

@@ -6,7 +6,7 @@ use super::flight::Flights;
 use super::http::{self, Client, Settings};
 use crate::{Error, Value, format};
 use bytes::Bytes;
-use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::de::DeserializeOwned;
 use std::{
     fmt::Write as _,
@@ -88,15 +88,27 @@ impl Upstream {
 
     pub(super) async fn instant(&self, query: &str, at_ms: i64) -> Result<Value, Error> {
         let grain = i64::try_from(self.0.limits.cache.as_millis()).unwrap_or(1).max(1);
-        self.raw(query, at_ms - at_ms.rem_euclid(grain)).await
+        let at_ms = at_ms - at_ms.rem_euclid(grain);
+        self.data(query, at_ms).await?.value(at_ms)
     }
 
-    /// As an instant query, at exactly this time.
-    pub(super) async fn raw(&self, query: &str, at_ms: i64) -> Result<Value, Error> {
-        let data: QueryData = self
-            .ask("query", &[("query", query), ("time", &format::time(at_ms))])
-            .await?;
+    /// The samples that a range selects, at exactly this time. Native histograms among them are an error: their buckets come
+    /// in a form that nothing can be reckoned with, and without them the answer would be wrong.
+    pub(super) async fn samples(&self, query: &str, at_ms: i64) -> Result<Value, Error> {
+        let data = self.data(query, at_ms).await?;
+        if data.has_histograms() {
+            return Err(Error::Execution(format!(
+                "{}: {query} selects native histograms, which are not read from one server of several: \
+                 give that server a selector of its own, or ask a querier in front of all",
+                self.0.base
+            )));
+        }
         data.value(at_ms)
+    }
+
+    async fn data(&self, query: &str, at_ms: i64) -> Result<QueryData, Error> {
+        let form = [("query", query), ("time", &format::time(at_ms))];
+        self.ask("query", &form).await
     }
 
     pub(super) async fn range(&self, query: &str, start_ms: i64, end_ms: i64, step_ms: i64) -> Result<Value, Error> {
@@ -197,6 +209,14 @@ impl Upstream {
             }
         }
     }
+}
+
+/// Characters that stand for something else in a path.
+const IN_PATH: &AsciiSet = &NON_ALPHANUMERIC.remove(b'_');
+
+/// Where the values of a label are asked for.
+pub(super) fn values_path(label: &str) -> String {
+    format!("label/{}/values", utf8_percent_encode(label, IN_PATH))
 }
 
 fn escape(text: &str) -> String {

@@ -35,6 +35,8 @@ struct Memory {
 #[derive(Clone, Debug)]
 pub(super) struct Shown {
     pub group: Arc<Group>,
+    /// Between two evaluations.
+    pub interval: Duration,
     pub states: Vec<RuleState>,
     pub took: Duration,
     pub evaluated_ms: i64,
@@ -44,6 +46,8 @@ pub(super) struct Shown {
 #[derive(Debug)]
 pub(super) struct Running {
     pub shown: Shown,
+    /// Another one goes on with what this one knew: it has nothing to evaluate with any more.
+    inherited: bool,
     memories: Vec<Memory>,
     refs: RapidHashMap<Labels, SeriesRef>,
 }
@@ -64,12 +68,15 @@ pub(super) struct Outcome {
 }
 
 impl Running {
-    pub fn new(group: Group) -> Self {
+    /// `interval` is that of groups that name none.
+    pub fn new(group: Group, interval: Duration) -> Self {
         Running {
+            inherited: false,
             memories: group.rules.iter().map(|_| Memory::default()).collect(),
             refs: RapidHashMap::default(),
             shown: Shown {
                 states: group.rules.iter().map(|_| RuleState::default()).collect(),
+                interval: group.interval.unwrap_or(interval),
                 group: Arc::new(group),
                 took: Duration::ZERO,
                 evaluated_ms: 0,
@@ -77,8 +84,12 @@ impl Running {
         }
     }
 
-    /// Evaluates the rules in their order, each over what those before it have just written.
-    pub fn evaluate(&mut self, now_ms: i64, engine: &Engine, store: &dyn Append, config: &Config) -> Outcome {
+    /// Evaluates the rules in their order, each over what those before it have just written. None where another group has
+    /// inherited from this one.
+    pub fn evaluate(&mut self, now_ms: i64, engine: &Engine, store: &dyn Append, config: &Config) -> Option<Outcome> {
+        if self.inherited {
+            return None;
+        }
         let started = Instant::now();
         let offset = millis(self.shown.group.query_offset.unwrap_or(config.query_offset));
         let at_ms = now_ms - offset;
@@ -113,14 +124,14 @@ impl Running {
             }
             outcome
                 .outgoing
-                .extend(due(rule, state, now_ms, group.interval, config));
+                .extend(due(rule, state, now_ms, self.shown.interval, config));
             state.took = rule_started.elapsed();
         }
         (self.shown.took, self.shown.evaluated_ms) = (started.elapsed(), now_ms);
-        outcome
+        Some(outcome)
     }
 
-    /// Ends every series that the group has written, as when it is taken out of the configuration.
+    /// Ends every series that the group has written and nobody inherited, as when it is taken out of the configuration.
     pub fn end(&mut self, now_ms: i64, store: &dyn Append) {
         let written = self
             .memories
@@ -138,6 +149,7 @@ impl Running {
                 .map(|(n, t)| (n.clone(), t.source.clone()))
                 .collect::<Vec<_>>()
         };
+        old.inherited = true;
         let (group, before) = (self.shown.group.clone(), old.shown.group.clone());
         for (at, rule) in group.rules.iter().enumerate() {
             let same = |r: &Rule| r.name == rule.name && r.expr == rule.expr && labels(r) == labels(rule);
@@ -454,8 +466,8 @@ fn alert_series(state: &RuleState) -> Vec<(Labels, Output)> {
 }
 
 /// The alerts that Alertmanager should hear of now.
-fn due(rule: &Rule, state: &mut RuleState, now_ms: i64, interval: Option<Duration>, config: &Config) -> Vec<Outgoing> {
-    let valid = interval.unwrap_or(config.interval).max(config.resend) * 4;
+fn due(rule: &Rule, state: &mut RuleState, now_ms: i64, interval: Duration, config: &Config) -> Vec<Outgoing> {
+    let valid = interval.max(config.resend) * 4;
     let mut out = Vec::new();
     for alert in state.alerts.values_mut() {
         if alert.take_due(now_ms, config.resend, valid) {

@@ -69,7 +69,7 @@ impl<'a> Wanted<'a> {
     }
 
     /// None where nothing of the group is asked for.
-    pub fn group(&self, shown: &Shown, default_interval_s: f64) -> Option<Json> {
+    pub fn group(&self, shown: &Shown) -> Option<Json> {
         let group = &shown.group;
         let filter = self.filter;
         if !(filter.groups.is_empty() || filter.groups.contains(&group.name))
@@ -91,7 +91,7 @@ impl<'a> Wanted<'a> {
         Some(json!({
             "name": group.name,
             "file": group.file,
-            "interval": group.interval.map_or(default_interval_s, |i| i.as_secs_f64()),
+            "interval": shown.interval.as_secs_f64(),
             "limit": group.limit,
             "rules": rules,
             "evaluationTime": shown.took.as_secs_f64(),

@@ -86,6 +86,10 @@ pub struct Rules(Arc<Shared>);
 struct Shared {
     config: Config,
     groups: Mutex<Vec<Arc<Cell>>>,
+    /// Those that others stand in the place of, until their series have ended. Locked after `groups`.
+    replaced: Mutex<Vec<Arc<Cell>>>,
+    /// One load at a time: it may wait for evaluations, which nobody else is to notice.
+    loading: Mutex<()>,
     changed: tokio::sync::Notify,
     notifier: Notifier,
     evaluations: AtomicU64,
@@ -134,6 +138,8 @@ impl Rules {
         Ok(Rules(Arc::new(Shared {
             config,
             groups: Mutex::default(),
+            replaced: Mutex::default(),
+            loading: Mutex::default(),
             changed: tokio::sync::Notify::new(),
             notifier,
             evaluations: AtomicU64::new(0),
@@ -143,8 +149,13 @@ impl Rules {
     }
 
     /// Puts these files, as (name, text), in the place of all that were there. Where one is wrong, all stays as it was.
-    /// Groups and rules that are the same as before keep their state.
+    /// Groups and rules that are the same as before keep their state. Blocks while groups that go are being evaluated.
     pub fn load(&self, files: &[(String, String)]) -> Result<(), Vec<Problem>> {
+        self.load_every(self.0.config.interval, files)
+    }
+
+    /// As [`Rules::load`], with another interval for groups that name none.
+    pub fn load_every(&self, interval: Duration, files: &[(String, String)]) -> Result<(), Vec<Problem>> {
         let mut groups = Vec::new();
         let mut problems = Vec::new();
         for (name, text) in files {
@@ -156,20 +167,22 @@ impl Rules {
         if !problems.is_empty() {
             return Err(problems);
         }
-        let mut current = lock(&self.0.groups);
-        let running = groups.into_iter().map(|group| {
-            let mut new = Running::new(group);
+        let _one = lock(&self.0.loading);
+        let before = lock(&self.0.groups).clone();
+        let loaded = groups.into_iter().map(|group| {
+            let mut new = Running::new(group, interval);
             let same = |old: &&Arc<Cell>| {
                 let old = old.shown();
                 old.group.file == new.shown.group.file && old.group.name == new.shown.group.name
             };
-            if let Some(old) = current.iter().find(same) {
+            if let Some(old) = before.iter().find(same) {
                 new.inherit(&mut lock(&old.running));
             }
             Arc::new(Cell::new(new))
         });
-        let running: Vec<_> = running.collect();
-        *current = running;
+        let loaded: Vec<_> = loaded.collect();
+        let mut current = lock(&self.0.groups);
+        lock(&self.0.replaced).append(&mut std::mem::replace(&mut *current, loaded));
         drop(current);
         self.0.changed.notify_one();
         Ok(())
@@ -198,21 +211,28 @@ impl Rules {
                 if shutdown.is_cancelled() {
                     return;
                 }
-                // What the new groups did not take over has ended. They may be the same: two loads at once wake this twice.
-                let current = lock(&self.0.groups).clone();
-                let is_current = |group: &Arc<Cell>| current.iter().any(|now| Arc::ptr_eq(now, group));
-                for group in groups.into_iter().filter(|group| !is_current(group)) {
-                    lock(&group.running).end(now_ms(), store.as_ref());
+                // None of them is evaluated any more. This waits for the store, as evaluations do.
+                let (rules, store) = (self.clone(), store.clone());
+                let ended = tokio::task::spawn_blocking(move || rules.end_replaced(now_ms(), store.as_ref()));
+                if ended.await.is_err() {
+                    tracing::error!("the end of replaced groups ended unexpectedly");
                 }
             }
         };
         tokio::join!(sending, evaluating);
     }
 
+    /// What the groups that stand there now did not inherit has ended.
+    fn end_replaced(&self, now_ms: i64, store: &dyn Append) {
+        let replaced = std::mem::take(&mut *lock(&self.0.replaced));
+        for group in replaced {
+            lock(&group.running).end(now_ms, store);
+        }
+    }
+
     async fn run_group(&self, group: Arc<Cell>, engine: Engine, store: Arc<dyn Append>, stop: CancellationToken) {
         let shown = group.shown();
-        let interval = shown.group.interval.unwrap_or(self.0.config.interval);
-        let interval = interval.max(Duration::from_millis(100));
+        let interval = shown.interval.max(Duration::from_millis(100));
         let phase = phase(&shown, interval);
         // Evaluations stand at whole intervals after the group's own phase, also after a restart.
         let step = alert::millis(interval);
@@ -239,7 +259,9 @@ impl Rules {
 
     fn evaluate(&self, group: &Cell, at_ms: i64, engine: &Engine, store: &dyn Append) {
         let mut running = lock(&group.running);
-        let outcome = running.evaluate(at_ms, engine, store, &self.0.config);
+        let Some(outcome) = running.evaluate(at_ms, engine, store, &self.0.config) else {
+            return;
+        };
         let rules = running.shown.group.rules.len() as u64;
         *lock(&group.shown) = Arc::new(running.shown.clone());
         drop(running);
@@ -260,11 +282,7 @@ impl Rules {
     pub fn to_json(&self, filter: &RuleFilter) -> Result<Json, String> {
         let wanted = json::Wanted::new(filter)?;
         let groups = lock(&self.0.groups).clone();
-        let default_s = self.0.config.interval.as_secs_f64();
-        let shown: Vec<Json> = groups
-            .iter()
-            .filter_map(|g| wanted.group(&g.shown(), default_s))
-            .collect();
+        let shown: Vec<Json> = groups.iter().filter_map(|g| wanted.group(&g.shown())).collect();
         Ok(json!({ "groups": shown }))
     }
 
@@ -341,3 +359,6 @@ fn now_ms() -> i64 {
     let since = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
     alert::millis(since)
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,6 +4,7 @@ use http_body_util::{BodyExt, Full};
 use hyper_util::rt::TokioIo;
 use serde_json::{Value as Json, json};
 use std::{net::SocketAddr, sync::Arc, time::Duration};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 use weir_promql::{
@@ -11,7 +12,8 @@ use weir_promql::{
     http_api::{self, Access, Api, Authorize},
 };
 use weir_series::memory::Memory;
-use weir_series::{Labels, Sample, SeriesData};
+use weir_series::remote_write::{self, Version, WriteRequest};
+use weir_series::{Append, Labels, Sample, SeriesData};
 
 struct Served {
     address: SocketAddr,
@@ -21,6 +23,10 @@ struct Served {
 
 impl Served {
     async fn start(authorize: Authorize) -> Self {
+        Self::start_with(authorize, None).await
+    }
+
+    async fn start_with(authorize: Authorize, receiver: Option<Arc<dyn Append>>) -> Self {
         let up = |pod: &str| SeriesData {
             labels: Labels::new([("__name__", "up"), ("pod", pod)]),
             samples: (0..10)
@@ -35,6 +41,7 @@ impl Served {
         let api = Api {
             discovered: Arc::new(|| json!([{ "targets": ["10.244.0.5:8900"], "labels": { "pod": "web-0" } }])),
             metrics: Arc::new(|page| page.push_str("weir_own 1\n")),
+            receiver,
             ..Api::new(engine)
         };
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap_or_else(|e| panic!("{e}"));
@@ -172,6 +179,11 @@ async fn errors_say_what_is_wrong() {
     assert_eq!(status, 405);
     let deep = format!("/api/v1/query?query={}1{}", "(".repeat(5000), ")".repeat(5000));
     assert_eq!(served.get(&deep).await.0, 400);
+    let (status, body) = served
+        .get(&format!("/api/v1/series?{}", "match[]=a&".repeat(1001)))
+        .await;
+    assert_eq!((status, body["errorType"].as_str()), (400, Some("bad_data")));
+    assert!(body["error"].to_string().contains("more than 1000 match[]"), "{body}");
     let long = format!("/api/v1/query?query=1{}", "%2B1".repeat(500));
     assert_eq!(served.get(&long).await.0, 200);
     served.stop().await;
@@ -183,6 +195,7 @@ async fn asks_who_may_read() {
         Box::pin(async move {
             match token.as_deref() {
                 Some("good") => Access::Allow,
+                Some("early") => Access::Unavailable("nobody can be asked now".into()),
                 Some(_) => Access::Forbidden("you may not get /api/v1".into()),
                 None => Access::Unauthenticated("a bearer token is needed".into()),
             }
@@ -196,10 +209,87 @@ async fn asks_who_may_read() {
         status == 403 && body.contains("you may not get /api/v1"),
         "{status} {body}"
     );
+    let (status, body) = served.ask(query().header("authorization", "Bearer early"), "").await;
+    assert!(
+        status == 503 && body.contains("nobody can be asked now"),
+        "{status} {body}"
+    );
     assert_eq!(
         served.ask(query().header("authorization", "bearer good"), "").await.0,
         200
     );
     assert_eq!(served.ask(http::Request::get("/-/ready"), "").await.0, 200);
     served.stop().await;
+}
+
+/// Begins to write; what is left of the body comes back with the connection.
+async fn begin(address: SocketAddr, body: &[u8]) -> (TcpStream, Vec<u8>) {
+    let mut stream = TcpStream::connect(address).await.unwrap_or_else(|e| panic!("{e}"));
+    let head = format!(
+        "POST /api/v1/write HTTP/1.1\r\nhost: weir\r\nconnection: close\r\ncontent-length: {}\r\n\r\n",
+        body.len()
+    );
+    let (now, later) = body.split_at(body.len() / 2);
+    let part = [head.as_bytes(), now].concat();
+    stream.write_all(&part).await.unwrap_or_else(|e| panic!("{e}"));
+    (stream, later.to_vec())
+}
+
+/// Sends the rest; the status of the answer.
+async fn finish((mut stream, rest): (TcpStream, Vec<u8>)) -> String {
+    // It may have been answered already.
+    let _ = stream.write_all(&rest).await;
+    let mut answer = Vec::new();
+    let read = tokio::time::timeout(Duration::from_secs(30), stream.read_to_end(&mut answer)).await;
+    let _ = read.expect("an answer in time");
+    String::from_utf8_lossy(&answer)
+        .chars()
+        .skip("HTTP/1.1 ".len())
+        .take(3)
+        .collect()
+}
+
+#[tokio::test]
+async fn slow_senders_keep_nobody_from_writing() {
+    let written = |pod: String| {
+        let sample = Sample {
+            ts_ms: 1000,
+            value: 1.0,
+        };
+        let series = vec![SeriesData {
+            labels: Labels::new([("__name__", "up".to_owned()), ("pod", pod)]),
+            samples: vec![sample],
+            ..SeriesData::default()
+        }];
+        let request = WriteRequest {
+            series,
+            ..WriteRequest::default()
+        };
+        remote_write::encode(Version::V1, &request)
+    };
+    // A body has a limited time: where this machine stood still for longer, nothing is seen, and it is tried again.
+    for attempt in 0..5 {
+        let store = Arc::new(weir_tsdb::Tsdb::new(weir_tsdb::Options::default()));
+        let served = Served::start_with(http_api::allow_all(), Some(store)).await;
+        let mut slow = Vec::new();
+        for at in 0..16 {
+            slow.push(begin(served.address, &written(format!("slow-{at}"))).await);
+        }
+        let whole = begin(served.address, &written("whole".to_owned())).await;
+        assert_eq!(finish(whole).await, "204");
+        let mut statuses = Vec::new();
+        for one in slow {
+            statuses.push(finish(one).await);
+        }
+        served.stop().await;
+        if statuses.iter().all(|status| status == "204") {
+            return;
+        }
+        assert!(
+            statuses.iter().all(|status| status == "204" || status == "400"),
+            "{statuses:?}"
+        );
+        println!("attempt {attempt}: {statuses:?}");
+    }
+    panic!("bodies that came slowly were answered before one that came at once");
 }

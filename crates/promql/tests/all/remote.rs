@@ -20,7 +20,7 @@ use weir_promql::{
         write::{Config, Sender, Tee},
     },
 };
-use weir_series::{Append, AppendError, Labels, Sample, remote_write::WriteRequest};
+use weir_series::{Append, AppendError, Labels, Sample, SeriesData, remote_write::WriteRequest};
 
 fn send(into: &dyn Append, data: &WriteRequest) {
     for (family, metadata) in &data.metadata {
@@ -266,6 +266,80 @@ async fn shards_are_one_store_and_rules_choose() {
         pods("tcp_open_connections{namespace=\"b\"} or tcp_open_connections{namespace=\"a\"}").await,
         2
     );
+}
+
+/// A server that takes connections and answers nothing.
+#[tokio::test]
+async fn a_receiver_that_hangs_does_not_hold_up_the_end() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await;
+    let listener = listener.unwrap_or_else(|e| panic!("{e}"));
+    let address = listener.local_addr().unwrap_or_else(|e| panic!("{e}"));
+    let config = Config {
+        shards: 1,
+        // Longer than any test.
+        timeout: Duration::from_secs(24 * 3600),
+        metadata_interval: Some(Duration::from_millis(1)),
+        ..quick(format!("http://{address}/write"))
+    };
+    let sender = Sender::new(config).unwrap_or_else(|e| panic!("{e}"));
+    let store = Arc::new(weir_tsdb::Tsdb::new(weir_tsdb::Options::default()));
+    let tee = Tee::new(store, vec![sender.clone()]);
+    tee.describe("x", &weir_series::Metadata::default());
+    let stop = CancellationToken::new();
+    let running = tokio::spawn({
+        let (sender, stop) = (sender.clone(), stop.clone());
+        async move { sender.run(stop).await }
+    });
+    let id = tee
+        .resolve(&Labels::new([("__name__", "x")]))
+        .unwrap_or_else(|e| panic!("{e}"));
+    let sample = Sample {
+        ts_ms: now_ms(),
+        value: 1.0,
+    };
+    tee.append(&[(id, sample)], &mut Vec::new());
+    // One for the samples, one for the metadata.
+    let mut asked = Vec::new();
+    for _ in 0..2 {
+        let accepted = tokio::time::timeout(Duration::from_secs(60), listener.accept()).await;
+        asked.push(accepted.expect("a request in time").unwrap_or_else(|e| panic!("{e}")));
+    }
+    stop.cancel();
+    let ended = tokio::time::timeout(Duration::from_secs(120), running).await;
+    assert!(ended.is_ok_and(|joined| joined.is_ok()), "the sender did not end");
+}
+
+/// Native histograms cannot be put together of parts: that is said, and not left out.
+#[tokio::test(flavor = "multi_thread")]
+async fn shards_say_what_they_cannot_read_and_quote_what_needs_it() {
+    let (left, right) = (Ours::start().await, Ours::start().await);
+    let end = end_ms(now_ms());
+    let mut data = traffic(end);
+    data.series.retain(|s| !s.histograms.is_empty());
+    let name = data.series[0].labels.metric_name().to_owned();
+    send(left.store.as_ref(), &data);
+    let sample = Sample { ts_ms: end, value: 7.0 };
+    let odd = SeriesData {
+        labels: Labels::new([("__name__", "odd"), ("service.name", "a\"b")]),
+        samples: vec![sample],
+        ..SeriesData::default()
+    };
+    let odd = WriteRequest {
+        series: vec![odd],
+        ..WriteRequest::default()
+    };
+    send(right.store.as_ref(), &odd);
+    let shards = remote(vec![(None, &left.ask.url), (None, &right.ask.url)]);
+    let refused = shards.instant(&name, end).await;
+    assert!(
+        matches!(&refused, Err(error) if error.to_string().contains("selects native histograms")),
+        "{refused:?}"
+    );
+    let found = figures(shards.instant(r#"odd{"service.name"="a\"b"}"#, end).await);
+    assert_eq!(found, figures(right.engine.instant("odd", end)));
+    assert_eq!(found.len(), 1);
+    let values = shards.label_values("service.name", &[], 0, end).await;
+    assert_eq!(values, Ok(vec!["a\"b".to_owned()]));
 }
 
 /// A server that answers by number.

@@ -3,7 +3,10 @@
 //! Enters: how tries ended. Leaves: numbers to compare endpoints by, and ejections. Shared by all workers; nothing is
 //! written while all goes well, but what a policy asks for.
 
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{
+    AtomicU32, AtomicU64,
+    Ordering::{Relaxed, SeqCst},
+};
 use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -133,7 +136,8 @@ impl Host {
 
     /// Whether it is left out.
     pub fn is_ejected(&self) -> bool {
-        match self.until_ms.load(Relaxed) {
+        // In one order with the mark of the members: see there. A plain load on most machines.
+        match self.until_ms.load(SeqCst) {
             0 => false,
             until => millis(now()) < until,
         }
@@ -192,7 +196,7 @@ impl Host {
             .saturating_mul(past.count)
             .min(outlier.max.max(outlier.base));
         past.end_ms = now.saturating_add(millis(lasts)).max(1);
-        self.until_ms.store(past.end_ms, Relaxed);
+        self.until_ms.store(past.end_ms, SeqCst);
         // When it comes back, nothing is held against it.
         for errors in [&self.server_errors, &self.gateway_errors, &self.local_errors] {
             clear(errors);

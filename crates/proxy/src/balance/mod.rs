@@ -17,7 +17,10 @@ pub use host::{Cause, Host};
 pub use xxhash::xxh64;
 
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::{
+    AtomicBool,
+    Ordering::{Relaxed, SeqCst},
+};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -47,7 +50,8 @@ pub struct Members {
 /// Whether endpoints of a cluster are left out.
 #[derive(Debug, Default)]
 struct Health {
-    /// Some may be.
+    /// Some may be. Whoever takes the mark away looks again afterwards; whoever leaves one out marks afterwards. All four steps
+    /// are in one order for everybody (`SeqCst`), so that one of the two sees what the other did.
     marked: AtomicBool,
     /// Held by the one who leaves one out.
     deciding: Mutex<()>,
@@ -117,11 +121,11 @@ impl Members {
         let count = || self.hosts.iter().filter(|h| h.is_ejected()).count();
         match count() {
             0 => {
-                self.health.marked.store(false, Relaxed);
+                self.health.marked.store(false, SeqCst);
                 // Somebody may have left one out meanwhile.
                 let count = count();
                 if count > 0 {
-                    self.health.marked.store(true, Relaxed);
+                    self.health.marked.store(true, SeqCst);
                 }
                 count
             }
@@ -159,7 +163,7 @@ impl Members {
             return Err(Refusal::TooMany);
         }
         let lasts = host.eject(outlier);
-        self.health.marked.store(true, Relaxed);
+        self.health.marked.store(true, SeqCst);
         Ok(lasts)
     }
 }

@@ -224,6 +224,12 @@ impl Record {
         }
     }
 
+    /// A copy of it is not made, because too many are under way.
+    pub fn copy_refused(&self) {
+        self.find(&self.flow.other_side(&self.flow.worker.nobody))
+            .overflow("max_copies");
+    }
+
     /// The endpoint tried last is left out for so long.
     pub fn ejected(&mut self, cause: Cause, lasts: Duration) {
         if !self.ended {

@@ -166,14 +166,17 @@ pub struct Client {
 
 impl Client {
     pub async fn connect(address: SocketAddr) -> Self {
-        let stream = tokio::time::timeout(PATIENCE, TcpStream::connect(address))
-            .await
-            .unwrap()
-            .unwrap();
-        stream.set_nodelay(true).unwrap();
-        Self {
+        Self::try_connect(address).await.unwrap()
+    }
+
+    /// One that is refused may be reset before this side knows that it was open.
+    pub async fn try_connect(address: SocketAddr) -> std::io::Result<Self> {
+        let connecting = tokio::time::timeout(PATIENCE, TcpStream::connect(address));
+        let stream = connecting.await.expect("no connection in time")?;
+        stream.set_nodelay(true)?;
+        Ok(Self {
             stream: BufReader::new(stream),
-        }
+        })
     }
 
     pub async fn send(&mut self, bytes: impl AsRef<[u8]>) {

@@ -111,12 +111,9 @@ impl HttpConfig {
             fields.unsupported(proxy, "servers are reached directly")?;
         }
         let mut headers = Vec::new();
-        for (name, value) in fields
-            .mapping("http_headers")?
-            .map(|mut h| h.rest())
-            .unwrap_or_default()
-        {
-            let mut one = Fields::new(format!("{}.{name}", fields.path("http_headers")), value)?;
+        let given_headers = fields.mapping("http_headers")?.map(Fields::rest);
+        for (name, path, node) in given_headers.unwrap_or_default() {
+            let mut one = Fields::new(path, node)?;
             let values = [one.texts("values")?, one.texts("secrets")?].concat();
             one.unsupported("files", "write values or secrets")?;
             one.finish()?;

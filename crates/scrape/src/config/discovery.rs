@@ -1,12 +1,12 @@
 //! Where the targets of a job come from.
 
 use super::{ConfigError, Fields, HttpConfig};
-use serde_json::Value;
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
     time::Duration,
 };
+use weir_yaml::Node;
 
 /// Targets with the same labels.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -188,8 +188,8 @@ impl Discovery {
 }
 
 /// A group as it stands in a configuration, in a file of targets, or in an answer over HTTP.
-pub(crate) fn read_group(path: &str, value: Value) -> Result<Group, ConfigError> {
-    let mut fields = Fields::new(path, value)?;
+pub(crate) fn read_group(path: &str, node: Node) -> Result<Group, ConfigError> {
+    let mut fields = Fields::new(path, node)?;
     let group = Group {
         targets: fields.texts("targets")?,
         labels: fields.pairs("labels")?,

@@ -1,37 +1,48 @@
 //! Reads one mapping of the configuration field by field, so that what nobody asked for can be refused by name.
 
 use super::{ConfigError, units};
-use serde_json::{Map, Value};
 use std::{collections::BTreeMap, time::Duration};
+use weir_yaml::{Content, Node};
 
 /// A mapping and where it stands.
 pub(crate) struct Fields {
     path: String,
-    left: Map<String, Value>,
+    line: usize,
+    left: Vec<Field>,
     asked: Vec<&'static str>,
+}
+
+struct Field {
+    name: String,
+    line: usize,
+    /// None once it was taken.
+    value: Option<Node>,
 }
 
 type Read<T> = Result<T, ConfigError>;
 
 impl Fields {
-    pub fn new(path: impl Into<String>, value: Value) -> Read<Self> {
+    pub fn new(path: impl Into<String>, node: Node) -> Read<Self> {
         let path = path.into();
-        match value {
-            Value::Object(left) => Ok(Fields {
-                path,
-                left,
-                asked: Vec::new(),
-            }),
-            Value::Null => Ok(Fields {
-                path,
-                left: Map::new(),
-                asked: Vec::new(),
-            }),
-            other => Err(ConfigError::new(
-                &path,
-                format!("a mapping must stand here, not {}", kind(&other)),
-            )),
-        }
+        let nothing = node.is_null();
+        let left = match node.content {
+            _ if nothing => Vec::new(),
+            Content::Mapping(entries) => {
+                let field = |entry: weir_yaml::Entry| Field {
+                    name: entry.name,
+                    line: entry.line,
+                    value: Some(entry.value),
+                };
+                entries.into_iter().map(field).collect()
+            }
+            _ => return Err(misplaced(&path, "a mapping", &node)),
+        };
+        Ok(Fields {
+            path,
+            line: node.line,
+            left,
+            asked: Vec::new(),
+        })
     }
 
     pub fn path(&self, field: &str) -> String {
@@ -43,38 +54,41 @@ impl Fields {
     }
 
     pub fn error(&self, field: &str, message: impl Into<String>) -> ConfigError {
-        ConfigError::new(&self.path(field), message.into())
+        let found = self.left.iter().find(|one| one.name == field);
+        let line = found.map_or(self.line, |one| one.line);
+        ConfigError::new(&self.path(field), line, message)
     }
 
     /// The field as it stands; None where it is missing or empty.
-    pub fn take(&mut self, field: &'static str) -> Option<Value> {
+    pub fn take(&mut self, field: &'static str) -> Option<Node> {
         self.asked.push(field);
-        self.left.remove(field).filter(|value| !value.is_null())
+        self.remove(field)
+    }
+
+    fn remove(&mut self, field: &str) -> Option<Node> {
+        let found = self.left.iter_mut().find(|one| one.name == field)?;
+        found.value.take().filter(|value| !value.is_null())
     }
 
     pub fn text(&mut self, field: &'static str) -> Read<Option<String>> {
-        let Some(value) = self.take(field) else { return Ok(None) };
-        scalar(&value)
-            .map(Some)
-            .ok_or_else(|| self.error(field, format!("a text must stand here, not {}", kind(&value))))
+        let Some(node) = self.take(field) else { return Ok(None) };
+        let text = node.text().map(str::to_owned);
+        text.map(Some)
+            .ok_or_else(|| misplaced(&self.path(field), "a text", &node))
     }
 
     pub fn flag(&mut self, field: &'static str) -> Read<Option<bool>> {
-        match self.take(field) {
-            None => Ok(None),
-            Some(Value::Bool(flag)) => Ok(Some(flag)),
-            Some(Value::String(text)) if text == "true" || text == "false" => Ok(Some(text == "true")),
-            Some(other) => Err(self.error(field, format!("true or false must stand here, not {}", kind(&other)))),
-        }
+        let Some(node) = self.take(field) else { return Ok(None) };
+        let flag = node.flag();
+        flag.map(Some)
+            .ok_or_else(|| misplaced(&self.path(field), "true or false", &node))
     }
 
     pub fn count(&mut self, field: &'static str) -> Read<Option<u64>> {
-        let Some(value) = self.take(field) else { return Ok(None) };
-        let number = value
-            .as_u64()
-            .or_else(|| value.as_str().and_then(|text| text.parse().ok()));
-        let wrong = || self.error(field, format!("a whole number from 0 must stand here, not {value}"));
-        number.map(Some).ok_or_else(wrong)
+        let Some(node) = self.take(field) else { return Ok(None) };
+        let shown = || node.text().map_or(node.kind().to_owned(), |text| format!("{text:?}"));
+        let wrong = || self.error(field, format!("a whole number from 0 must stand here, not {}", shown()));
+        node.count().map(Some).ok_or_else(wrong)
     }
 
     pub fn duration(&mut self, field: &'static str) -> Read<Option<Duration>> {
@@ -92,39 +106,34 @@ impl Fields {
     }
 
     /// The items of a list, each with its path.
-    pub fn list(&mut self, field: &'static str) -> Read<Vec<(String, Value)>> {
+    pub fn list(&mut self, field: &'static str) -> Read<Vec<(String, Node)>> {
         let path = self.path(field);
-        match self.take(field) {
-            None => Ok(Vec::new()),
-            Some(Value::Array(items)) => {
-                let with_path = |(at, item)| (format!("{path}[{at}]"), item);
-                Ok(items.into_iter().enumerate().map(with_path).collect())
-            }
-            Some(other) => Err(self.error(field, format!("a list must stand here, not {}", kind(&other)))),
-        }
+        self.take(field)
+            .map_or_else(|| Ok(Vec::new()), |node| items(&path, node))
     }
 
     pub fn texts(&mut self, field: &'static str) -> Read<Vec<String>> {
-        let text = |(path, item): (String, Value)| {
-            scalar(&item).ok_or_else(|| ConfigError::new(&path, format!("a text must stand here, not {}", kind(&item))))
-        };
-        self.list(field)?.into_iter().map(text).collect()
+        self.list(field)?.into_iter().map(item_text).collect()
     }
 
-    /// A mapping from names to texts.
+    /// A mapping from names to texts; "" where nothing stands behind a name.
     pub fn pairs(&mut self, field: &'static str) -> Read<BTreeMap<String, String>> {
-        let path = self.path(field);
-        let Some(value) = self.take(field) else {
-            return Ok(BTreeMap::new());
+        let rest = self.mapping(field)?.map(Fields::rest).unwrap_or_default();
+        let pair = |(name, path, node): (String, String, Node)| match node.text() {
+            Some(text) => Ok((name, text.to_owned())),
+            None => Err(misplaced(&path, "a text", &node)),
         };
-        let pair = |(name, value): (String, Value)| match scalar(&value) {
-            Some(text) => Ok((name, text)),
-            None => Err(ConfigError::new(
-                &format!("{path}.{name}"),
-                format!("a text must stand here, not {}", kind(&value)),
-            )),
+        rest.into_iter().map(pair).collect()
+    }
+
+    /// A mapping from names to lists of texts.
+    pub fn text_lists(&mut self, field: &'static str) -> Read<Vec<(String, Vec<String>)>> {
+        let rest = self.mapping(field)?.map(Fields::rest).unwrap_or_default();
+        let texts = |(name, path, node): (String, String, Node)| {
+            let texts = items(&path, node)?.into_iter().map(item_text);
+            Ok((name, texts.collect::<Read<_>>()?))
         };
-        Fields::new(path.clone(), value)?.left.into_iter().map(pair).collect()
+        rest.into_iter().map(texts).collect()
     }
 
     /// A mapping below this one; None where it is missing.
@@ -133,15 +142,20 @@ impl Fields {
         self.take(field).map(|value| Fields::new(path, value)).transpose()
     }
 
-    /// All names and values that are left, whatever they are.
-    pub fn rest(&mut self) -> Map<String, Value> {
-        std::mem::take(&mut self.left)
+    /// All that is left, whatever it is: names, paths and values.
+    pub fn rest(self) -> Vec<(String, String, Node)> {
+        let Fields { path, left, .. } = self;
+        let one = |field: Field| {
+            let path = format!("{path}.{}", field.name);
+            field.value.map(|value| (field.name, path, value))
+        };
+        left.into_iter().filter_map(one).collect()
     }
 
     /// A field that Prometheus has and Weir has not.
     pub fn unsupported(&mut self, field: &'static str, instead: &str) -> Read<()> {
-        match self.left.remove(field) {
-            None | Some(Value::Null) => Ok(()),
+        match self.remove(field) {
+            None => Ok(()),
             Some(_) => Err(self.error(field, format!("is not supported; {instead}"))),
         }
     }
@@ -156,13 +170,13 @@ impl Fields {
 
     /// Refuses what nobody asked for.
     pub fn finish(self) -> Read<()> {
-        match self.left.keys().next() {
+        match self.left.iter().find(|field| field.value.is_some()) {
             None => Ok(()),
             Some(unknown) => {
                 let mut known = self.asked.clone();
                 known.sort_unstable();
                 Err(self.error(
-                    unknown,
+                    &unknown.name,
                     format!("there is no such field here; there are {}", known.join(", ")),
                 ))
             }
@@ -170,23 +184,23 @@ impl Fields {
     }
 }
 
-/// A text; numbers and truth values that were written without quotes are texts too.
-fn scalar(value: &Value) -> Option<String> {
-    match value {
-        Value::String(text) => Some(text.clone()),
-        Value::Number(number) => Some(number.to_string()),
-        Value::Bool(flag) => Some(flag.to_string()),
-        _ => None,
+fn items(path: &str, node: Node) -> Read<Vec<(String, Node)>> {
+    match node.content {
+        Content::List(items) => {
+            let with_path = |(at, item)| (format!("{path}[{at}]"), item);
+            Ok(items.into_iter().enumerate().map(with_path).collect())
+        }
+        _ if node.is_null() => Ok(Vec::new()),
+        _ => Err(misplaced(path, "a list", &node)),
     }
 }
 
-fn kind(value: &Value) -> &'static str {
-    match value {
-        Value::Null => "nothing",
-        Value::Bool(_) => "a truth value",
-        Value::Number(_) => "a number",
-        Value::String(_) => "a text",
-        Value::Array(_) => "a list",
-        Value::Object(_) => "a mapping",
-    }
+fn item_text((path, node): (String, Node)) -> Read<String> {
+    let text = node.text().filter(|_| !node.is_null());
+    text.map(str::to_owned).ok_or_else(|| misplaced(&path, "a text", &node))
+}
+
+fn misplaced(path: &str, right: &str, found: &Node) -> ConfigError {
+    let message = format!("{right} must stand here, not {}", found.kind());
+    ConfigError::new(path, found.line, message)
 }

@@ -210,11 +210,7 @@ impl Job {
         job.timeout = timeout.unwrap_or(defaults.timeout.min(job.interval));
         job.metrics_path = fields.text("metrics_path")?.unwrap_or(job.metrics_path);
         job.scheme = scheme(&mut fields)?;
-        for (name, value) in fields.mapping("params")?.map(|mut p| p.rest()).unwrap_or_default() {
-            let path = fields.path("params");
-            let mut one = Fields::new(path, serde_json::json!({ "values": value }))?;
-            job.params.push((name, one.texts("values")?));
-        }
+        job.params = fields.text_lists("params")?;
         job.honor_labels = fields.flag("honor_labels")?.unwrap_or(false);
         job.honor_timestamps = fields.flag("honor_timestamps")?.unwrap_or(true);
         job.track_timestamps_staleness = fields.flag("track_timestamps_staleness")?.unwrap_or(false);

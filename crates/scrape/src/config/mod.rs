@@ -4,6 +4,7 @@
 
 mod client;
 mod discovery;
+mod environment;
 mod fields;
 mod job;
 mod remote;
@@ -17,19 +18,21 @@ pub(crate) use fields::Fields;
 pub use job::{Job, Limits, Protocol};
 pub use remote::{Alertmanager, Queue, RemoteWrite};
 
-use serde_json::Value;
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
+use weir_yaml::Node;
 
 /// What is wrong, and where.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub struct ConfigError {
     /// The file, where it is known.
     pub file: Option<PathBuf>,
+    /// The line, from 1, where it is known.
+    pub line: Option<usize>,
     /// The field, such as `scrape_configs[0].relabel_configs[2].action`; empty for the file as a whole.
     pub field: String,
     /// What is wrong with it and what would be right.
@@ -38,8 +41,11 @@ pub struct ConfigError {
 
 impl std::fmt::Display for ConfigError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        if let Some(file) = &self.file {
-            write!(f, "{}: ", file.display())?;
+        match (&self.file, self.line) {
+            (Some(file), Some(line)) => write!(f, "{}:{line}: ", file.display())?,
+            (Some(file), None) => write!(f, "{}: ", file.display())?,
+            (None, Some(line)) => write!(f, "line {line}: ")?,
+            (None, None) => {}
         }
         if !self.field.is_empty() {
             write!(f, "{}: ", self.field)?;
@@ -49,9 +55,11 @@ impl std::fmt::Display for ConfigError {
 }
 
 impl ConfigError {
-    pub(crate) fn new(field: &str, message: impl Into<String>) -> Self {
+    /// `line` 0: it is not known.
+    pub(crate) fn new(field: &str, line: usize, message: impl Into<String>) -> Self {
         ConfigError {
             file: None,
+            line: (line > 0).then_some(line),
             field: field.to_owned(),
             message: message.into(),
         }
@@ -115,12 +123,12 @@ impl Config {
     /// # Errors
     /// As [`Config::load`].
     pub fn parse(text: &str, folder: &Path) -> Result<Config, ConfigError> {
-        let value = yaml(text)?;
-        let mut shown = value.clone();
+        let node = yaml(text)?;
+        let mut shown = node.clone();
         secrets::hide(&mut shown);
         let shown = serde_saphyr::to_string(&shown)
-            .map_err(|error| ConfigError::new("", format!("cannot be shown as YAML: {error}")))?;
-        let mut fields = Fields::new("", value)?;
+            .map_err(|error| ConfigError::new("", 0, format!("cannot be shown as YAML: {error}")))?;
+        let mut fields = Fields::new("", node)?;
         let (global, defaults) = read_global(fields.mapping("global")?)?;
         let mut jobs = Vec::new();
         for (path, value) in fields.list("scrape_configs")? {
@@ -162,23 +170,14 @@ impl Config {
 fn read(path: &Path) -> Result<String, ConfigError> {
     std::fs::read_to_string(path).map_err(|error| ConfigError {
         file: Some(path.to_owned()),
+        line: None,
         field: String::new(),
         message: format!("cannot be read: {error}"),
     })
 }
 
-fn yaml(text: &str) -> Result<Value, ConfigError> {
-    if text
-        .lines()
-        .all(|line| line.trim().is_empty() || line.trim_start().starts_with('#'))
-    {
-        return Ok(Value::Null);
-    }
-    serde_saphyr::from_str(text).map_err(|error| {
-        // The first line says what and where; an excerpt of the file follows, which may hold secrets.
-        let what = error.to_string();
-        ConfigError::new("", format!("is no YAML: {}", what.lines().next().unwrap_or_default()))
-    })
+pub(crate) fn yaml(text: &str) -> Result<Node, ConfigError> {
+    weir_yaml::read(text).map_err(|error| ConfigError::new("", error.line, error.message))
 }
 
 /// What jobs take from `global`.
@@ -196,7 +195,7 @@ pub(crate) struct Defaults {
 fn read_global(fields: Option<Fields>) -> Result<(Global, Defaults), ConfigError> {
     let mut fields = match fields {
         Some(fields) => fields,
-        None => Fields::new("global", Value::Null)?,
+        None => Fields::new("global", Node::plain(0, ""))?,
     };
     let interval = fields.duration("scrape_interval")?.filter(|d| !d.is_zero());
     let interval = interval.unwrap_or(SCRAPE_INTERVAL);
@@ -205,11 +204,14 @@ fn read_global(fields: Option<Fields>) -> Result<(Global, Defaults), ConfigError
         return Err(fields.error("scrape_timeout", "must not be longer than scrape_interval"));
     }
     let evaluation = fields.duration("evaluation_interval")?.filter(|d| !d.is_zero());
+    let mut external_labels = fields.pairs("external_labels")?;
+    // A label without a value is no label.
+    external_labels.retain(|_, value| !value.is_empty());
     let global = Global {
         scrape_interval: interval,
         scrape_timeout: timeout.unwrap_or(SCRAPE_TIMEOUT.min(interval)),
         evaluation_interval: evaluation.unwrap_or(SCRAPE_INTERVAL),
-        external_labels: fields.pairs("external_labels")?,
+        external_labels,
     };
     let defaults = Defaults {
         interval,
@@ -271,7 +273,7 @@ fn read_jobs_file(path: &Path, defaults: &Defaults) -> Result<Vec<Job>, ConfigEr
         let mut fields = Fields::new("", yaml(&read(path)?)?)?;
         let folder = path.parent().unwrap_or(Path::new(""));
         let jobs = fields.list("scrape_configs")?.into_iter();
-        let jobs = jobs.map(|(path, value)| Job::read(Fields::new(path, value)?, defaults, folder));
+        let jobs = jobs.map(|(path, node)| Job::read(Fields::new(path, node)?, defaults, folder));
         let jobs = jobs.collect::<Result<Vec<_>, _>>()?;
         fields.finish()?;
         Ok(jobs)

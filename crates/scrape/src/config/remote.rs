@@ -65,6 +65,11 @@ pub(super) fn read_remote_write(fields: &mut Fields, folder: &Path) -> Result<Ve
     fields.list("remote_write")?.into_iter().map(read).collect()
 }
 
+/// A duration; one of zero stands for the usual one, as with `scrape_interval`.
+fn some_time(fields: &mut Fields, field: &'static str) -> Result<Option<Duration>, ConfigError> {
+    Ok(fields.duration(field)?.filter(|time| !time.is_zero()))
+}
+
 fn read_one(mut fields: Fields, folder: &Path) -> Result<RemoteWrite, ConfigError> {
     let url = fields.text("url")?.unwrap_or_default();
     if !url.starts_with("http://") && !url.starts_with("https://") {
@@ -87,7 +92,7 @@ fn read_one(mut fields: Fields, folder: &Path) -> Result<RemoteWrite, ConfigErro
     let (metadata_interval, metadata_per_send) = read_metadata(&mut fields)?;
     let remote = RemoteWrite {
         name: fields.text("name")?.unwrap_or_default(),
-        timeout: fields.duration("remote_timeout")?.unwrap_or(Duration::from_secs(30)),
+        timeout: some_time(&mut fields, "remote_timeout")?.unwrap_or(Duration::from_secs(30)),
         relabel: Rule::read_all(fields.list("write_relabel_configs")?)?,
         version_2,
         http,
@@ -135,10 +140,17 @@ fn read_queue(fields: &mut Fields) -> Result<Queue, ConfigError> {
         max_shards,
         capacity,
         max_samples_per_send,
-        batch_deadline: queue.duration("batch_send_deadline")?,
-        min_backoff: queue.duration("min_backoff")?,
-        max_backoff: queue.duration("max_backoff")?,
+        batch_deadline: some_time(&mut queue, "batch_send_deadline")?,
+        min_backoff: some_time(&mut queue, "min_backoff")?,
+        max_backoff: some_time(&mut queue, "max_backoff")?,
     };
+    if read
+        .min_backoff
+        .zip(read.max_backoff)
+        .is_some_and(|(min, max)| min > max)
+    {
+        return Err(queue.error("min_backoff", "must not be longer than max_backoff"));
+    }
     queue.always("retry_on_http_429", true, "what is refused so is sent again later")?;
     queue.unsupported("sample_age_limit", "a full queue drops its oldest samples")?;
     queue.finish()?;
@@ -151,7 +163,7 @@ fn read_metadata(fields: &mut Fields) -> Result<(Option<Duration>, Option<usize>
         return Ok((Some(METADATA_INTERVAL), None));
     };
     let send = metadata.flag("send")?.unwrap_or(true);
-    let interval = metadata.duration("send_interval")?.unwrap_or(METADATA_INTERVAL);
+    let interval = some_time(&mut metadata, "send_interval")?.unwrap_or(METADATA_INTERVAL);
     let at_once = metadata.count("max_samples_per_send")?.filter(|n| *n > 0);
     metadata.finish()?;
     let at_once = at_once.map(|n| usize::try_from(n).unwrap_or(usize::MAX));
@@ -170,7 +182,7 @@ pub(super) fn read_alerting(fields: &mut Fields, folder: &Path) -> Result<Vec<Al
         let scheme = scheme(&mut one)?;
         let prefix = one.text("path_prefix")?.unwrap_or_default();
         let prefix = prefix.trim_matches('/');
-        let timeout = one.duration("timeout")?.unwrap_or(Duration::from_secs(10));
+        let timeout = some_time(&mut one, "timeout")?.unwrap_or(Duration::from_secs(10));
         if let Some(version) = one.text("api_version")?.filter(|version| version != "v2") {
             return Err(one.error("api_version", format!("{version:?} is not supported; there is v2")));
         }

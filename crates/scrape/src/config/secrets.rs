@@ -2,7 +2,7 @@
 //!
 //! Enters: the file as a tree. Leaves: the same with `<secret>` where a secret stood, which is also how Prometheus shows it.
 
-use serde_json::Value;
+use weir_yaml::{Content, Node};
 
 const HIDDEN: &str = "<secret>";
 /// Where a secret stands, by its field and the one around it.
@@ -13,30 +13,30 @@ const SECRETS: &[(&str, &str)] = &[
 ];
 
 /// Hides every secret that a client of HTTP may be given, wherever it stands.
-pub(super) fn hide(value: &mut Value) {
-    hide_below("", "", value);
+pub(super) fn hide(node: &mut Node) {
+    hide_below("", "", node);
 }
 
-fn hide_below(grandparent: &str, parent: &str, value: &mut Value) {
-    match value {
-        Value::Object(fields) => {
-            for (name, value) in fields {
+fn hide_below(grandparent: &str, parent: &str, node: &mut Node) {
+    match &mut node.content {
+        Content::Mapping(entries) => {
+            for entry in entries {
+                let (name, value) = (entry.name.as_str(), &mut entry.value);
                 let secret = name == "bearer_token"
-                    || SECRETS.contains(&(parent, name.as_str()))
+                    || SECRETS.contains(&(parent, name))
                     || (grandparent == "http_headers" && name == "secrets");
-                match value {
-                    Value::Null => {}
-                    Value::Array(values) if secret => values.fill(HIDDEN.into()),
-                    _ if secret => *value = HIDDEN.into(),
-                    Value::String(url) if name == "url" => hide_password(url),
+                let nothing = value.is_null();
+                match &mut value.content {
+                    _ if nothing => {}
+                    Content::List(values) if secret => values.fill(Node::quoted(0, HIDDEN)),
+                    _ if secret => *value = Node::quoted(0, HIDDEN),
+                    Content::Scalar { text, .. } if name == "url" => hide_password(text),
                     _ => hide_below(parent, name, value),
                 }
             }
         }
-        Value::Array(values) => values
-            .iter_mut()
-            .for_each(|value| hide_below(grandparent, parent, value)),
-        _ => {}
+        Content::List(items) => items.iter_mut().for_each(|item| hide_below(grandparent, parent, item)),
+        Content::Scalar { .. } => {}
     }
 }
 

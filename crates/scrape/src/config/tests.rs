@@ -2,11 +2,20 @@
 
 use super::*;
 
+fn refused(text: &str) -> ConfigError {
+    match Config::parse(text, Path::new("/etc/prometheus")) {
+        Ok(_) => panic!("{text} was taken"),
+        Err(error) => error,
+    }
+}
+
+/// What is said, without the line.
 fn error(text: &str) -> String {
-    Config::parse(text, Path::new("/etc/prometheus"))
-        .err()
-        .map(|e| e.to_string())
-        .unwrap_or_default()
+    let error = ConfigError {
+        line: None,
+        ..refused(text)
+    };
+    error.to_string()
 }
 
 fn config(text: &str) -> Config {
@@ -93,6 +102,10 @@ fn what_is_wrong_is_named_with_its_path() {
             "remote_write[0].queue_config.min_shards: must not be larger than max_shards",
         ),
         (
+            "remote_write: [{url: 'http://x/', queue_config: {min_backoff: 5s, max_backoff: 1s}}]",
+            "remote_write[0].queue_config.min_backoff: must not be longer than max_backoff",
+        ),
+        (
             "remote_write: [{url: 'http://x/', send_exemplars: true}]",
             "remote_write[0].send_exemplars: true is not supported; there are no exemplars",
         ),
@@ -114,10 +127,65 @@ fn what_is_wrong_is_named_with_its_path() {
     for (text, message) in table {
         assert!(error(text).starts_with(message), "{text}: {}", error(text));
     }
+    // (text, the line that is wrong)
+    let lines = [
+        ("global:\n  scrape_interval: 5s\n  scrape_interval: 6s\n", Some(3)),
+        ("global:\n  scrape_timeout:\n    5\n", Some(2)),
+        (
+            "scrape_configs:\n- job_name: a\n  scheme: http\n  shceme: http\n",
+            Some(4),
+        ),
+        ("scrape_configs:\n- job_name: a\n- metrics_path: /\n", Some(3)),
+        (
+            "scrape_configs:\n- job_name: a\n  static_configs:\n  - targets:\n    - [a]\n",
+            Some(5),
+        ),
+        (
+            "scrape_configs:\n- job_name: a\n  relabel_configs:\n  - action: keep\n  - action: keeep\n",
+            Some(5),
+        ),
+        ("a: 1\nb: [\n", Some(2)),
+    ];
+    for (text, line) in lines {
+        assert_eq!(refused(text).line, line, "{text}: {}", refused(text));
+    }
+    let folder = tempfile::tempdir().unwrap_or_else(|e| panic!("{e}"));
+    let file = folder.path().join("prometheus.yml");
+    std::fs::write(&file, "global:\n  external_labels: {a: [b]}\n").unwrap_or_else(|e| panic!("{e}"));
+    let said = Config::load(&file).err().map(|e| e.to_string()).unwrap_or_default();
+    let expected = format!(
+        "{}:2: global.external_labels.a: a text must stand here, not a list",
+        file.display()
+    );
+    assert_eq!(said, expected);
     let missing = Config::load(Path::new("/nowhere/prometheus.yml"))
         .err()
         .map(|e| e.to_string());
     assert!(missing.is_some_and(|m| m.starts_with("/nowhere/prometheus.yml: cannot be read: ")));
+}
+
+/// Taken by their word they would send without a pause, or give every request no time.
+#[test]
+fn times_of_zero_stand_for_the_usual_ones() {
+    let zeros = "
+alerting: {alertmanagers: [{timeout: 0s, static_configs: [{targets: ['a:9093']}]}]}
+remote_write:
+- url: http://x/
+  remote_timeout: 0s
+  queue_config: {batch_send_deadline: 0s, min_backoff: 0s, max_backoff: 0s}
+  metadata_config: {send_interval: 0s}
+";
+    let usual = "
+alerting: {alertmanagers: [{static_configs: [{targets: ['a:9093']}]}]}
+remote_write:
+- url: http://x/
+  queue_config: {}
+  metadata_config: {}
+";
+    let (zeros, usual) = (config(zeros), config(usual));
+    assert_eq!(zeros.remote_write, usual.remote_write);
+    assert_eq!(zeros.alertmanagers, usual.alertmanagers);
+    assert!(!usual.alertmanagers[0].timeout.is_zero() && usual.remote_write[0].metadata_interval.is_some());
 }
 
 /// A configuration as many have it.
@@ -202,6 +270,121 @@ scrape_configs:
         config,
         Config::parse(text, Path::new("/etc/prometheus")).unwrap_or_else(|e| panic!("{e}"))
     );
+}
+
+/// Values that YAML could take for something else, and the texts that Prometheus makes of them.
+const PLAIN: &str = "version: 1.10, zip: 007, country: no, y1: y, hex: 0x1F, under: 1_000, exp: 1e3, tr: TRUE, inf: .inf, \
+                     day: 2001-01-01, time: 1:30, plus: +1.0, str: !!str 1.0, quoted: '007'";
+const TEXTS: [(&str, &str); 14] = [
+    ("country", "no"),
+    ("day", "2001-01-01"),
+    ("exp", "1e3"),
+    ("hex", "0x1F"),
+    ("inf", ".inf"),
+    ("plus", "+1.0"),
+    ("quoted", "007"),
+    ("str", "1.0"),
+    ("time", "1:30"),
+    ("tr", "TRUE"),
+    ("under", "1_000"),
+    ("version", "1.10"),
+    ("y1", "y"),
+    ("zip", "007"),
+];
+
+#[test]
+fn texts_without_quotes_stay_as_they_were_written() {
+    let text = format!(
+        "
+global:
+  external_labels: &labels {{{PLAIN}}}
+scrape_configs:
+- job_name: n
+  basic_auth: {{username: 007, password: 012345}}
+  params: {{a: [1.10, no]}}
+  static_configs:
+  - targets: [a:1]
+    labels: *labels
+  - targets: [b:1]
+    labels: {{<<: *labels, zip: 008, nothing: ~, empty: }}
+  relabel_configs:
+  - {{source_labels: [zip], regex: 007, target_label: a, replacement: 1.10}}
+  - {{source_labels: [zip], regex: 0x1F, separator: ~, target_label: b, replacement: no}}
+"
+    );
+    let config = config(&text);
+    let pairs = |labels: &BTreeMap<String, String>| -> Vec<(String, String)> { labels.clone().into_iter().collect() };
+    let expected = TEXTS.map(|(name, value)| (name.to_owned(), value.to_owned()));
+    assert_eq!(pairs(&config.global.external_labels), expected);
+    let job = &config.jobs[0];
+    assert_eq!(job.name, "n");
+    assert_eq!(job.params, [("a".to_owned(), vec!["1.10".to_owned(), "no".to_owned()])]);
+    let Discovery::Static(groups) = &job.discovery[0] else {
+        panic!("static targets")
+    };
+    assert_eq!(pairs(&groups[0].labels), expected);
+    let other = &groups[1].labels;
+    assert_eq!((other["zip"].as_str(), other["version"].as_str()), ("008", "1.10"));
+    assert_eq!((other["nothing"].as_str(), other["empty"].as_str()), ("", ""));
+    let (user, password) = ("007".to_owned(), "012345".to_owned());
+    assert_eq!(job.http.authorization, Some(Authorization::Basic { user, password }));
+    let relabelled = |zip| {
+        let mut labels: crate::relabel::LabelSet = [("zip", zip)].into_iter().collect();
+        crate::relabel::apply(&job.relabel, &mut labels);
+        (labels.get("a").to_owned(), labels.get("b").to_owned())
+    };
+    assert_eq!(relabelled("007"), ("1.10".to_owned(), String::new()));
+    assert_eq!(relabelled("0x1F"), (String::new(), "no".to_owned()));
+    assert_eq!(relabelled("7"), (String::new(), String::new()));
+    // What is shown means the same.
+    let again = Config::parse(&config.text.replace("<secret>", "012345"), Path::new("/etc/prometheus"));
+    assert_eq!(again.map(|c| (c.global, c.jobs)), Ok((config.global, config.jobs)));
+}
+
+#[test]
+fn numbers_and_switches_as_yaml_writes_them() {
+    let text = "
+scrape_configs:
+- job_name: a
+  honor_labels: yes
+  honor_timestamps: off
+  sample_limit: 1_000
+  label_limit: 0x10
+  target_limit: 1e3
+  label_name_length_limit: 010
+  label_value_length_limit: '7'
+  scrape_interval: 0
+  body_size_limit: ~
+";
+    let job = &config(text).jobs[0];
+    assert!(job.honor_labels && !job.honor_timestamps);
+    let limits = &job.limits;
+    let read = [
+        limits.samples,
+        limits.labels,
+        limits.targets,
+        limits.label_name_bytes,
+        limits.label_value_bytes,
+        limits.body_bytes,
+    ];
+    assert_eq!(read, [1000, 16, 1000, 8, 7, Limits::default().body_bytes]);
+    for (field, message) in [
+        (
+            "sample_limit: 1.5",
+            "a whole number from 0 must stand here, not \"1.5\"",
+        ),
+        (
+            "sample_limit: .inf",
+            "a whole number from 0 must stand here, not \".inf\"",
+        ),
+        ("sample_limit: -1", "a whole number from 0 must stand here, not \"-1\""),
+        ("sample_limit: [1]", "a whole number from 0 must stand here, not a list"),
+        ("honor_labels: 1", "true or false must stand here, not a number"),
+        ("metrics_path: {}", "a text must stand here, not a mapping"),
+    ] {
+        let said = error(&format!("scrape_configs: [{{job_name: a, {field}}}]"));
+        assert!(said.ends_with(&format!(": {message}")), "{field}: {said}");
+    }
 }
 
 #[test]

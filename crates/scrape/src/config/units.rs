@@ -1,36 +1,12 @@
 //! Durations and sizes as they are written in a Prometheus configuration.
 
 use std::time::Duration;
-
-const DURATION_UNITS: [(&str, u64); 7] = [
-    ("y", 365 * 86_400_000),
-    ("w", 7 * 86_400_000),
-    ("d", 86_400_000),
-    ("h", 3_600_000),
-    ("m", 60_000),
-    ("s", 1000),
-    ("ms", 1),
-];
+use weir_series::duration;
 
 /// `1h30m`, `15s`, `500ms`, `0`: each unit once, the larger first.
 pub fn duration(text: &str) -> Option<Duration> {
-    if text == "0" {
-        return Some(Duration::ZERO);
-    }
-    let (mut rest, mut units, mut total) = (text, &DURATION_UNITS[..], 0u64);
-    if rest.is_empty() {
-        return None;
-    }
-    while !rest.is_empty() {
-        let digits = rest.bytes().take_while(u8::is_ascii_digit).count();
-        let number: u64 = rest[..digits].parse().ok()?;
-        rest = &rest[digits..];
-        let letters = rest.bytes().take_while(u8::is_ascii_alphabetic).count();
-        let at = units.iter().position(|(unit, _)| *unit == &rest[..letters])?;
-        total = total.checked_add(number.checked_mul(units[at].1)?)?;
-        (units, rest) = (&units[at + 1..], &rest[letters..]);
-    }
-    Some(Duration::from_millis(total))
+    let ms = if text == "0" { 0 } else { duration::parse(text).ok()? };
+    u64::try_from(ms).ok().map(Duration::from_millis)
 }
 
 /// `512`, `10MB`, `10MiB`: units of 1024.
@@ -54,19 +30,7 @@ pub fn bytes(text: &str) -> Option<u64> {
 
 /// A duration as Prometheus writes it: `1m30s`.
 pub fn duration_text(duration: Duration) -> String {
-    let mut left = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
-    if left == 0 {
-        return "0s".to_owned();
-    }
-    let mut out = String::new();
-    for (unit, ms) in DURATION_UNITS {
-        // Years and weeks only where nothing is left over, as everybody reads days more easily.
-        if left >= ms && (!matches!(unit, "y" | "w") || left.is_multiple_of(ms)) {
-            out.push_str(&format!("{}{unit}", left / ms));
-            left %= ms;
-        }
-    }
-    out
+    duration::text(i64::try_from(duration.as_millis()).unwrap_or(i64::MAX))
 }
 
 #[cfg(test)]

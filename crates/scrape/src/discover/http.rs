@@ -23,8 +23,7 @@ pub(super) async fn run(url: String, refresh: Duration, mut http: HttpConfig, ou
         };
         let groups = asked
             .map_err(|e| e.to_string())
-            .and_then(|body| serde_json::from_slice(&body).map_err(|e| e.to_string()))
-            .and_then(file::groups);
+            .and_then(|body| file::groups_of_json(&body));
         match groups {
             Ok(groups) => {
                 let mut labels: Vec<_> = groups.iter().flat_map(label_sets).collect();

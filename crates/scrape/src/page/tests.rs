@@ -272,7 +272,7 @@ fn what_a_job_says_of_its_pages() {
         (
             "sample_limit: 9",
             &["{\"my.metric\",\"a.b\"=\"c\"} 1\n"],
-            &["my.metric{a.b=\"c\",job=\"j\"} 1@0"],
+            &["{\"my.metric\",\"a.b\"=\"c\",job=\"j\"} 1@0"],
         ),
     ];
     for (yaml, pages, expected) in table {

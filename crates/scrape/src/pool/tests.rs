@@ -336,3 +336,93 @@ async fn many_slow_targets_delay_nobody() {
     shutdown.cancel();
     assert!(running.await.is_ok());
 }
+
+/// Takes its time for values of the series `big` until it is told to go on.
+struct Slow {
+    memory: Memory,
+    big: std::sync::OnceLock<weir_series::SeriesRef>,
+    entered: AtomicUsize,
+    open: std::sync::Mutex<bool>,
+    opened: std::sync::Condvar,
+}
+
+impl Append for Slow {
+    fn resolve(&self, labels: &Labels) -> Result<weir_series::SeriesRef, weir_series::AppendError> {
+        let id = self.memory.resolve(labels)?;
+        if labels.metric_name() == "big" {
+            self.big.get_or_init(|| id);
+        }
+        Ok(id)
+    }
+
+    fn append(
+        &self,
+        batch: &[(weir_series::SeriesRef, weir_series::Sample)],
+        refused: &mut Vec<(usize, weir_series::AppendError)>,
+    ) {
+        if batch.iter().any(|(id, _)| self.big.get() == Some(id)) {
+            self.entered.fetch_add(1, SeqCst);
+            let open = self.open.lock().unwrap_or_else(|e| panic!("{e}"));
+            let opened = self.opened.wait_while(open, |open| !*open);
+            drop(opened.unwrap_or_else(|e| panic!("{e}")));
+        }
+        self.memory.append(batch, refused);
+    }
+
+    fn append_histograms(
+        &self,
+        batch: &[(weir_series::SeriesRef, i64, weir_series::Histogram)],
+        refused: &mut Vec<(usize, weir_series::AppendError)>,
+    ) {
+        self.memory.append_histograms(batch, refused);
+    }
+
+    fn describe(&self, family: &str, metadata: &weir_series::Metadata) {
+        self.memory.describe(family, metadata);
+    }
+
+    fn oldest_ms(&self, now_ms: i64) -> i64 {
+        self.memory.oldest_ms(now_ms)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_large_page_that_is_stored_when_its_target_goes_ends_too() {
+    let mut body = b"big 1\n".to_vec();
+    body.resize(LARGE_PAGE + 100, b'#');
+    body.push(b'\n');
+    let target = page_of("", body).await;
+    let (sender, list) = discover::fixed(vec![target.clone()]);
+    let store = Arc::new(Slow {
+        memory: Memory::default(),
+        big: std::sync::OnceLock::new(),
+        entered: AtomicUsize::new(0),
+        open: std::sync::Mutex::new(false),
+        opened: std::sync::Condvar::new(),
+    });
+    let (targets, shutdown) = (Targets::new(), CancellationToken::new());
+    let mut job = job();
+    // Without a last scrape.
+    (job.exact, job.interval, job.timeout) = (false, Duration::from_secs(3), Duration::from_secs(3));
+    job.limits.body_bytes = 2 * LARGE_PAGE as u64;
+    let running = tokio::spawn(run_job(job, list, store.clone(), targets.clone(), shutdown.clone()));
+    until("it is being stored", || store.entered.load(SeqCst) > 0).await;
+    // Its loop ends now. Where it does not wait for what is stored, the target is off the list before that.
+    sender.send_replace(Vec::new().into());
+    let _ = tokio::time::timeout(Duration::from_millis(300), async {
+        while !targets.snapshot().is_empty() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+    *store.open.lock().unwrap_or_else(|e| panic!("{e}")) = true;
+    store.opened.notify_all();
+    until("the target is gone", || targets.snapshot().is_empty()).await;
+    let big = store
+        .memory
+        .samples(&format!("big{{instance=\"{}\"}}", target.address), 0);
+    assert_eq!(big.len(), 2, "{big:?}");
+    assert!(big[0].1 == Some(1.0) && big[1].1.is_none(), "{big:?}");
+    shutdown.cancel();
+    assert!(running.await.is_ok());
+}

@@ -4,7 +4,7 @@ use super::LabelSet;
 use crate::config::{ConfigError, Fields};
 use md5::{Digest, Md5};
 use regex::{Captures, Regex};
-use serde_json::Value;
+use weir_yaml::Node;
 
 /// What a rule does with the values of its source labels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,8 +60,8 @@ impl PartialEq for Rule {
 
 impl Rule {
     /// Reads the rules of a list (`relabel_configs`, `metric_relabel_configs`).
-    pub(crate) fn read_all(items: Vec<(String, Value)>) -> Result<Vec<Rule>, ConfigError> {
-        let read = |(path, value)| Rule::read(Fields::new(path, value)?);
+    pub(crate) fn read_all(items: Vec<(String, Node)>) -> Result<Vec<Rule>, ConfigError> {
+        let read = |(path, node)| Rule::read(Fields::new(path, node)?);
         items.into_iter().map(read).collect()
     }
 

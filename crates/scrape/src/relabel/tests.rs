@@ -1,17 +1,14 @@
 //! A table of rules: labels in, labels out.
 
 use super::*;
-use crate::config::Fields;
+use crate::config::{ConfigError, Fields};
 
 fn rules(yaml: &str) -> Result<Vec<Rule>, String> {
-    let items: Vec<serde_json::Value> = serde_saphyr::from_str(yaml).map_err(|e| e.to_string())?;
-    let read = |(at, item)| Rule::read(Fields::new(format!("rules[{at}]"), item)?);
-    items
-        .into_iter()
-        .enumerate()
-        .map(read)
-        .collect::<Result<_, _>>()
-        .map_err(|e| e.to_string())
+    let node = crate::config::yaml(&format!("rules:\n{yaml}")).map_err(|e| e.to_string())?;
+    let read = |mut fields: Fields| Rule::read_all(fields.list("rules")?);
+    Fields::new("", node)
+        .and_then(read)
+        .map_err(|e| ConfigError { line: None, ..e }.to_string())
 }
 
 /// `a=1 b=2`, sorted.

@@ -1,6 +1,6 @@
 //! Writes the text format 0.0.4. Label sets enter already rendered, so that a hot path can render them once.
 
-use std::fmt::Write;
+use std::{borrow::Cow, fmt::Write};
 
 /// Escapes a label value: backslash, double quote, line feed.
 pub fn escape_value(out: &mut String, value: &str) {
@@ -15,6 +15,31 @@ pub fn escape_value(out: &mut String, value: &str) {
         rest = &rest[at + 1..];
     }
     out.push_str(rest);
+}
+
+/// Whether a name needs no quotes: letters, digits and `_`, no digit first; `colons` may stand in the name of a metric too.
+pub fn is_plain_name(name: &str, colons: bool) -> bool {
+    let is_part = |b: u8| b.is_ascii_alphanumeric() || b == b'_' || (colons && b == b':');
+    !name.is_empty() && name.bytes().all(is_part) && !name.starts_with(|first: char| first.is_ascii_digit())
+}
+
+/// The name of a label as the text format 1.0.0 has it: in quotes where it needs them.
+pub fn quoted_label(name: &str) -> Cow<'_, str> {
+    quoted(name, is_plain_name(name, false))
+}
+
+/// The same of a metric; one without a name has nothing to quote.
+pub fn quoted_metric(name: &str) -> Cow<'_, str> {
+    quoted(name, name.is_empty() || is_plain_name(name, true))
+}
+
+fn quoted(name: &str, is_plain: bool) -> Cow<'_, str> {
+    if is_plain {
+        return name.into();
+    }
+    let mut out = "\"".to_owned();
+    escape_value(&mut out, name);
+    (out + "\"").into()
 }
 
 /// Appends `name="value"` to a rendered label set, with a comma where one is needed; empty values are left out.

@@ -9,12 +9,14 @@ pub mod proto;
 pub mod series;
 pub mod text;
 
-pub use encode::{escape_value, write_header, write_sample};
+pub use encode::{escape_value, is_plain_name, quoted_label, quoted_metric, write_header, write_sample};
 pub use format::Format;
 pub use parse::{Entry, MetricType, Parser, parse};
 
 /// Content type of what [`encode`] writes.
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+/// The same where names stand in quotes.
+pub const CONTENT_TYPE_UTF8: &str = "text/plain; version=1.0.0; charset=utf-8; escaping=allow-utf-8";
 
 /// A page that cannot be read.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

@@ -99,6 +99,12 @@ pub enum DecodeError {
         /// Bytes that it may have.
         limit: usize,
     },
+    /// Small on the wire, and large when it is read.
+    #[error("the body holds more than {limit} bytes when it is read: send smaller batches")]
+    TooMuch {
+        /// Bytes that it may hold.
+        limit: usize,
+    },
     /// Not the message it should be.
     #[error("the body is no write request: {0}")]
     Wire(#[from] WireError),
@@ -134,9 +140,35 @@ pub fn decode(version: Version, body: &[u8], max_bytes: usize) -> Result<WriteRe
 
 /// As [`decode`], of bytes that are decompressed already.
 pub(crate) fn decode_message(version: Version, message: &[u8]) -> Result<WriteRequest, DecodeError> {
+    let room = Room::new(HELD_BYTES_MAX);
     match version {
-        Version::V1 => v1::decode(message),
-        Version::V2 => v2::decode(message),
+        Version::V1 => v1::decode(message, room),
+        Version::V2 => v2::decode(message, room),
+    }
+}
+
+/// What a message may hold when it is read. Ten times the message is more than any sender's needs; parts that are empty on
+/// the wire, where they take two bytes, would hold a hundred times as much.
+const HELD_BYTES_MAX: usize = 256 << 20;
+/// What an allocation costs beside its bytes, about.
+const ALLOCATION: usize = 32;
+
+/// What may still be held of a message.
+struct Room {
+    limit: usize,
+    left: usize,
+}
+
+impl Room {
+    fn new(limit: usize) -> Self {
+        Room { limit, left: limit }
+    }
+
+    /// Takes room for a value, and for so many bytes that it points to.
+    fn take<T>(&mut self, behind: usize) -> Result<(), DecodeError> {
+        let left = self.left.checked_sub(size_of::<T>() + behind);
+        self.left = left.ok_or(DecodeError::TooMuch { limit: self.limit })?;
+        Ok(())
     }
 }
 

@@ -217,6 +217,40 @@ fn a_body_that_claims_too_much_is_refused() {
     ));
 }
 
+/// Empty parts take two bytes in the message and a hundred times as many when they are read.
+#[test]
+fn a_message_that_holds_too_much_is_refused() {
+    let name = [
+        0x0a, 0x0d, 0x0a, 8, b'_', b'_', b'n', b'a', b'm', b'e', b'_', b'_', 0x12, 1, b'x',
+    ];
+    // Of version 1 with a field of the series again and again, and as it would be in version 2.
+    let message = |part: &[u8], count: usize| {
+        let body = [&name[..], &part.repeat(count)].concat();
+        let mut w = crate::wire::Writer::default();
+        w.message(1, |w| w.0.extend(body));
+        w.0
+    };
+    let second = |part: &[u8], count: usize| {
+        let mut w = crate::wire::Writer::default();
+        for text in ["", "__name__", "x"] {
+            w.text_always(4, text);
+        }
+        let body = [&[0x0a, 2, 1, 2][..], &part.repeat(count)].concat();
+        w.message(5, |w| w.0.extend(body));
+        w.0
+    };
+    let first = v1::decode(&message(&[0x22, 0], 10_000), Room::new(1 << 20));
+    let second = v2::decode(&second(&[0x1a, 0], 10_000), Room::new(1 << 20));
+    assert_eq!(first.err(), Some(DecodeError::TooMuch { limit: 1 << 20 }));
+    assert_eq!(second.err(), Some(DecodeError::TooMuch { limit: 1 << 20 }));
+    // What has content takes little more than it takes in the message.
+    let one = [
+        0x12, 0x10, 0x09, 0, 0, 0, 0, 0, 0, 0xf0, 0x3f, 0x10, 0x80, 0xd0, 0x95, 0xff, 0xbc, 0x31,
+    ];
+    let read = v1::decode(&message(&one, 50_000), Room::new(1 << 20));
+    assert_eq!(read.map(|read| read.sample_count()), Ok(50_000));
+}
+
 #[test]
 fn content_types_tell_the_version() {
     for version in [Version::V1, Version::V2] {

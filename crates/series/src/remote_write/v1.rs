@@ -1,8 +1,8 @@
 //! Version 1: each series names its labels in full; metadata stands beside the series.
 
-use super::{DecodeError, WriteRequest, histogram, kind_name, kind_number};
+use super::{ALLOCATION, DecodeError, Room, WriteRequest, histogram, kind_name, kind_number};
 use crate::wire::{Reader, WireError, Writer};
-use crate::{HistogramSample, Label, Labels, Metadata, Sample, SeriesData};
+use crate::{Histogram, HistogramSample, Label, Labels, Metadata, Sample, SeriesData};
 use rapidhash::RapidHashMap;
 use std::sync::Arc;
 
@@ -41,7 +41,7 @@ pub(super) fn encode_sample(w: &mut Writer, sample: &Sample) {
     });
 }
 
-pub(super) fn decode(message: &[u8]) -> Result<WriteRequest, DecodeError> {
+pub(super) fn decode(message: &[u8], mut room: Room) -> Result<WriteRequest, DecodeError> {
     let mut request = WriteRequest::default();
     let mut strings = Strings::default();
     let mut reader = Reader::new(message);
@@ -49,12 +49,13 @@ pub(super) fn decode(message: &[u8]) -> Result<WriteRequest, DecodeError> {
         match field.number {
             1 => {
                 let at = request.series.len();
-                let series = decode_series(field.message()?, at, &mut strings, &mut request.exemplars)?;
+                let series = decode_series(field.message()?, at, &mut strings, &mut room, &mut request.exemplars)?;
                 request.series.push(series);
             }
             3 => {
                 let (family, metadata) = decode_metadata(field.message()?)?;
                 if !family.is_empty() {
+                    room.take::<(String, Metadata)>(4 * ALLOCATION)?;
                     request.metadata.push((family, metadata));
                 }
             }
@@ -68,16 +69,18 @@ fn decode_series<'a>(
     mut message: Reader<'a>,
     at: usize,
     strings: &mut Strings<'a>,
+    room: &mut Room,
     exemplars: &mut usize,
 ) -> Result<SeriesData, DecodeError> {
+    room.take::<SeriesData>(ALLOCATION)?;
     let mut series = SeriesData::default();
     let mut labels = Vec::new();
     while let Some(field) = message.next()? {
         match field.number {
-            1 => labels.push(decode_label(field.message()?, strings)?),
-            2 => series.samples.push(decode_sample(field.message()?)?),
+            1 => labels.push(decode_label(field.message()?, strings, room)?),
+            2 => series.samples.push(decode_sample(field.message()?, room)?),
             3 => *exemplars += 1,
-            4 => series.histograms.push(decode_histogram(field.message()?, at)?),
+            4 => series.histograms.push(decode_histogram(field.message()?, at, room)?),
             _ => {}
         }
     }
@@ -85,7 +88,8 @@ fn decode_series<'a>(
     Ok(series)
 }
 
-fn decode_label<'a>(mut message: Reader<'a>, strings: &mut Strings<'a>) -> Result<Label, WireError> {
+fn decode_label<'a>(mut message: Reader<'a>, strings: &mut Strings<'a>, room: &mut Room) -> Result<Label, DecodeError> {
+    room.take::<Label>(0)?;
     let (mut name, mut value) = ("", "");
     while let Some(field) = message.next()? {
         match field.number {
@@ -95,13 +99,14 @@ fn decode_label<'a>(mut message: Reader<'a>, strings: &mut Strings<'a>) -> Resul
         }
     }
     Ok(Label {
-        name: strings.get(name),
-        value: strings.get(value),
+        name: strings.get(name, room)?,
+        value: strings.get(value, room)?,
     })
 }
 
 /// Also of version 2.
-pub(super) fn decode_sample(mut message: Reader<'_>) -> Result<Sample, WireError> {
+pub(super) fn decode_sample(mut message: Reader<'_>, room: &mut Room) -> Result<Sample, DecodeError> {
+    room.take::<Sample>(0)?;
     let mut sample = Sample { ts_ms: 0, value: 0.0 };
     while let Some(field) = message.next()? {
         match field.number {
@@ -114,14 +119,23 @@ pub(super) fn decode_sample(mut message: Reader<'_>) -> Result<Sample, WireError
 }
 
 /// Also of version 2.
-pub(super) fn decode_histogram(message: Reader<'_>, at: usize) -> Result<HistogramSample, DecodeError> {
-    histogram::decode(message).map_err(|bad| match bad {
+pub(super) fn decode_histogram(
+    message: Reader<'_>,
+    at: usize,
+    room: &mut Room,
+) -> Result<HistogramSample, DecodeError> {
+    room.take::<HistogramSample>(size_of::<Histogram>() + 2 * ALLOCATION)?;
+    let read = histogram::decode(message).map_err(|bad| match bad {
         histogram::Bad::Wire(error) => DecodeError::Wire(error),
         histogram::Bad::Histogram(why) => DecodeError::Series {
             at,
             why: format!("histogram: {why}"),
         },
-    })
+    })?;
+    for buckets in [&read.value.positive, &read.value.negative] {
+        room.take::<()>(size_of_val(&*buckets.spans) + size_of_val(&*buckets.counts))?;
+    }
+    Ok(read)
 }
 
 /// Labels as a series must have them: each name once, none empty. Also of version 2.
@@ -161,7 +175,13 @@ fn decode_metadata(mut message: Reader<'_>) -> Result<(String, Metadata), WireEr
 struct Strings<'a>(RapidHashMap<&'a str, Arc<str>>);
 
 impl<'a> Strings<'a> {
-    fn get(&mut self, text: &'a str) -> Arc<str> {
-        self.0.entry(text).or_insert_with(|| Arc::from(text)).clone()
+    fn get(&mut self, text: &'a str, room: &mut Room) -> Result<Arc<str>, DecodeError> {
+        if let Some(known) = self.0.get(text) {
+            return Ok(known.clone());
+        }
+        room.take::<(&str, Arc<str>)>(text.len() + ALLOCATION)?;
+        let own: Arc<str> = Arc::from(text);
+        self.0.insert(text, own.clone());
+        Ok(own)
     }
 }

@@ -1,7 +1,7 @@
 //! Version 2: every string stands once in a table, series refer to it; metadata stands in the series.
 
 use super::v1::{checked_labels, decode_histogram, decode_sample, encode_sample};
-use super::{DecodeError, WriteRequest, histogram, kind_name, kind_number};
+use super::{ALLOCATION, DecodeError, Room, WriteRequest, histogram, kind_name, kind_number};
 use crate::names::METRIC_NAME;
 use crate::wire::{Reader, Writer};
 use crate::{Label, Metadata, SeriesData};
@@ -87,13 +87,15 @@ impl<'a> Symbols<'a> {
     }
 }
 
-pub(super) fn decode(message: &[u8]) -> Result<WriteRequest, DecodeError> {
+pub(super) fn decode(message: &[u8], mut room: Room) -> Result<WriteRequest, DecodeError> {
     // The table may stand anywhere: it is read first.
     let mut symbols: Vec<Arc<str>> = Vec::new();
     let mut reader = Reader::new(message);
     while let Some(field) = reader.next()? {
         if field.number == 4 {
-            symbols.push(field.text()?.into());
+            let text = field.text()?;
+            room.take::<Arc<str>>(text.len() + ALLOCATION)?;
+            symbols.push(text.into());
         }
     }
     if symbols.first().is_some_and(|s| !s.is_empty()) {
@@ -108,7 +110,7 @@ pub(super) fn decode(message: &[u8]) -> Result<WriteRequest, DecodeError> {
     while let Some(field) = reader.next()? {
         if field.number == 5 {
             let at = request.series.len();
-            let (series, metadata) = decode_series(field.message()?, at, &symbols, &mut request.exemplars)?;
+            let (series, metadata) = decode_series(field.message()?, at, &symbols, &mut room, &mut request.exemplars)?;
             if let Some(metadata) = metadata {
                 let name = family(series.labels.metric_name(), &metadata.kind);
                 let cost = metadata.help.len() + metadata.unit.len();
@@ -128,15 +130,17 @@ fn decode_series(
     mut message: Reader<'_>,
     at: usize,
     symbols: &[Arc<str>],
+    room: &mut Room,
     exemplars: &mut usize,
 ) -> Result<(SeriesData, Option<Told>), DecodeError> {
+    room.take::<SeriesData>(ALLOCATION)?;
     let mut series = SeriesData::default();
     let (mut refs, mut metadata) = (Vec::new(), None);
     while let Some(field) = message.next()? {
         match field.number {
             1 => field.varints(|v| refs.push(v))?,
-            2 => series.samples.push(decode_sample(field.message()?)?),
-            3 => series.histograms.push(decode_histogram(field.message()?, at)?),
+            2 => series.samples.push(decode_sample(field.message()?, room)?),
+            3 => series.histograms.push(decode_histogram(field.message()?, at, room)?),
             4 => *exemplars += 1,
             5 => metadata = decode_metadata(field.message()?, at, symbols)?,
             _ => {}
@@ -149,6 +153,7 @@ fn decode_series(
     }
     let mut labels = Vec::with_capacity(pairs.len());
     for [name, value] in pairs {
+        room.take::<Label>(0)?;
         labels.push(Label {
             name: symbol(symbols, *name, at)?,
             value: symbol(symbols, *value, at)?,

@@ -9,6 +9,8 @@ use weir_series::{Histogram, Metadata, Sample, SeriesRef};
 
 /// What waits beyond that means that the disk does not keep up: it is given up until a snapshot has caught up.
 const BYTES_MAX: usize = 64 << 20;
+/// Samples that come page by page are put together up to so many: fewer records, and none that has to be moved often.
+const EVENT_SAMPLES: usize = 1024;
 /// What waits beyond that is written before its time.
 const BYTES_HIGH: usize = 4 << 20;
 
@@ -63,7 +65,7 @@ impl Queue {
         !self.state().refusing
     }
 
-    pub fn push(&self, event: Event) {
+    pub fn push(&self, mut event: Event) {
         let bytes = match &event {
             Event::Series(_) => size_of::<Event>(),
             Event::Samples(batch) => batch.len() * size_of::<(SeriesRef, Sample)>(),
@@ -88,7 +90,13 @@ impl Queue {
             return;
         }
         state.bytes += bytes;
-        state.events.push_back(event);
+        match (&mut event, state.events.back_mut()) {
+            // What comes page by page is written as one record.
+            (Event::Samples(new), Some(Event::Samples(last))) if last.len() + new.len() <= EVENT_SAMPLES => {
+                last.append(new);
+            }
+            _ => state.events.push_back(event),
+        }
         if state.bytes >= BYTES_HIGH {
             self.0.1.notify_one();
         }

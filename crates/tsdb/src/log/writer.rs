@@ -14,7 +14,7 @@ use std::collections::VecDeque;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 /// Samples of a record.
 const RECORD_SAMPLES: usize = 10_000;
@@ -22,6 +22,8 @@ const RECORD_SAMPLES: usize = 10_000;
 const RECORD_SERIES: u64 = 256;
 /// What is gathered before it is written.
 const WRITE_BYTES: usize = 1 << 20;
+/// The longest time between two tries of a snapshot that fails while the log goes on.
+const RETRY_MAX: Duration = Duration::from_secs(300);
 /// So much log read at a start is worth a snapshot at once.
 const REPLAYED_MAX: u64 = 32 << 20;
 
@@ -60,6 +62,8 @@ pub(crate) struct Writer {
     snapshot_bytes: u64,
     /// When a snapshot is tried (again), without anybody asking.
     due: Option<Instant>,
+    /// What is waited after the next failure of a snapshot.
+    retry: Duration,
     out: Vec<u8>,
 }
 
@@ -69,6 +73,7 @@ impl Writer {
         let due = !found.recovery.damages.is_empty() || found.log_bytes > REPLAYED_MAX;
         board.get().recovery = found.recovery;
         Writer {
+            retry: storage.retry,
             head,
             queue,
             storage,
@@ -123,7 +128,14 @@ impl Writer {
     }
 
     fn note(&mut self, error: &io::Error) {
-        self.due = Some(Instant::now() + self.storage.retry);
+        // Nothing is kept while there is no log: that is tried again soon. A snapshot that is only due costs a write of all
+        // there is each time, and takes from the log the room that may be left.
+        self.retry = match self.segment {
+            None => self.storage.retry,
+            Some(_) => self.retry,
+        };
+        self.due = Some(Instant::now() + self.retry);
+        self.retry = (self.retry * 2).min(RETRY_MAX.max(self.storage.retry));
         let mut status = self.board.get();
         status.failures += 1;
         status.error = Some(format!("{}: {error}", self.storage.path.display()));
@@ -254,6 +266,7 @@ impl Writer {
                 // The snapshot may have taken the room that the log needed: that is still due then.
                 if self.segment.is_some() {
                     self.due = None;
+                    self.retry = self.storage.retry;
                     let mut status = self.board.get();
                     (status.error, status.failing_since) = (None, None);
                 }
@@ -273,7 +286,10 @@ impl Writer {
     fn snapshot(&mut self) -> io::Result<()> {
         // From here on the log tells what comes after; what came before is in the head already.
         let failing = self.segment.is_none();
-        self.begin_segment()?;
+        // A log without a record is as good as one that is begun now.
+        if self.segment.as_ref().is_none_or(|s| s.good > frame::LOG.len() as u64) {
+            self.begin_segment()?;
+        }
         if failing {
             self.queue.accept();
         }
@@ -323,3 +339,6 @@ impl Writer {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

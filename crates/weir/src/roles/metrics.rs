@@ -10,6 +10,7 @@ use serde_json::Value;
 use tokio::net::TcpListener;
 use weir_api::labels;
 use weir_api::mesh_status::ScrapeTarget;
+use weir_api::status::Status;
 use weir_metrics_api::access::{Seen, StoreAccess};
 use weir_metrics_api::query::Metrics;
 use weir_metrics_api::{WINDOW_DEFAULT, aggregated, scrape_status};
@@ -182,15 +183,26 @@ fn authorize(client: kube::Client, store: Arc<Tsdb>) -> Authorize {
         let (access, store) = (access.clone(), store.clone());
         Box::pin(async move {
             let header = token.map(|token| format!("Bearer {token}"));
-            let namespaces = store.label_values(names::NAMESPACE, &[], i64::MIN, i64::MAX);
-            match access.check(header.as_deref(), namespaces.unwrap_or_default()).await {
+            match access.check(header.as_deref(), namespaces(store)).await {
                 Ok(Seen::All) => Access::Allow,
                 Ok(Seen::Namespaces(namespaces)) => Access::Namespaces(namespaces),
+                Err(status) if status.code == 401 => Access::Unauthenticated(status.message),
                 Err(status) if status.code == 403 => Access::Forbidden(status.message),
-                Err(status) => Access::Unauthenticated(status.message),
+                Err(status) => Access::Unavailable(status.message),
             }
         })
     })
+}
+
+/// The namespaces that the store has series of.
+async fn namespaces(store: Arc<Tsdb>) -> Result<Vec<String>, Status> {
+    // It waits for the store's index.
+    let listed = tokio::task::spawn_blocking(move || store.label_values(names::NAMESPACE, &[], i64::MIN, i64::MAX));
+    match listed.await {
+        Ok(Ok(namespaces)) => Ok(namespaces),
+        Ok(Err(error)) => Err(Status::service_unavailable(error.to_string())),
+        Err(error) => Err(Status::internal(error)),
+    }
 }
 
 fn alertmanager(url: &str) -> Alertmanager {

@@ -34,7 +34,15 @@ pub async fn maintain(store: Arc<Tsdb>, shutdown: CancellationToken) {
             () = shutdown.cancelled() => break,
         }
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        store.maintain(i64::try_from(now.as_millis()).unwrap_or(i64::MAX));
+        let now_ms = i64::try_from(now.as_millis()).unwrap_or(i64::MAX);
+        // It goes through all series: others on this thread are not to wait for that.
+        let store = store.clone();
+        if tokio::task::spawn_blocking(move || store.maintain(now_ms))
+            .await
+            .is_err()
+        {
+            tracing::error!("the maintenance of the store ended unexpectedly");
+        }
     }
     let closed = tokio::task::spawn_blocking(move || store.close(CLOSE)).await;
     if !closed.unwrap_or(false) {

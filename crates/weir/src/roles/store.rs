@@ -4,7 +4,7 @@
 
 mod outgoing;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -28,7 +28,7 @@ use super::{client, storage, until_signal};
 use crate::args;
 
 pub async fn run(arguments: args::Store) -> Result<()> {
-    let config = Arc::new(Config::load(&arguments.config_file)?);
+    let config = Arc::new(load(&arguments.config_file)?);
     let store = Arc::new(storage::open(options(&arguments, &config), arguments.path.as_deref())?);
     let engine = Engine::new(store.clone(), EngineOptions::default());
     let targets = Targets::new();
@@ -43,6 +43,7 @@ pub async fn run(arguments: args::Store) -> Result<()> {
         file: arguments.config_file.clone(),
         rules: rules.clone(),
         configs,
+        started: config.clone(),
         reloading: Mutex::new(()),
         succeeded: AtomicBool::new(true),
         loaded_ms: AtomicI64::new(now_ms()),
@@ -81,6 +82,13 @@ pub async fn run(arguments: args::Store) -> Result<()> {
     .await
 }
 
+/// The file, with variables of the environment in its external labels.
+fn load(file: &Path) -> Result<Config> {
+    let mut config = Config::load(file)?;
+    config.expand_external_labels(|name| std::env::var(name).ok());
+    Ok(config)
+}
+
 fn options(arguments: &args::Store, config: &Config) -> StoreOptions {
     StoreOptions {
         retention: config.retention.unwrap_or(arguments.retention),
@@ -116,6 +124,8 @@ struct Reloader {
     file: PathBuf,
     rules: Rules,
     configs: watch::Sender<Arc<Config>>,
+    /// The one that the store was started with.
+    started: Arc<Config>,
     /// One at a time.
     reloading: Mutex<()>,
     succeeded: AtomicBool,
@@ -139,14 +149,11 @@ impl Reloader {
     }
 
     fn try_reload(&self) -> Result<()> {
-        let config = Config::load(&self.file)?;
+        let config = load(&self.file)?;
         self.load_rules(&config)?;
-        let before = self.configs.borrow().clone();
-        if before.remote_write != config.remote_write
-            || before.alertmanagers != config.alertmanagers
-            || before.global.external_labels != config.global.external_labels
-        {
-            tracing::warn!("remote_write, alerting and external_labels are as they were until the next start");
+        let waiting = only_at_start(&self.started, &config);
+        if !waiting.is_empty() {
+            tracing::warn!("as they were until the next start: {}", waiting.join(", "));
         }
         self.configs.send_replace(Arc::new(config));
         Ok(())
@@ -158,11 +165,32 @@ impl Reloader {
             let text = std::fs::read_to_string(&file).with_context(|| format!("rule_files: {}", file.display()))?;
             files.push((file.display().to_string(), text));
         }
-        self.rules.load(&files).map_err(|problems| {
+        let interval = config.global.evaluation_interval;
+        self.rules.load_every(interval, &files).map_err(|problems| {
             let all: Vec<String> = problems.iter().map(ToString::to_string).collect();
             anyhow::anyhow!("rule_files: {}", all.join("; "))
         })
     }
+}
+
+/// What another configuration has otherwise, and is not changed while the store runs.
+fn only_at_start(started: &Config, new: &Config) -> Vec<&'static str> {
+    let parts = [
+        ("remote_write", started.remote_write != new.remote_write),
+        ("alerting", started.alertmanagers != new.alertmanagers),
+        (
+            "global.external_labels",
+            started.global.external_labels != new.global.external_labels,
+        ),
+        (
+            "storage.tsdb.retention",
+            (started.retention, started.retention_bytes) != (new.retention, new.retention_bytes),
+        ),
+    ];
+    parts
+        .into_iter()
+        .filter_map(|(name, differs)| differs.then_some(name))
+        .collect()
 }
 
 /// `POST /-/reload` and `/-/quit`, where they are on: `lifecycle` then ends the process.
@@ -183,7 +211,9 @@ fn control(reloader: Arc<Reloader>, lifecycle: Option<CancellationToken>) -> htt
 
 fn status(reloader: &Arc<Reloader>, arguments: &args::Store) -> Status {
     let (of_config, of_runtime) = (reloader.clone(), reloader.clone());
-    let retention = weir_scrape::config::units::duration_text(arguments.retention);
+    // The one in force, which the file has the last word on.
+    let retention = reloader.started.retention.unwrap_or(arguments.retention);
+    let retention = weir_scrape::config::units::duration_text(retention);
     let flags = [
         ("config.file", arguments.config_file.display().to_string()),
         ("web.listen-address", arguments.listen_address.to_string()),
@@ -222,12 +252,40 @@ async fn reload_at_hangup(reloader: Arc<Reloader>, shutdown: CancellationToken) 
             () = shutdown.cancelled() => return Ok(()),
             _ = hangup.recv() => {}
         }
-        // What went wrong is in the log.
-        let _ = reloader.reload();
+        // It reads files and waits for evaluations. What went wrong is in the log.
+        let reloader = reloader.clone();
+        let _ = tokio::task::spawn_blocking(move || reloader.reload()).await;
     }
 }
 
 fn now_ms() -> i64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     i64::try_from(now.as_millis()).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_waits_for_the_next_start_is_named() {
+        let config = |text: &str| match Config::parse(text, std::path::Path::new("/etc")) {
+            Ok(config) => config,
+            Err(error) => panic!("{text}: {error}"),
+        };
+        let started = config("");
+        for (text, waiting) in [
+            ("global: {evaluation_interval: 5s}", ""),
+            ("storage: {tsdb: {retention: {time: 5d}}}", "storage.tsdb.retention"),
+            ("storage: {tsdb: {retention: {size: 1GB}}}", "storage.tsdb.retention"),
+            ("global: {external_labels: {a: b}}", "global.external_labels"),
+            ("remote_write: [{url: 'http://x/'}]", "remote_write"),
+            (
+                "alerting: {alertmanagers: [{static_configs: [{targets: ['a:9093']}]}]}",
+                "alerting",
+            ),
+        ] {
+            assert_eq!(only_at_start(&started, &config(text)).join(", "), waiting, "{text}");
+        }
+    }
 }

@@ -1,7 +1,7 @@
 //! Reads the destinations out of the resources that Envoy has accepted. What cannot be read is left out: Envoy has judged
 //! it already.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use envoy_types::pb::envoy::config::cluster::v3::Cluster;
@@ -50,6 +50,46 @@ fn decode<T: Message + Default>(bodies: Vec<(String, Vec<u8>)>) -> HashMap<Strin
     bodies.into_iter().filter_map(one).collect()
 }
 
+/// Names of the endpoints and routes that clusters and listeners (name and encoded body) refer to.
+pub fn references(
+    clusters: &[(String, Vec<u8>)],
+    listeners: &[(String, Vec<u8>)],
+) -> (HashSet<String>, HashSet<String>) {
+    let endpoints = clusters.iter().filter_map(|(name, body)| {
+        let cluster = Cluster::decode(body.as_slice()).ok()?;
+        Some(endpoints_of(name, &cluster).to_owned())
+    });
+    let mut routes = HashSet::new();
+    for listener in listeners
+        .iter()
+        .filter_map(|(_, body)| Listener::decode(body.as_slice()).ok())
+    {
+        for config in configs(&listener) {
+            let specifier = unpack::<HttpConnectionManager>(config).and_then(|manager| manager.route_specifier);
+            if let Some(RouteSpecifier::Rds(rds)) = specifier {
+                routes.insert(rds.route_config_name);
+            }
+        }
+    }
+    (endpoints.collect(), routes)
+}
+
+/// The name that a cluster's endpoints are asked for by.
+fn endpoints_of<'a>(name: &'a str, cluster: &'a Cluster) -> &'a str {
+    let eds = cluster.eds_cluster_config.as_ref().map(|eds| eds.service_name.as_str());
+    eds.filter(|service| !service.is_empty()).unwrap_or(name)
+}
+
+/// What a listener's filters are configured with.
+fn configs(listener: &Listener) -> impl Iterator<Item = &Any> {
+    let chains = listener.filter_chains.iter().chain(&listener.default_filter_chain);
+    let filters = chains.flat_map(|chain| &chain.filters);
+    filters.filter_map(|filter| match &filter.config_type {
+        Some(ConfigType::TypedConfig(config)) => Some(config),
+        _ => None,
+    })
+}
+
 pub(super) fn build(
     clusters: HashMap<String, Cluster>,
     endpoints: HashMap<String, ClusterLoadAssignment>,
@@ -60,9 +100,8 @@ pub(super) fn build(
     let mut peers: HashMap<String, Vec<Peer>> = HashMap::new();
     for (name, cluster) in clusters {
         let telemetry = telemetry(cluster.metadata.as_ref());
-        let service = cluster.eds_cluster_config.as_ref().map_or("", |eds| &eds.service_name);
         let assignment = cluster.load_assignment.as_ref();
-        let assignment = assignment.or_else(|| endpoints.get(if service.is_empty() { name.as_str() } else { service }));
+        let assignment = assignment.or_else(|| endpoints.get(endpoints_of(&name, &cluster)));
         let endpoints = assignment
             .iter()
             .flat_map(|a| &a.endpoints)
@@ -83,11 +122,7 @@ pub(super) fn build(
             TrafficDirection::Inbound => Direction::Inbound,
             _ => Direction::Outbound,
         };
-        let chains = listener.filter_chains.iter().chain(&listener.default_filter_chain);
-        for filter in chains.flat_map(|chain| &chain.filters) {
-            let Some(ConfigType::TypedConfig(config)) = &filter.config_type else {
-                continue;
-            };
+        for config in configs(&listener) {
             if let Some(TcpProxy {
                 cluster_specifier: Some(TcpCluster::Cluster(cluster)),
                 ..

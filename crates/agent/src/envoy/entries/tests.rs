@@ -294,6 +294,27 @@ fn tcp_connections() {
     assert_eq!(value(&closed, "tcp_close_total", &pod), 1.0);
     assert_eq!(value(&closed, "tcp_read_bytes_total", &pod), 12.0);
     assert_eq!(value(&closed, "tcp_write_bytes_total", &pod), 5.0);
+    let beyond = recorded(Direction::Outbound, |entries| {
+        let step = |id: usize, kind, received| {
+            let mut entry = connection(kind, received, 0);
+            entry.common_properties.as_mut().unwrap().stream_id = id.to_string();
+            entries.tcp(Direction::Outbound, &entry, Peer::default);
+        };
+        (0..CONNECTIONS_MAX).for_each(|id| step(id, AccessLogType::TcpUpstreamConnected, 0));
+        step(CONNECTIONS_MAX, AccessLogType::TcpUpstreamConnected, 0);
+        step(CONNECTIONS_MAX, AccessLogType::TcpPeriodic, 3);
+        step(0, AccessLogType::TcpPeriodic, 1);
+        step(CONNECTIONS_MAX, AccessLogType::TcpConnectionEnd, 7);
+    });
+    let all = 16384.0;
+    assert_eq!(
+        value(&beyond, "tcp_open_total", &pod),
+        all + 1.0,
+        "each is one, also beyond the limit"
+    );
+    assert_eq!(value(&beyond, "tcp_open_connections", &pod), all);
+    assert_eq!(value(&beyond, "tcp_close_total", &pod), 1.0);
+    assert_eq!(value(&beyond, "tcp_write_bytes_total", &pod), 8.0);
     let only_end = run(&[(AccessLogType::TcpConnectionEnd, 5, 12)]);
     assert_eq!(value(&only_end, "tcp_open_total", &pod), 1.0);
 }

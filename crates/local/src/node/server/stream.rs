@@ -6,14 +6,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures::{SinkExt, StreamExt};
 use http::header::{CONNECTION, HeaderValue, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL, UPGRADE};
 use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
-use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::process::{Child, ChildStdin};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
@@ -38,6 +38,10 @@ const CLOSE: u8 = 255;
 const PROTOCOLS: [&str; 2] = ["v5.channel.k8s.io", "v4.channel.k8s.io"];
 /// Messages on their way to the client.
 const QUEUE: usize = 32;
+/// Messages on their way to the command's standard input.
+const INPUT_QUEUE: usize = 4;
+/// How often the client is asked whether it is still there: while the command does not read, nothing that it sends is read.
+const PING_INTERVAL: Duration = Duration::from_secs(5);
 /// Bytes of a message.
 const CHUNK: usize = 32 * 1024;
 /// How long output may still come after the command has ended (a process it left may hold the pipe).
@@ -77,7 +81,7 @@ pub(super) async fn respond(
     let upgrade = hyper::upgrade::on(&mut request);
     tokio::spawn(async move {
         match upgrade.await {
-            Ok(upgraded) => run(upgraded, child).await,
+            Ok(upgraded) => run(TokioIo::new(upgraded), child).await,
             Err(error) => tracing::debug!(%error, "exec was not upgraded"),
         }
     });
@@ -94,8 +98,8 @@ pub(super) async fn respond(
 }
 
 /// Carries the streams until the command has ended or the client is gone.
-async fn run(upgraded: Upgraded, mut child: Child) {
-    let socket = WebSocketStream::from_raw_socket(TokioIo::new(upgraded), Role::Server, None).await;
+async fn run(upgraded: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, mut child: Child) {
+    let socket = WebSocketStream::from_raw_socket(upgraded, Role::Server, None).await;
     let (mut sink, mut source) = socket.split();
     let (messages, mut outgoing) = mpsc::channel::<Message>(QUEUE);
     let outputs = tokio::spawn({
@@ -106,7 +110,7 @@ async fn run(upgraded: Upgraded, mut child: Child) {
         }
     });
     let abort_outputs = outputs.abort_handle();
-    let writer = tokio::spawn(async move {
+    let mut writer = tokio::spawn(async move {
         while let Some(message) = outgoing.recv().await {
             if sink.send(message).await.is_err() {
                 return;
@@ -120,17 +124,29 @@ async fn run(upgraded: Upgraded, mut child: Child) {
         let _ = sink.send(Message::Close(Some(normal))).await;
         let _ = sink.close().await;
     });
-    let mut stdin = child.stdin.take();
+    let (to_stdin, waiting) = mpsc::channel(INPUT_QUEUE);
+    let (mut to_stdin, mut next) = (Some(to_stdin), None);
+    let feeder = tokio::spawn(feed(child.stdin.take(), waiting));
+    let mut ping = tokio::time::interval(PING_INTERVAL);
     let status = loop {
         tokio::select! {
             status = child.wait() => break Some(status),
-            message = source.next() => match message {
-                Some(Ok(Message::Binary(bytes))) => input(&mut stdin, &bytes).await,
+            // It ends by itself only when the client takes nothing any more.
+            _ = &mut writer => break None,
+            _ = ping.tick() => drop(messages.try_send(Message::Ping(Bytes::new()))),
+            () = hand_on(&to_stdin, &mut next), if next.is_some() => {}
+            message = source.next(), if next.is_none() => match message {
+                Some(Ok(Message::Binary(bytes))) => match bytes.first() {
+                    Some(&STDIN) => next = Some(bytes.slice(1..)),
+                    Some(&CLOSE) if bytes.get(1) == Some(&STDIN) => to_stdin = None,
+                    _ => {}
+                },
                 Some(Ok(Message::Close(_)) | Err(_)) | None => break None,
                 Some(Ok(_)) => {}
             }
         }
     };
+    feeder.abort();
     let Some(status) = status else {
         // The client is gone: so is its command.
         let _ = child.kill().await;
@@ -176,17 +192,24 @@ async fn copy(from: Option<impl AsyncRead + Unpin>, channel: u8, to: mpsc::Sende
     }
 }
 
-async fn input(stdin: &mut Option<ChildStdin>, message: &[u8]) {
-    match message {
-        [STDIN, data @ ..] => {
-            if let Some(pipe) = stdin
-                && pipe.write_all(data).await.is_err()
-            {
-                *stdin = None;
-            }
+/// Puts the next input into the queue once it has room; drops it when nobody wants any more.
+async fn hand_on(to: &Option<mpsc::Sender<Bytes>>, next: &mut Option<Bytes>) {
+    if let Some(to) = to
+        && let Ok(place) = to.reserve().await
+        && let Some(input) = next.take()
+    {
+        place.send(input);
+    }
+    *next = None;
+}
+
+/// Writes what comes to the command, which may be slow to take it, and closes its input at the end.
+async fn feed(stdin: Option<ChildStdin>, mut from: mpsc::Receiver<Bytes>) {
+    let Some(mut pipe) = stdin else { return };
+    while let Some(input) = from.recv().await {
+        if pipe.write_all(&input).await.is_err() {
+            return;
         }
-        [CLOSE, STDIN, ..] => *stdin = None,
-        _ => {}
     }
 }
 
@@ -204,7 +227,67 @@ fn final_status(exit_code: i32) -> Value {
 
 #[cfg(test)]
 mod tests {
+    use std::process::Stdio;
+
+    use tokio::process::Command;
+
     use super::*;
+
+    const PATIENCE: Duration = Duration::from_secs(60);
+
+    fn command(script: &str) -> Child {
+        let mut command = Command::new("sh");
+        command.args(["-c", script]).kill_on_drop(true);
+        command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        command.spawn().unwrap()
+    }
+
+    async fn client_of(child: Child) -> (WebSocketStream<tokio::io::DuplexStream>, tokio::task::JoinHandle<()>) {
+        let (server, client) = tokio::io::duplex(CHUNK);
+        let running = tokio::spawn(run(server, child));
+        let client = WebSocketStream::from_raw_socket(client, Role::Client, None).await;
+        (client, running)
+    }
+
+    #[tokio::test]
+    async fn input_comes_to_the_command_and_has_an_end() {
+        let (mut client, running) = client_of(command("cat; exit 3")).await;
+        for message in [&b"\0one "[..], b"\0two", b"\xff\0"] {
+            client.send(Message::binary(message.to_vec())).await.unwrap();
+        }
+        let mut said = Vec::new();
+        let status = loop {
+            let message = timeout(PATIENCE, client.next()).await.expect("nothing comes").unwrap();
+            let Message::Binary(bytes) = message.unwrap() else {
+                continue;
+            };
+            match bytes[0] {
+                STATUS => break bytes.slice(1..),
+                _ => said.extend_from_slice(&bytes[1..]),
+            }
+        };
+        assert_eq!(said, b"one two");
+        let status: Value = serde_json::from_slice(&status).unwrap();
+        assert_eq!(status["details"]["causes"][0]["message"], "3");
+        drop(client);
+        timeout(PATIENCE, running).await.expect("it goes on").unwrap();
+    }
+
+    /// `kubectl exec -i ... < large.file`, interrupted.
+    #[tokio::test]
+    async fn a_client_that_leaves_is_seen_while_the_command_does_not_read() {
+        let (mut client, running) = client_of(command("exec sleep 10000")).await;
+        let piece = Message::binary(vec![STDIN; CHUNK]);
+        // Until nothing more is taken, or a machine is so slow that it looks like that.
+        while let Ok(sent) = timeout(Duration::from_secs(1), client.send(piece.clone())).await {
+            sent.unwrap();
+        }
+        drop(client);
+        timeout(PATIENCE, running).await.expect("the command stays").unwrap();
+    }
 
     #[test]
     fn the_exit_code_stands_in_the_causes() {

@@ -10,6 +10,9 @@ use tokio::{
 };
 use weir_series::{HistogramSample, Labels, Sample};
 
+/// Bytes of a batch: receivers have limits of their own.
+const BATCH_BYTES: usize = 4 << 20;
+
 /// One sample on its way.
 #[derive(Clone, Debug)]
 pub(super) struct Item {
@@ -91,22 +94,33 @@ impl Queue {
         dropped
     }
 
-    /// At most `max`, at once.
+    /// At most `max`, and no more bytes than one request should have, at once.
     pub fn take(&self, max: usize) -> Vec<Item> {
         let mut waiting = self.lock();
-        let count = waiting.items.len().min(max);
+        let mut bytes = 0;
+        let fits = |item: &&Item| {
+            bytes += item.bytes();
+            bytes <= BATCH_BYTES || bytes == item.bytes()
+        };
+        let count = waiting.items.iter().take(max).take_while(fits).count();
         let taken: Vec<Item> = waiting.items.drain(..count).collect();
         waiting.bytes -= taken.iter().map(Item::bytes).sum::<usize>();
         taken
     }
 
-    /// `max`, or what there is `deadline` after the first one came.
+    /// Whether to wait for more would lose what is here, or make a request too large.
+    fn is_ripe(&self, max: usize) -> bool {
+        let waiting = self.lock();
+        waiting.items.len() >= max.min(self.capacity) || waiting.bytes >= BATCH_BYTES.min(self.capacity_bytes / 2)
+    }
+
+    /// `max`, or what there is `deadline` after the first one came, or when there is no room for more.
     pub async fn batch(&self, max: usize, deadline: Duration) -> Vec<Item> {
         while self.len() == 0 {
             self.filled.notified().await;
         }
         let until = Instant::now() + deadline;
-        while self.len() < max {
+        while !self.is_ripe(max) {
             if timeout_at(until, self.filled.notified()).await.is_err() {
                 break;
             }
@@ -140,5 +154,24 @@ mod tests {
         assert_eq!(small.push(vec![item(1.0), item(2.0), item(3.0)]), 1);
         assert_eq!(small.take(9).len(), 2);
         assert_eq!(small.lock().bytes, 0);
+    }
+
+    #[tokio::test]
+    async fn what_has_no_room_to_wait_for_more_goes_at_once() {
+        let size = item(1.0).bytes();
+        let long = Duration::from_secs(24 * 3600);
+        for queue in [Queue::new(2, usize::MAX), Queue::new(100, 4 * size)] {
+            assert_eq!(queue.push(vec![item(1.0), item(2.0)]), 0);
+            let batch = tokio::time::timeout(Duration::from_secs(60), queue.batch(100, long)).await;
+            assert_eq!(batch.map(|batch| batch.len()).unwrap_or(0), 2);
+        }
+        // A request has its size as well.
+        let fitting = BATCH_BYTES / size;
+        let queue = Queue::new(usize::MAX, usize::MAX);
+        queue.push(vec![item(1.0); fitting + 5]);
+        assert_eq!(
+            (queue.take(usize::MAX).len(), queue.take(usize::MAX).len()),
+            (fitting, 5)
+        );
     }
 }

@@ -17,7 +17,7 @@ use weir_series::{
     remote_write::{self, Version, WriteRequest},
 };
 
-/// Time that queued samples have after shutdown was ordered.
+/// Time that samples have after shutdown was ordered, those of a request under way among them.
 const FLUSH: Duration = Duration::from_secs(5);
 /// The longest time that a receiver may ask us to wait.
 const MAX_RETRY_AFTER: Duration = Duration::from_secs(300);
@@ -25,16 +25,16 @@ const MAX_RETRY_AFTER: Duration = Duration::from_secs(300);
 /// Works off one queue.
 pub(super) async fn shard(shared: &Shared, queue: &Queue, shutdown: &CancellationToken) {
     let config = &shared.config;
-    loop {
-        let batch = tokio::select! {
-            batch = queue.batch(config.max_samples_per_send, config.batch_deadline) => batch,
-            () = shutdown.cancelled() => break,
-        };
-        if !batch.is_empty() {
-            deliver(shared, batch, shutdown).await;
+    let sending = async {
+        loop {
+            let batch = tokio::select! {
+                batch = queue.batch(config.max_samples_per_send, config.batch_deadline) => batch,
+                () = shutdown.cancelled() => break,
+            };
+            if !batch.is_empty() {
+                deliver(shared, batch, shutdown).await;
+            }
         }
-    }
-    let flushing = async {
         loop {
             let batch = queue.take(config.max_samples_per_send);
             if batch.is_empty() {
@@ -43,8 +43,13 @@ pub(super) async fn shard(shared: &Shared, queue: &Queue, shutdown: &Cancellatio
             deliver(shared, batch, shutdown).await;
         }
     };
-    if tokio::time::timeout(FLUSH, flushing).await.is_err() {
-        tracing::warn!(url = config.url, "not all samples could be sent before the end");
+    let over = async {
+        shutdown.cancelled().await;
+        tokio::time::sleep(FLUSH).await;
+    };
+    tokio::select! {
+        () = sending => {}
+        () = over => tracing::warn!(url = config.url, "not all samples could be sent before the end"),
     }
 }
 
@@ -141,7 +146,8 @@ async fn post(
         shared.counts.retried.fetch_add(samples, Relaxed);
         tracing::debug!(url = config.url, why, "samples are sent again");
         tokio::select! {
-            () = tokio::time::sleep(asked.unwrap_or_else(|| jittered(backoff))) => {}
+            // Who asks for no pause at all gets one nevertheless.
+            () = tokio::time::sleep(asked.unwrap_or_default().max(jittered(backoff))) => {}
             () = shutdown.cancelled() => {}
         }
         backoff = (backoff * 2).min(config.max_backoff);
@@ -183,7 +189,12 @@ pub(super) async fn metadata(shared: &Shared, shutdown: &CancellationToken) {
                 metadata: families.to_vec(),
                 ..WriteRequest::default()
             };
-            if post(shared, &request, 0, shutdown).await.is_ok() {
+            let posted = tokio::select! {
+                posted = post(shared, &request, 0, shutdown) => posted,
+                // What families are is told again after the next start.
+                () = shutdown.cancelled() => return,
+            };
+            if posted.is_ok() {
                 shared.counts.metadata.fetch_add(families.len() as u64, Relaxed);
             }
         }

@@ -130,11 +130,15 @@ impl Tee {
 impl Append for Tee {
     fn resolve(&self, labels: &Labels) -> Result<SeriesRef, AppendError> {
         let id = self.store.resolve(labels)?;
-        let mut known = self.lock();
-        known.series.entry(id).or_insert_with(|| Series {
-            outgoing: self.senders.iter().map(|s| s.outgoing(labels)).collect(),
-            used: Instant::now(),
-        });
+        let now = Instant::now();
+        if let Some(series) = self.lock().series.get_mut(&id) {
+            series.used = now;
+            return Ok(id);
+        }
+        // Rules for what goes out take their time: nobody waits for that.
+        let outgoing = self.senders.iter().map(|s| s.outgoing(labels)).collect();
+        let new = Series { outgoing, used: now };
+        self.lock().series.entry(id).or_insert(new);
         Ok(id)
     }
 

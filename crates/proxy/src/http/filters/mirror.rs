@@ -26,6 +26,10 @@ use crate::http::record::Record;
 
 /// Copies that one worker has under way; beyond, none are made.
 const COPIES_MAX: usize = 1024;
+/// The longest that a copy may take whose route has no timeout.
+const COPY_TIMEOUT: Duration = Duration::from_secs(600);
+/// How long nothing may move on a copy whose route and chain say nothing of that: nobody would notice.
+const COPY_STALL: Duration = Duration::from_secs(60);
 /// Bytes of a body that wait for one copy.
 const WAITING_BYTES_MAX: usize = 256 * 1024;
 
@@ -67,7 +71,8 @@ impl<'a> Copies<'a> {
         for (cluster, mirror) in self.to {
             let worker = &flow.worker;
             if worker.copies.get() >= COPIES_MAX {
-                return;
+                record.copy_refused();
+                continue;
             }
             worker.copies.set(worker.copies.get() + 1);
             let host = match (&mirror.host, mirror.suffix) {
@@ -106,6 +111,11 @@ impl<'a> Copies<'a> {
     }
 }
 
+/// The limits of a copy, by those of its request: one of them ends it, whatever is configured.
+fn limits(timeout: Option<Duration>, stall: Option<Duration>) -> (Option<Duration>, Option<Duration>) {
+    (Some(timeout.unwrap_or(COPY_TIMEOUT)), Some(stall.unwrap_or(COPY_STALL)))
+}
+
 /// The host of a copy: Envoy's mark, before the port.
 fn shadow(authority: &str) -> String {
     let colon = match authority.starts_with('[') {
@@ -138,7 +148,8 @@ impl Drop for One {
 impl One {
     async fn send(mut self, parts: request::Parts, authority: String, body: Source<'static>) {
         let mut time = Lifetime::new(&self.flow.worker);
-        time.limit_request(self.forward.timeout, self.stall, Instant::now());
+        let (timeout, stall) = limits(self.forward.timeout, self.stall);
+        time.limit_request(timeout, stall, Instant::now());
         let flow = Rc::clone(&self.flow);
         let exchange = Exchange {
             flow: &flow,
@@ -289,6 +300,13 @@ mod tests {
         assert_eq!(shadow("svc"), "svc-shadow");
         assert_eq!(shadow("svc:80"), "svc-shadow:80");
         assert_eq!(shadow("[::1]:80"), "[::1]-shadow:80");
+    }
+
+    #[test]
+    fn a_copy_ends_whatever_is_configured() {
+        let second = Duration::from_secs(1);
+        assert_eq!(limits(None, None), (Some(COPY_TIMEOUT), Some(COPY_STALL)));
+        assert_eq!(limits(Some(second), Some(2 * second)), (Some(second), Some(2 * second)));
     }
 
     #[test]
