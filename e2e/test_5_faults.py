@@ -3,11 +3,12 @@
 import json
 import os
 import signal
+import subprocess
 import time
 
 import pytest
 
-from harness import command_line, wait_until
+from harness import command_line, tool, wait_until
 from manifests import deployment, meshed, service
 from test_2_traffic import assert_no_failures, load, only_pod, progress
 
@@ -55,6 +56,61 @@ def test_control_plane_killed(mesh, loaded):
     progress(mesh, namespace, client, 200)
     still_configurable(mesh, namespace, client)
     assert_no_failures(mesh, namespace)
+
+
+# One connection, a request for each line that is read.
+KEPT = """
+import http.client, sys
+connection = http.client.HTTPConnection(sys.argv[1], 8080, timeout=5)
+for line in sys.stdin:
+    connection.request("GET", "/")
+    own = connection.sock.getsockname()
+    answer = connection.getresponse()
+    answer.read()
+    print(answer.status, own, flush=True)
+"""
+
+
+def test_a_connection_outlives_its_listener_and_the_control_plane(mesh, namespace, engine):
+    """A changed listener leaves its connections be; the clusters that these lead to stay, also for a control plane that never knew of them."""
+    own = {"traffic.port.80": "http", "traffic.metrics.granularity": "service"}
+    mesh.kubectl("apply", "-n", namespace, "-f", "-", input=(
+        deployment("echo", ["http-echo", "--listen", "0.0.0.0:8080"], labels=meshed(engine), probe=8080)
+        + service("echo", 80, 8080, labels=own)
+        + deployment("caller", ["http-echo", "--listen", "0.0.0.0:8081"])
+    ))
+    wait_until("the pods", lambda: mesh.pods_ready(namespace, 2), 60)
+    echo, caller = (only_pod(mesh, namespace, name) for name in ("echo", "caller"))
+    mesh.wait_proxied(namespace, [echo])
+    node = f"{echo}.{namespace}"
+
+    def leads_to_own():
+        return "inbound_service" in mesh.weir("config", node, "--type", "lds", "-o", "json").stdout
+
+    def taken():
+        [state] = [item["status"] for item in json.loads(mesh.raw("/apis/weir.dev/v1alpha1/proxies"))["items"] if item["status"]["nodeId"] == node]
+        # Nothing stands there before anything was sent.
+        return state["connected"] and state["synced"].get("lds") and all(state["synced"].values())
+
+    wait_until("the port's own cluster", lambda: leads_to_own() and taken(), 15)
+    address = mesh.get("pod", echo, "-n", namespace)["status"]["podIP"]
+    client = subprocess.Popen(
+        [tool("kubectl"), "--kubeconfig", str(mesh.kubeconfig), "exec", "-i", "-n", namespace, caller, "--", "python3", "-c", KEPT, address],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=mesh.environment,
+    )
+    try:
+        print("first", file=client.stdin, flush=True)
+        first = client.stdout.readline()
+        assert first.startswith("200 "), first
+        mesh.kubectl("label", "service", "echo", "-n", namespace, "traffic.metrics.granularity-")
+        wait_until("the change", lambda: not leads_to_own() and taken(), 15)
+        killed = kill(mesh, "weir control")
+        wait_until("the next control plane", lambda: set(mesh.processes("weir control")) - set(killed) and taken(), 30)
+        print("second", file=client.stdin, flush=True)
+        assert client.stdout.readline() == first, "the same connection, and no failure"
+    finally:
+        client.kill()
+        client.wait()
 
 
 def test_agent_killed(mesh, loaded):

@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use weir_api::labels::Engine;
 use weir_mesh::{Key, Mesh};
 use weir_xds::Snapshot;
-use weir_xds::server::{Authorize, Cache, ServerTls};
+use weir_xds::server::{Authorize, Cache, DRAINED, ServerTls};
 
 use crate::authority::{self, Authority};
 use crate::events::Events;
@@ -27,8 +27,6 @@ use crate::watch::Watched;
 
 /// Changes that come within this time are built together.
 const DEBOUNCE: Duration = Duration::from_millis(10);
-/// Clusters of connections that may still drain stay so long: longer than any proxy takes for that.
-const RETIRED: Duration = Duration::from_secs(60);
 /// The authority is asked for again after this time, while the API server is not there.
 const AUTHORITY_RETRY: Duration = Duration::from_secs(1);
 
@@ -307,7 +305,7 @@ impl Publisher {
         for name in gone {
             self.retired.entry(name).or_insert(now);
         }
-        let young = self.retired.iter().filter(|(_, since)| now - **since < RETIRED);
+        let young = self.retired.iter().filter(|(_, since)| now - **since < DRAINED);
         lowered.keeping(&young.map(|(name, _)| name.clone()).collect(), previous)
     }
 

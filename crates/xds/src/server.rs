@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::future::{Future, Ready, ready};
+use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -58,6 +59,10 @@ const AUTHORIZE_TIMEOUT: Duration = Duration::from_secs(10);
 const SEND_TIMEOUT: Duration = Duration::from_secs(30);
 /// Dead peers are found by HTTP/2 pings.
 const KEEPALIVE: Duration = Duration::from_secs(20);
+
+/// Connections of a listener that was changed have drained after this time, whichever proxy: so long they may need the
+/// clusters of the listener as it was.
+pub const DRAINED: Duration = Duration::from_secs(60);
 
 /// What a client presents to prove who it is.
 #[derive(Clone, Debug, Default)]
@@ -223,6 +228,7 @@ trait Variant: Default + std::fmt::Debug + Send + 'static {
     fn node(request: &Self::Request) -> Option<&Node>;
     fn on_request(&mut self, request: Self::Request) -> Vec<Event>;
     fn next(&mut self, snapshot: &Snapshot) -> Option<Message>;
+    fn release(&mut self);
     fn rejections(&self) -> Vec<Nack>;
     fn status(&self) -> BTreeMap<ResourceType, TypeStatus>;
 }
@@ -240,6 +246,9 @@ macro_rules! variant {
             }
             fn next(&mut self, snapshot: &Snapshot) -> Option<Message> {
                 self.advance(snapshot).map(Message::from)
+            }
+            fn release(&mut self) {
+                Self::release(self);
             }
             fn rejections(&self) -> Vec<Nack> {
                 Self::rejections(self)
@@ -362,6 +371,8 @@ impl<A: Authorize> Shared<A> {
             () = queue.closed() => return Ok(()),
             _ = stopped.wait_for(|stopped| *stopped) => return Err(shutting_down()),
         }
+        let mut drained = pin!(tokio::time::sleep(DRAINED));
+        let mut holds = true;
         let mut events = locked(session).on_request(first);
         loop {
             push(session, &events, connection, queue).await?;
@@ -373,6 +384,11 @@ impl<A: Authorize> Shared<A> {
                 changed = connection.snapshots.changed() => {
                     // The sender lives in the cache as long as this connection does.
                     changed.map_err(|_| Status::unavailable("the node was dropped"))?;
+                    Vec::new()
+                }
+                () = &mut drained, if holds => {
+                    holds = false;
+                    locked(session).release();
                     Vec::new()
                 }
                 _ = stopped.wait_for(|stopped| *stopped) => return Err(shutting_down()),

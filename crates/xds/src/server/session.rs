@@ -7,6 +7,8 @@
 //!   they are warm), listeners and routes. Removals when nothing is unanswered, in reverse: routes, listeners, endpoints,
 //!   clusters.
 //! - After a cluster was sent its endpoints are sent again: a client warms a changed cluster only on a new assignment.
+//! - Clusters that a client claims to have when it comes back, and their endpoints, are not removed before they are
+//!   released: connections from before may need them for as long as they take to drain (delta).
 //! - What a client rejected (NACK) is not sent again until it changes; the client keeps its last good one.
 //! - What is large is sent in pieces, one a time. Listeners and routes wait for the last piece of the clusters.
 //! - What a client asks for again is sent again; what it asks for and does not exist is named as removed (delta).
@@ -188,6 +190,11 @@ impl Session {
     fn next_nonce(&mut self) -> String {
         self.responses += 1;
         self.responses.to_string()
+    }
+
+    /// What a client that came back has, and is gone, goes from now on.
+    fn release(&mut self) {
+        self.types.values_mut().for_each(TypeState::release);
     }
 
     /// What the client rejects now.

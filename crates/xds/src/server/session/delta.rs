@@ -63,7 +63,11 @@ impl DeltaSession {
             }
         }
         if first {
-            // A reconnecting client says what it has; only the rest is sent.
+            // A reconnecting client says what it has; only the rest is sent. Connections from before may still use clusters
+            // that are gone meanwhile, and this server may be one that does not know since when they are.
+            if matches!(ty, ResourceType::Cluster | ResourceType::Endpoint) {
+                state.hold();
+            }
             for (name, version) in request.initial_resource_versions {
                 state.claim(ty, name, version);
             }
@@ -109,6 +113,11 @@ impl DeltaSession {
         };
         head.resources = resources.iter().map(wire).collect();
         Some(head)
+    }
+
+    /// What a client that came back has of clusters, and is gone, goes from now on.
+    pub(in crate::server) fn release(&mut self) {
+        self.session.release();
     }
 
     /// What the client rejects now.

@@ -148,6 +148,11 @@ impl SotwSession {
         version_text(sum_of(&wanted))
     }
 
+    /// As of the other variant; a client of this one does not say what it has, so nothing was held.
+    pub(in crate::server) fn release(&mut self) {
+        self.session.release();
+    }
+
     /// What the client rejects now.
     pub(in crate::server) fn rejections(&self) -> Vec<Nack> {
         self.session.rejections()

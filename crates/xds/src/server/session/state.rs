@@ -54,6 +54,10 @@ pub(super) struct TypeState {
     changed: BTreeSet<ByName>,
     /// Known and gone.
     removed: BTreeSet<String>,
+    /// What a client that came back has and did not exist any more then: gone too, but the client keeps it for a while.
+    held: BTreeSet<String>,
+    /// The client says what it has, and is to keep for a while what is gone of it.
+    holds: bool,
     /// Asked for, never had, and not there.
     absent: BTreeSet<String>,
 }
@@ -165,6 +169,17 @@ impl TypeState {
         }
     }
 
+    /// What the client claims to have and does not exist any more is kept until [`Self::release`].
+    pub(super) fn hold(&mut self) {
+        self.holds = true;
+    }
+
+    /// Nothing is kept any more that is gone.
+    pub(super) fn release(&mut self) {
+        self.holds = false;
+        self.stale.append(&mut self.held);
+    }
+
     /// A known resource is sent again.
     pub(super) fn send_again(&mut self, name: &str) {
         if self.wants(name) {
@@ -191,7 +206,12 @@ impl TypeState {
         let rejecting = !self.rejected.is_empty();
         let stale = std::mem::take(&mut self.stale);
         match self.seen.replace(layers.clone()) {
-            None => self.examine_all(layers),
+            None => {
+                self.examine_all(layers);
+                if std::mem::take(&mut self.holds) {
+                    self.held = std::mem::take(&mut self.removed);
+                }
+            }
             Some(seen) => {
                 if !seen.same(layers) {
                     for names in layers.changes_since(&seen) {
@@ -230,12 +250,15 @@ impl TypeState {
         let Some(resource) = layers.get(name) else {
             self.rejected.remove(name);
             if self.known.contains(name) {
-                self.removed.insert(name.to_owned());
+                if !self.held.contains(name) {
+                    self.removed.insert(name.to_owned());
+                }
             } else if self.names.contains(name) && !self.told_absent.contains(name) {
                 self.absent.insert(name.to_owned());
             }
             return;
         };
+        self.held.remove(name);
         // A rejection holds only for the version that was rejected.
         if self
             .rejected
@@ -259,7 +282,12 @@ impl TypeState {
     /// Where the client has not taken what there is.
     pub(super) fn pending(&self) -> BTreeMap<String, Pending> {
         let mut pending = BTreeMap::new();
-        let waiting = self.changed.iter().map(|c| &c.0.name).chain(&self.removed);
+        let waiting = self
+            .changed
+            .iter()
+            .map(|c| &c.0.name)
+            .chain(&self.removed)
+            .chain(&self.held);
         let of_known = waiting.map(|name| (name, PendingState::Waiting));
         let rejected = self.rejected.keys().map(|name| (name, PendingState::Rejected));
         for (name, state) in of_known.chain(rejected) {

@@ -292,15 +292,56 @@ fn a_reconnecting_client_gets_the_difference_only() {
     ));
     session.on_request(initial(
         E,
-        &[("a", version(&snapshot, E, "a")), ("b", version(&snapshot, E, "b"))],
-        &["a", "b"],
+        &[
+            ("a", version(&snapshot, E, "a")),
+            ("b", version(&snapshot, E, "b")),
+            ("gone", "old".into()),
+        ],
+        &["a", "b", "gone"],
     ));
-    session.on_request(initial(L, &[("l", version(&snapshot, L, "l"))], &["*"]));
+    session.on_request(initial(
+        L,
+        &[("l", version(&snapshot, L, "l")), ("gone", "old".into())],
+        &["*"],
+    ));
     // The wildcard's first response is due even when it has nothing to say.
     assert_eq!(
         settle(&mut session, &snapshot),
-        ["cds +b", "eds +b", "lds", "cds -gone"]
+        ["cds +b", "eds +b", "lds", "lds -gone"],
+        "connections of the listener may still need the cluster"
     );
+    let held = |session: &DeltaSession| session.status()[&C].pending.get("gone").map(|p| p.state);
+    assert_eq!(
+        held(&session),
+        Some(PendingState::Waiting),
+        "nobody is kept in the dark"
+    );
+
+    // What goes now goes at once: this server knows since when.
+    let less = self::snapshot(&[(C, "a", "1"), (E, "a", "1"), (L, "l", "1")]);
+    assert_eq!(settle(&mut session, &less), ["eds -b", "cds -b"]);
+
+    session.release();
+    assert_eq!(settle(&mut session, &less), ["eds -gone", "cds -gone"]);
+    assert_eq!(held(&session), None);
+    session.release();
+    assert!(session.next(&less).is_none());
+}
+
+#[test]
+fn what_a_reconnecting_client_keeps_may_come_again() {
+    let mut session = DeltaSession::new();
+    session.on_request(DeltaDiscoveryRequest {
+        initial_resource_versions: [("a".to_owned(), "old".to_owned()), ("b".to_owned(), "old".to_owned())].into(),
+        ..subscribe(C, &[])
+    });
+    let nothing = snapshot(&[]);
+    assert_eq!(settle(&mut session, &nothing), ["cds"]);
+    let again = snapshot(&[(C, "a", "1")]);
+    assert_eq!(settle(&mut session, &again), ["cds +a"]);
+    assert_eq!(settle(&mut session, &nothing), ["cds -a"], "as any other from here on");
+    session.release();
+    assert_eq!(settle(&mut session, &nothing), ["cds -b"]);
 }
 
 #[test]
