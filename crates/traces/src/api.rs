@@ -23,8 +23,8 @@ use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use weir_bodies::{Refused, Room};
 
-use crate::body::{self, Room};
 use crate::links::Linker;
 use crate::query::{Parameters, Query, Window, Wrong};
 use crate::store::{Limits, Store, Trace, begin};
@@ -213,10 +213,10 @@ impl Server {
         };
         let body = match self.room.read(body, BODY_BYTES_MAX).await {
             Ok(body) => body,
-            Err(body::Refused::TooLarge) => return Err(too_large()),
-            Err(why @ body::Refused::Full) => return Err(Refusal(StatusCode::SERVICE_UNAVAILABLE, why.to_string())),
-            Err(why @ body::Refused::Late) => return Err(Refusal(StatusCode::REQUEST_TIMEOUT, why.to_string())),
-            Err(why @ body::Refused::Broken(_)) => return bad(why.to_string()),
+            Err(Refused::TooLarge(_)) => return Err(too_large()),
+            Err(why @ Refused::Full) => return Err(Refusal(StatusCode::SERVICE_UNAVAILABLE, why.to_string())),
+            Err(why @ Refused::Late) => return Err(Refusal(StatusCode::REQUEST_TIMEOUT, why.to_string())),
+            Err(why @ Refused::Broken(_)) => return bad(why.to_string()),
         };
         // Not before the body is here: who sends slowly must not keep others from sending.
         let Ok(permit) = Arc::clone(&self.posts).acquire_owned().await else {

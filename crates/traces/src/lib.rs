@@ -8,7 +8,6 @@
 //! bounded and in memory; nothing is written to disk. It knows no Kubernetes, and nothing of who sends spans.
 
 mod api;
-mod body;
 mod gzip;
 mod links;
 mod query;

@@ -6,7 +6,6 @@
 
 mod answer;
 mod api;
-mod body;
 mod compress;
 mod native;
 mod params;
@@ -21,7 +20,6 @@ mod targets;
 pub use api::{Api, Control, JsonSource, Obeyed, SelfMetrics, Status, TargetsJson, any_origin};
 pub use scope::Scoped;
 
-use body::{READ_TIMEOUT, Room};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, Full};
@@ -31,6 +29,7 @@ use routes::{Answer, Refusal};
 use std::{convert::Infallible, future::Future, pin::Pin, sync::Arc, sync::atomic::Ordering::Relaxed, time::Duration};
 use tokio::{net::TcpListener, sync::Semaphore, time::timeout};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use weir_bodies::{Refused, Room};
 
 /// Whether a caller may read the store.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -67,6 +66,8 @@ const COMPRESSED_APART: usize = 64 << 10;
 const MAX_FORM_BYTES: usize = 1 << 20;
 /// Bytes of all bodies that are being read or worked off.
 const ROOM_BYTES: usize = 64 << 20;
+/// Time that the head of a request may take.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(15);
 /// Time that open connections have after shutdown was ordered.
 const DRAIN: Duration = Duration::from_secs(5);
 
@@ -106,7 +107,7 @@ pub async fn serve(listener: TcpListener, api: Api, authorize: Authorize, shutdo
                 async move { Ok::<_, Infallible>(server.answer(request).await) }
             });
             let mut http = hyper::server::conn::http1::Builder::new();
-            http.timer(TokioTimer::new()).header_read_timeout(READ_TIMEOUT);
+            http.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
             let connection = http.serve_connection(TokioIo::new(stream), service);
             tokio::pin!(connection);
             tokio::select! {
@@ -341,6 +342,16 @@ fn unavailable(message: String) -> Refusal {
         status: StatusCode::SERVICE_UNAVAILABLE,
         kind: "unavailable",
         message,
+    }
+}
+
+impl From<Refused> for Refusal {
+    fn from(why: Refused) -> Self {
+        match why {
+            Refused::TooLarge(_) | Refused::Broken(_) => bad(why.to_string()),
+            // Senders of remote write try again after a 503, and drop what was refused by any other code.
+            Refused::Full | Refused::Late => unavailable(why.to_string()),
+        }
     }
 }
 

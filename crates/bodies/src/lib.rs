@@ -1,14 +1,14 @@
-//! Bodies of requests: each whole, in time, of a limited size, and in a room that all of them share.
+//! Bodies of requests that servers take in: each whole, in time, of a limited size, and in a room that all of them share.
 //!
-//! Who sends slowly holds what came so far, and keeps nobody else from sending.
+//! Enters: the body of an HTTP request. Leaves: its bytes with the place that they take, or why they are not taken. Who sends slowly holds what came so far, and keeps nobody else from sending.
 
 use std::fmt::Display;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use http_body::Body;
 use http_body_util::BodyExt;
-use hyper::body::Body;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
@@ -24,6 +24,7 @@ pub struct Room(Arc<Semaphore>);
 /// A whole body, and its place in the room.
 #[derive(Debug)]
 pub struct Held {
+    /// The bytes.
     pub bytes: Bytes,
     _place: Option<OwnedSemaphorePermit>,
 }
@@ -31,12 +32,16 @@ pub struct Held {
 /// Why a body is not taken.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refused {
-    #[error("the body has too many bytes")]
-    TooLarge,
+    /// It has more bytes than this.
+    #[error("the body has more than {0} bytes")]
+    TooLarge(usize),
+    /// The room is taken by others.
     #[error("too many bodies are on their way at once: send it again later")]
     Full,
+    /// The rest did not come in time.
     #[error("the body did not come in time")]
     Late,
+    /// The connection failed, and how.
     #[error("the body broke off: {0}")]
     Broken(String),
 }
@@ -47,7 +52,7 @@ impl Room {
         Self(Arc::new(Semaphore::new(bytes / BLOCK_BYTES)))
     }
 
-    /// The whole of a body of at most so many bytes.
+    /// The whole of a body of at most so many bytes. It may take 15 seconds.
     pub async fn read<B>(&self, body: B, max_bytes: usize) -> Result<Held, Refused>
     where
         B: Body<Data = Bytes> + Unpin,
@@ -71,7 +76,7 @@ impl Room {
             let Some(data) = frame.data_ref() else { continue };
             let size = bytes.len() + data.len();
             if size > max_bytes {
-                return Err(Refused::TooLarge);
+                return Err(Refused::TooLarge(max_bytes));
             }
             let held = place.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
             let more = u32::try_from(size.div_ceil(BLOCK_BYTES).saturating_sub(held)).unwrap_or(u32::MAX);
@@ -99,8 +104,8 @@ mod tests {
     use std::pin::Pin;
     use std::task::{Context, Poll, Waker};
 
+    use http_body::Frame;
     use http_body_util::Full;
-    use hyper::body::Frame;
 
     use super::*;
 
@@ -131,7 +136,7 @@ mod tests {
         let second = room.read(of(BLOCK_BYTES), usize::MAX).await;
         assert_eq!(size(second), Ok(BLOCK_BYTES));
         assert_eq!(size(first), Ok(3 * BLOCK_BYTES - 5));
-        assert_eq!(size(room.read(of(11), 10).await), Err(Refused::TooLarge));
+        assert_eq!(size(room.read(of(11), 10).await), Err(Refused::TooLarge(10)));
 
         // One that is still coming has the place of what came, until it is given up.
         let slow = Slow(Some(vec![b'x'; 2 * BLOCK_BYTES].into()));
