@@ -130,7 +130,7 @@ const CLUSTER: [Family<Arc<Cluster>>; 40] = [
     counter("upstream_cx_tx_bytes_total", |l, c| l.count(&c.stats.cx_tx_bytes)),
 ];
 
-const HTTP: [Family<Arc<HttpStats>>; 20] = [
+const HTTP: [Family<Arc<HttpStats>>; 21] = [
     counter("rq_total", |l, h| l.count(&h.rq_total)),
     counter("no_route", |l, h| l.count(&h.no_route)),
     counter("no_cluster", |l, h| l.count(&h.no_cluster)),
@@ -154,6 +154,9 @@ const HTTP: [Family<Arc<HttpStats>>; 20] = [
     counter("downstream_cx_tx_bytes_total", |l, h| l.count(&h.cx_tx_bytes)),
     counter("downstream_cx_protocol_error", |l, h| l.count(&h.protocol_error)),
     counter("downstream_rq_header_timeout", |l, h| l.count(&h.rq_header_timeout)),
+    counter("downstream_rq_max_duration_reached", |l, h| {
+        l.count(&h.rq_max_duration_reached)
+    }),
 ];
 
 const LISTENER: [Family<Arc<ListenerStats>>; 5] = [

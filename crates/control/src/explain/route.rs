@@ -281,6 +281,10 @@ fn forward(walk: &mut Walk<'_>, action: &RouteAction) -> Result<(), Error> {
     facts.push(limit.map_or("no limit for the whole request".to_owned(), |limit| {
         format!("limit for the whole request: {limit}")
     }));
+    let of_call = action.max_stream_duration.as_ref();
+    if of_call.is_some_and(|longest| longest.grpc_timeout_header_max.is_some()) {
+        facts.push("no longer than its own grpc-timeout".to_owned());
+    }
     if let Some(retry) = &action.retry_policy {
         let tries = retry.num_retries.as_ref().map_or(1, |n| n.value);
         let per_try =

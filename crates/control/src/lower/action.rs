@@ -9,7 +9,7 @@ use std::time::Duration;
 use envoy_types::pb::envoy::config::route::v3::retry_policy::retry_host_predicate::ConfigType as PredicateConfig;
 use envoy_types::pb::envoy::config::route::v3::retry_policy::{RetryBackOff, RetryHostPredicate};
 use envoy_types::pb::envoy::config::route::v3::route_action::hash_policy::{Cookie, Header, PolicySpecifier};
-use envoy_types::pb::envoy::config::route::v3::route_action::{ClusterSpecifier, HashPolicy};
+use envoy_types::pb::envoy::config::route::v3::route_action::{ClusterSpecifier, HashPolicy, MaxStreamDuration};
 use envoy_types::pb::envoy::config::route::v3::{Decorator, RetryPolicy, Route, RouteAction};
 use envoy_types::pb::envoy::extensions::filters::common::fault::v3::fault_delay::FaultDelaySecifier;
 use envoy_types::pb::envoy::extensions::filters::common::fault::v3::fault_rate_limit::{FixedLimit, LimitType};
@@ -20,6 +20,7 @@ use envoy_types::pb::envoy::extensions::retry::host::previous_hosts::v3::Previou
 use envoy_types::pb::envoy::r#type::v3::FractionalPercent;
 use envoy_types::pb::envoy::r#type::v3::fractional_percent::DenominatorType;
 use envoy_types::pb::google::protobuf::Any;
+use weir_api::labels::Protocol;
 use weir_api::percent::Percent;
 use weir_mesh::policy::{Fault, HashOn, Policy, Retries, RetryOn, Timeouts};
 
@@ -43,6 +44,18 @@ pub(super) fn forward(cluster: &str, policy: &Policy, timeouts: &Timeouts) -> Ro
         retry_policy: retry(&policy.retries, timeouts.per_try),
         hash_policy: policy.balance.hash.iter().map(hash).collect(),
         ..Default::default()
+    }
+}
+
+/// The same for what speaks this: a call of gRPC lasts as long as its caller says.
+pub(super) fn of_protocol(action: RouteAction, protocol: Protocol) -> RouteAction {
+    RouteAction {
+        max_stream_duration: (protocol == Protocol::Grpc).then(|| MaxStreamDuration {
+            // As it stands, however long.
+            grpc_timeout_header_max: duration(Duration::ZERO),
+            ..Default::default()
+        }),
+        ..action
     }
 }
 

@@ -12,7 +12,7 @@ use envoy_types::pb::envoy::extensions::filters::network::http_connection_manage
 use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::{
     CommonTlsContext, DownstreamTlsContext, SdsSecretConfig,
 };
-use weir_api::labels::Engine;
+use weir_api::labels::{Engine, Protocol};
 use weir_mesh::policy::Tracing;
 use weir_mesh::routes::{Rule, Share};
 use weir_mesh::{ANY_HOST, Chain, Host, Mesh, Policy};
@@ -111,6 +111,11 @@ fn policy<'a>(share: &Share, mesh: &'a Mesh) -> Option<&'a Policy> {
     Some(&service.policy)
 }
 
+fn protocol(share: &Share, mesh: &Mesh) -> Option<Protocol> {
+    let service = mesh.services.get(share.service.as_ref()?)?;
+    service.ports.get(&share.port)?.carried()
+}
+
 /// A rule's routes, as the labels of the Service ask that it leads to (the apex of a split; else the first, of several). What is done to requests on
 /// purpose is not done here: it would hit strangers.
 fn ruled(rule: &Rule, shown: &str, mesh: &Mesh) -> Vec<Route> {
@@ -122,6 +127,10 @@ fn ruled(rule: &Rule, shown: &str, mesh: &Mesh) -> Vec<Route> {
         .or_else(|| first.and_then(|share| policy(share, mesh)))
         .unwrap_or(&usual);
     let action = action::forward("", policy, &policy.timeouts);
+    let action = match first.and_then(|share| protocol(share, mesh)) {
+        Some(protocol) => action::of_protocol(action, protocol),
+        None => action,
+    };
     let mut routes: Vec<Route> = rule::routes(rule, shown, &action).collect();
     if let Some((share, key)) = first.and_then(|share| Some((share, share.service.as_ref()?))) {
         let operation = format!("{}.{}:{}/*", key.name, key.namespace, share.port);

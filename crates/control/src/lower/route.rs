@@ -17,6 +17,7 @@ use super::{BLOCKED, Destination, INBOUND, ROUTE_OTHER, ROUTE_SERVICE, action, n
 pub(super) fn outbound(destination: &Destination<'_>, rules: &[Rule]) -> RouteConfiguration {
     let policy = destination.policy;
     let usual = action::forward(&destination.name, policy, &policy.timeouts);
+    let usual = action::of_protocol(usual, destination.protocol);
     configuration(&destination.name, destination.domains.clone(), |name| {
         let mut routes = ruled(name, rules, &usual);
         for route in &mut routes {

@@ -148,6 +148,8 @@ pub struct Forward {
     pub clusters: Clusters,
     /// From the request's head to the end of the response; `None`: no limit.
     pub timeout: Option<Duration>,
+    /// How long a request may take as a whole, from its head on, tries and all; `None`: as long as the rest lets it.
+    pub longest: Option<Box<Longest>>,
     /// A request on which nothing moves for this long is given up; zero: never; `None`: as the listener says.
     pub idle_timeout: Option<Duration>,
     /// The status where the cluster is not there.
@@ -160,6 +162,54 @@ pub struct Forward {
     pub rewrite: Option<Box<Rewrite>>,
     /// Who gets copies.
     pub mirrors: Box<[Mirror]>,
+}
+
+/// How long a request may take, which it may say itself as a call of gRPC does.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Longest {
+    /// One that says nothing; `None`: no limit.
+    pub silent: Option<Duration>,
+    /// One that says it in `grpc-timeout`; `None`: as one that says nothing.
+    pub grpc: Option<OfCall>,
+}
+
+/// What is made of the time that a call of gRPC is said to have.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct OfCall {
+    /// It counts as so long at most; `None`: it counts as it is.
+    pub most: Option<Duration>,
+    /// So much of it is for others.
+    pub less: Duration,
+}
+
+impl Longest {
+    /// The time of one request.
+    pub fn of(&self, head: &impl matching::Head) -> Option<Duration> {
+        let Some(of_call) = &self.grpc else { return self.silent };
+        let mut said = None;
+        head.values("grpc-timeout", &mut |value| said = said.or_else(|| grpc_timeout(value)));
+        let Some(said) = said else { return self.silent };
+        let time = of_call.most.map_or(said, |most| most.min(said));
+        Some(time.saturating_sub(of_call.less))
+    }
+}
+
+/// The time that a call has: up to eight digits and a unit (gRPC over HTTP/2, "Timeout"). `None`: it is none.
+fn grpc_timeout(value: &[u8]) -> Option<Duration> {
+    let (unit, digits) = value.split_last()?;
+    if !(1..=8).contains(&digits.len()) || !digits.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    let number = digits.iter().fold(0, |sum, digit| sum * 10 + u64::from(digit - b'0'));
+    Some(match unit {
+        b'H' => Duration::from_secs(number * 3600),
+        b'M' => Duration::from_secs(number * 60),
+        b'S' => Duration::from_secs(number),
+        b'm' => Duration::from_millis(number),
+        b'u' => Duration::from_micros(number),
+        b'n' => Duration::from_nanos(number),
+        _ => return None,
+    })
 }
 
 /// To which clusters a route leads.
@@ -432,6 +482,82 @@ mod tests {
         RouteTable::new("t".into(), hosts)
     }
 
+    /// A head with nothing but times of a call.
+    struct Call(&'static [&'static str]);
+
+    impl matching::Head for Call {
+        fn method(&self) -> &str {
+            "POST"
+        }
+        fn target(&self) -> &str {
+            "/a.B/C"
+        }
+        fn host(&self) -> &str {
+            "a"
+        }
+        fn scheme(&self) -> &str {
+            "http"
+        }
+        fn values(&self, name: &str, see: &mut dyn FnMut(&[u8])) {
+            if name == "grpc-timeout" {
+                self.0.iter().for_each(|value| see(value.as_bytes()));
+            }
+        }
+    }
+
+    #[test]
+    fn a_call_says_how_long_it_may_take() {
+        let ms = Duration::from_millis;
+        let said = |values| {
+            Longest {
+                grpc: Some(OfCall::default()),
+                ..Longest::default()
+            }
+            .of(&Call(values))
+        };
+        let cases: [(&'static [&'static str], _); 8] = [
+            (&["2H"], Some(ms(7_200_000))),
+            (&["1M"], Some(ms(60_000))),
+            (&["99999999S"], Some(Duration::from_secs(99_999_999))),
+            (&["0m"], Some(Duration::ZERO)),
+            (&["1500u"], Some(Duration::from_micros(1500))),
+            (&["7n"], Some(Duration::from_nanos(7))),
+            (&["1s", "5m", "6m"], Some(ms(5))),
+            (&[], None),
+        ];
+        for (values, time) in cases {
+            assert_eq!(said(values), time, "{values:?}");
+        }
+        for none in [
+            "",
+            "m",
+            "5",
+            "-1S",
+            "+1S",
+            " 1S",
+            "1 S",
+            "123456789m",
+            "1.5S",
+            "\u{661}S",
+        ] {
+            assert_eq!(grpc_timeout(none.as_bytes()), None, "{none:?}");
+        }
+        let limited = Longest {
+            silent: Some(ms(9)),
+            grpc: Some(OfCall {
+                most: Some(ms(100)),
+                less: ms(30),
+            }),
+        };
+        let times = [&["1S"][..], &["80m"], &["20m"], &[], &["x"]].map(|values| limited.of(&Call(values)));
+        assert_eq!(times, [70, 50, 0, 9, 9].map(|time| Some(ms(time))));
+        let deaf = Longest {
+            silent: Some(ms(9)),
+            grpc: None,
+        };
+        assert_eq!(deaf.of(&Call(&["1m"])), Some(ms(9)));
+    }
+
     #[test]
     fn hosts_match_exactly_then_by_the_longest_wildcard_then_by_the_catch_all() {
         let table = table(&[
@@ -491,6 +617,7 @@ mod tests {
                 total: 4,
             })),
             timeout: None,
+            longest: None,
             idle_timeout: None,
             missing: 503,
             retry: RetryPolicy::default(),

@@ -275,6 +275,8 @@ pub struct HttpStats {
     pub protocol_error: AtomicU64,
     /// Heads of requests that did not come in time.
     pub rq_header_timeout: AtomicU64,
+    /// Requests whose clients' own time was over.
+    pub rq_max_duration_reached: AtomicU64,
     /// Requests that no route matches.
     pub no_route: AtomicU64,
     /// Requests whose route names a cluster that is not there.
@@ -331,6 +333,11 @@ impl HttpStats {
     /// The head of a request did not come in time.
     pub fn header_timeout(&self) {
         ClusterStats::add(&self.rq_header_timeout);
+    }
+
+    /// The time that a client gave its request is over.
+    pub fn expired(&self) {
+        ClusterStats::add(&self.rq_max_duration_reached);
     }
 
     /// No route matches a request.

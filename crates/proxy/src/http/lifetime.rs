@@ -6,6 +6,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
+use crate::http::reply::Unanswered;
 use crate::timers::Timer;
 use crate::worker::Worker;
 
@@ -17,6 +18,8 @@ pub struct Lifetime {
     timer: Timer,
     worker: Rc<Worker>,
     deadline: Option<Instant>,
+    /// The end of the call, whatever is made of it here.
+    call_end: Option<Instant>,
     /// The end of the present try.
     try_end: Option<Instant>,
     stall: Option<Duration>,
@@ -33,6 +36,7 @@ impl Lifetime {
             timer: worker.timers.timer(),
             worker: Rc::clone(worker),
             deadline: None,
+            call_end: None,
             try_end: None,
             stall: None,
             still: 0,
@@ -42,14 +46,14 @@ impl Lifetime {
 
     /// From now on: an end at `deadline`, and none for lack of progress.
     pub fn limit(&mut self, deadline: Option<Instant>) {
-        (self.deadline, self.try_end, self.stall) = (deadline, None, None);
+        (self.deadline, self.call_end, self.try_end, self.stall) = (deadline, None, None, None);
         self.timer.set(deadline);
     }
 
     /// From now on: an end at `deadline`, or when nothing moved for `stall` (up to a quarter more).
     pub fn limit_stall(&mut self, deadline: Option<Instant>, stall: Option<Duration>, now: Instant) {
         (self.deadline, self.stall, self.still, self.moved) = (deadline, stall, 0, false);
-        self.try_end = None;
+        (self.call_end, self.try_end) = (None, None);
         match stall {
             Some(stall) => self.set(now, stall),
             None => self.timer.set(deadline),
@@ -59,6 +63,31 @@ impl Lifetime {
     /// The limits of a request that began at `now`: those of its route, and of its chain for lack of progress.
     pub fn limit_request(&mut self, timeout: Option<Duration>, stall: Option<Duration>, now: Instant) {
         self.limit_stall(timeout.map(|limit| now + limit), stall, now);
+    }
+
+    /// The request is one of a call that ends then.
+    pub fn limit_call(&mut self, end: Instant) {
+        if self.deadline.is_some_and(|deadline| deadline < end) {
+            return;
+        }
+        (self.deadline, self.call_end) = (Some(end), Some(end));
+        match self.stall {
+            Some(stall) => self.set(Instant::now(), stall),
+            None => self.timer.set(self.deadline),
+        }
+    }
+
+    /// Why there is no answer, now that it is known that there is none.
+    pub fn why(&self, why: Unanswered) -> Unanswered {
+        match why {
+            Unanswered::Late if self.is_past_call() => Unanswered::Expired,
+            why => why,
+        }
+    }
+
+    /// Whether it was the end of the call that passed.
+    pub fn is_past_call(&self) -> bool {
+        self.call_end.is_some_and(|end| end <= Instant::now())
     }
 
     /// A try begins that may last so long; `None`: it has no end of its own, or is over.
@@ -119,6 +148,7 @@ impl Lifetime {
     /// Why a response broke off, in Envoy's letters: time was up, nothing moved, or the endpoint is gone.
     pub fn broken(&self) -> &'static str {
         match self.is_past_deadline() {
+            true if self.is_past_call() => "-",
             true => "UT",
             false if self.still > LOOKS => "SI",
             false => "UC",

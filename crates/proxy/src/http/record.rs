@@ -217,6 +217,14 @@ impl Record {
         self.upstream_failed();
     }
 
+    /// The time that its client gave it is over.
+    pub fn expired(&mut self) {
+        if !self.ended {
+            self.stats.expired();
+        }
+        self.upstream_failed();
+    }
+
     /// A limit of the cluster was reached.
     pub fn overflow(&mut self, limit: Limit) {
         if !self.ended {

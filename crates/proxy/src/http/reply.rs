@@ -20,6 +20,12 @@ pub const MALFORMED: &str = "DPE";
 /// Says in words why a call failed, percent-encoded.
 const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 
+/// The time that the client gave the call is over.
+const EXPIRED: &str = "downstream duration timeout";
+
+/// The gRPC status that says so.
+const DEADLINE_EXCEEDED: u16 = 4;
+
 /// The gRPC status that stands for an HTTP status (gRPC over HTTP/2, "HTTP to gRPC Status Code Mapping").
 fn grpc_of(status: u16) -> u16 {
     match status {
@@ -116,6 +122,8 @@ pub enum Unanswered {
     Failed(Failure),
     /// The time of the request is over.
     Late,
+    /// The time of the call is over.
+    Expired,
     /// The client's body does not come.
     Slow,
 }
@@ -128,6 +136,7 @@ impl Unanswered {
             Self::NoEndpoint => (503, "no healthy upstream"),
             Self::Failed(failure) => (failure.status(), failure.reason()),
             Self::Late => (504, "upstream request timeout"),
+            Self::Expired => (504, EXPIRED),
             Self::Slow => (408, "the body of the request did not come in time"),
         };
         record.flag(match self {
@@ -140,13 +149,16 @@ impl Unanswered {
             Self::Failed(Failure::Refused) => "UR",
             Self::Failed(Failure::Unsent | Failure::Reset) => "UC",
             Self::Late => "UT",
+            Self::Expired => "-",
             Self::Slow => "SI",
         });
         let mut reply = Reply::new(status, text.as_bytes());
         if let Self::Failed(Failure::Overflow(_)) = self {
             reply.fields.push((OVERLOADED, HeaderValue::from_static("true")));
         }
-        if grpc {
+        if grpc && matches!(self, Self::Expired) {
+            reply = Reply::grpc(DEADLINE_EXCEEDED, EXPIRED);
+        } else if grpc {
             reply = reply.in_grpc();
         }
         record.sent(|| reply.body.len() as u64);
@@ -163,6 +175,10 @@ impl Unanswered {
             Self::Failed(_) => {
                 record.head(reply.status, grpc, reply.grpc_status());
                 record.upstream_failed();
+            }
+            Self::Expired => {
+                record.head(reply.status, grpc, reply.grpc_status());
+                record.expired();
             }
             Self::Late => {
                 record.head(reply.status, grpc, reply.grpc_status());

@@ -170,6 +170,11 @@ impl Drop for Mesh {
 
 impl Mesh {
     async fn start(direction: &str) -> Self {
+        Self::with_route(direction, RETRY).await
+    }
+
+    /// With a route that is more than a cluster.
+    async fn with_route(direction: &str, route: &str) -> Self {
         let numbers = Numbers::default();
         let socket = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let endpoint = socket.local_addr().unwrap();
@@ -181,7 +186,7 @@ impl Mesh {
                 .unwrap();
         });
         let port = free_port();
-        let bootstrap = upstream_two(&http_bootstrap(port, &[(endpoint, 1)], RETRY));
+        let bootstrap = upstream_two(&http_bootstrap(port, &[(endpoint, 1)], route));
         let proxy = Proxy::start(&bootstrap.replace("OUTBOUND", direction)).await;
         let channel = Channel::from_shared(format!("http://127.0.0.1:{port}"))
             .unwrap()
@@ -323,6 +328,52 @@ async fn deadlines_reach_the_server_and_end_the_call() {
         8,
         "the connection goes on"
     );
+}
+
+fn for_an_hour<T>(mut request: Request<T>) -> Request<T> {
+    request.set_timeout(Duration::from_secs(3600));
+    request
+}
+
+/// Neither client nor server would end these calls soon: the proxy does, for whom they may last 200 ms at most.
+#[tokio::test]
+async fn calls_last_no_longer_than_the_route_lets_them() {
+    let route = ", max_stream_duration: {max_stream_duration: 0s, grpc_timeout_header_max: 0.2s}, \
+                 retry_policy: {retry_on: unavailable, num_retries: 3}";
+    let mesh = Mesh::with_route("OUTBOUND", route).await;
+    let begun = std::time::Instant::now();
+    let call = tokio::time::timeout(PATIENCE, mesh.unary("Wait", for_an_hour(number(1))));
+    let status = call.await.expect("an end in time").unwrap_err();
+    assert_eq!(
+        (status.code(), status.message()),
+        (Code::DeadlineExceeded, "downstream duration timeout")
+    );
+    assert!(begun.elapsed() >= Duration::from_millis(200));
+    mesh.counted(&["grpc_status=\"4\"", "failure"], 1).await;
+    assert_eq!(mesh.numbers.deadlines.lock().unwrap().len(), 1, "no other try");
+
+    // The end comes in the middle of a conversation.
+    let (say, said) = tokio::sync::mpsc::channel(1);
+    say.send(Number { value: 1 }).await.unwrap();
+    let said = Request::new(tokio_stream::wrappers::ReceiverStream::new(said));
+    let mut client = mesh.client().await;
+    let conversation = client.streaming(for_an_hour(said), method("Running"), Codec::default());
+    let mut sums = conversation.await.unwrap().into_inner();
+    assert_eq!(sums.message().await.unwrap().unwrap().value, 1);
+    let end = tokio::time::timeout(PATIENCE, sums.message())
+        .await
+        .expect("an end in time");
+    assert!(end.is_err(), "{end:?}");
+    mesh.counted(&["failure"], 2).await;
+
+    // A call that says nothing lasts as long as both like.
+    let call = tokio::time::timeout(Duration::from_millis(600), mesh.unary("Wait", number(1)));
+    assert!(call.await.is_err(), "no end yet");
+    let page = get(mesh.proxy.metrics, "/stats/prometheus").await.text();
+    let expired = page
+        .lines()
+        .find(|line| line.starts_with("envoy_http_downstream_rq_max_duration_reached"));
+    assert!(expired.is_some_and(|line| line.ends_with(" 1")), "{expired:?}");
 }
 
 #[tokio::test]

@@ -90,6 +90,7 @@ impl<'a> Copies<'a> {
             let forward = Forward {
                 clusters: Clusters::One(Arc::clone(&mirror.cluster)),
                 timeout: self.timeout,
+                longest: None,
                 idle_timeout: None,
                 missing: 503,
                 retry: RetryPolicy::default(),

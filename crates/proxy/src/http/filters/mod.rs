@@ -35,6 +35,8 @@ use crate::trace::{self, Context};
 pub struct Decision<'a> {
     /// It waits first.
     pub delay: Option<Duration>,
+    /// So long it may take, from its head on.
+    pub longest: Option<Duration>,
     /// Then this is done.
     pub verdict: Verdict<'a>,
     /// With responses of endpoints.
@@ -103,6 +105,7 @@ fn judge<'a>(
     {
         return Decision {
             delay: None,
+            longest: None,
             verdict: Verdict::Reply(reply),
             shaping: Shaping::default(),
         };
@@ -118,6 +121,7 @@ fn judge<'a>(
     let share = drawn.and_then(|(_, (_, share))| share);
     let mut decision = Decision {
         delay: None,
+        longest: None,
         verdict: Verdict::Unanswered(Unanswered::NoCluster(503)),
         shaping: Shaping {
             edits: [
@@ -156,6 +160,7 @@ fn judge<'a>(
                     forward,
                     share,
                 };
+                decision.longest = forward.longest.as_ref().and_then(|longest| longest.of(head));
                 change(head, http, route, forward, target);
                 if let Some(context) = &context {
                     context.write(head);

@@ -61,6 +61,8 @@ struct Plan<'a> {
     facts: Facts<'a>,
     /// It waits first.
     delay: Option<Duration>,
+    /// So long it may take.
+    longest: Option<Duration>,
     step: Step<'a>,
     /// Others get the same.
     copies: Option<Box<Copied<'a>>>,
@@ -104,9 +106,11 @@ impl Connection {
         let Plan {
             facts,
             delay,
+            longest,
             step,
             copies,
         } = plan;
+        let call_end = longest.map(|longest| record.started() + longest);
         let mut begun = record.started();
         if let Some(delay) = delay {
             if self.delay(delay).await.is_err() {
@@ -116,11 +120,11 @@ impl Connection {
         }
         match step {
             Step::Verdict(Verdict::Forward(target)) => {
-                self.limit(target, &http, begun);
+                self.limit(target, &http, begun, call_end);
                 self.forward(&active, target, facts, record, copies).await
             }
             Step::Translate(target, parts) => {
-                self.limit(target, &http, begun);
+                self.limit(target, &http, begun, call_end);
                 // Large, and not a part of connections whose endpoints speak HTTP/1.
                 Box::pin(self.translate(&active, target, *parts, facts, record, copies)).await
             }
@@ -132,10 +136,13 @@ impl Connection {
         }
     }
 
-    /// The time that a request has from `begun` on.
-    fn limit(&mut self, target: Target<'_>, http: &Http, begun: Instant) {
+    /// The time that a request has from `begun` on; `call_end`: the end that it has itself.
+    fn limit(&mut self, target: Target<'_>, http: &Http, begun: Instant, call_end: Option<Instant>) {
         let stall = target.forward.stall(http);
         self.time.limit_request(target.forward.timeout, stall, begun);
+        if let Some(end) = call_end {
+            self.time.limit_call(end);
+        }
     }
 
     /// Reads the head, finds the route, and renders the head for the endpoint.
@@ -211,13 +218,14 @@ impl Connection {
             }
             other => Step::Verdict(other),
         };
-        let delay = decision.delay;
+        let (delay, longest) = (decision.delay, decision.longest);
         let copies = copied;
         Ok((
             record,
             Plan {
                 facts,
                 delay,
+                longest,
                 step,
                 copies,
             },
@@ -261,7 +269,7 @@ impl Connection {
 
     /// There is no response of an endpoint.
     async fn unanswered(&mut self, mut record: Record, why: Unanswered, facts: Facts<'_>) -> Next {
-        let reply = why.reply(&mut record, false);
+        let reply = self.time.why(why).reply(&mut record, false);
         match why {
             // The rest of it may come at any time.
             Unanswered::Slow => self.reply(&reply, false, After::Close, true).await,
@@ -345,7 +353,9 @@ impl Connection {
                     return self.unanswered(record, Unanswered::Slow, facts).await;
                 }
                 Err(Sent::Late) => {
-                    attempts.timed_out(&mut record);
+                    if !self.time.is_past_call() {
+                        attempts.timed_out(&mut record);
+                    }
                     return self.unanswered(record, Unanswered::Late, facts).await;
                 }
                 Err(Sent::Refused(why)) => return self.client_failed(record, Some(why)).await,
@@ -428,7 +438,7 @@ impl Connection {
             }
             // What was read of the body is gone.
             End::Unanswered(why) => {
-                let reply = why.reply(&mut record, false);
+                let reply = self.time.why(why).reply(&mut record, false);
                 let more = facts.framing != Framing::Empty;
                 self.reply(&reply, facts.to_head, after, more).await
             }

@@ -97,6 +97,9 @@ pub async fn serve(session: &Session, request: Request<RecvStream>, mut respond:
     }
     let (route, shaping) = (forward.forward, decision.shaping);
     time.limit_request(route.timeout, route.stall(&http), begun);
+    if let Some(longest) = decision.longest {
+        time.limit_call(record.started() + longest);
+    }
     let source = match body.is_end_stream() {
         true => Source::Empty,
         false => Source::H2(body),
@@ -122,7 +125,7 @@ pub async fn serve(session: &Session, request: Request<RecvStream>, mut respond:
     match end {
         End::Complete { .. } => {}
         End::Broken => respond.send_reset(h2::Reason::INTERNAL_ERROR),
-        End::Unanswered(why) => answer(&mut respond, &why.reply(&mut record, grpc)),
+        End::Unanswered(why) => answer(&mut respond, &time.why(why).reply(&mut record, grpc)),
     }
 }
 

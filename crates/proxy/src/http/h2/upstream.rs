@@ -144,7 +144,9 @@ impl<'w> Exchange<'_, 'w> {
                     Try::Failed(Failure::Timeout)
                 }
                 Try::End(late @ End::Unanswered(Unanswered::Late)) => {
-                    attempts.timed_out(self.record);
+                    if !self.time.is_past_call() {
+                        attempts.timed_out(self.record);
+                    }
                     return late;
                 }
                 outcome => outcome,

@@ -207,6 +207,15 @@ const ROUTE_ACTION: &[Field] = &[
     one(24, "idle_timeout", Duration),
     many(30, "request_mirror_policies", Msg(MIRROR)),
     one(32, "regex_rewrite", Msg(SUBSTITUTE)),
+    one(
+        36,
+        "max_stream_duration",
+        Msg(&[
+            one(1, "max_stream_duration", Duration),
+            one(2, "grpc_timeout_header_max", Duration),
+            one(3, "grpc_timeout_header_offset", Duration),
+        ]),
+    ),
 ];
 const MIRROR: &[Field] = &[
     one(1, "cluster", Str),

@@ -15,7 +15,9 @@ use crate::config::decode::fault;
 use crate::config::decode::{Decoded, Within, nothing_left, optional_duration, reject};
 use crate::config::fault::Percent;
 use crate::config::route::edit::{PathRewrite, Redirect, Rewrite};
-use crate::config::route::{Action, Clusters, Forward, HashOn, Mirror, ResponseText, Share, Split, TextPart};
+use crate::config::route::{
+    Action, Clusters, Forward, HashOn, Longest, Mirror, OfCall, ResponseText, Share, Split, TextPart,
+};
 
 /// Envoy's default for whole requests.
 const TIMEOUT: Duration = Duration::from_secs(15);
@@ -32,6 +34,10 @@ pub(super) fn forward(mut rest: pb::RouteAction, inherited: &Inherited) -> Decod
         None => return reject("cluster", "is missing; either cluster or weighted_clusters must be set"),
     };
     let timeout = optional_duration("timeout", &rest.timeout.take())?.unwrap_or(TIMEOUT);
+    let longest = match rest.max_stream_duration.take() {
+        Some(duration) => longest(duration).within("max_stream_duration")?,
+        None => None,
+    };
     let idle_timeout = optional_duration("idle_timeout", &rest.idle_timeout.take())?;
     let retry = match rest.retry_policy.take() {
         Some(policy) => retry_policy(policy).within("retry_policy")?,
@@ -64,6 +70,7 @@ pub(super) fn forward(mut rest: pb::RouteAction, inherited: &Inherited) -> Decod
     Ok(Forward {
         clusters,
         timeout: (!timeout.is_zero()).then_some(timeout),
+        longest,
         idle_timeout,
         missing,
         retry,
@@ -71,6 +78,22 @@ pub(super) fn forward(mut rest: pb::RouteAction, inherited: &Inherited) -> Decod
         rewrite: (host.is_some() || path.is_some()).then(|| Box::new(Rewrite { host, path })),
         mirrors: mirrors.into(),
     })
+}
+
+/// `None` where there is no limit.
+fn longest(mut rest: pb::route_action::MaxStreamDuration) -> Decoded<Option<Box<Longest>>> {
+    let limit = |field, value| Ok(optional_duration(field, &value)?.filter(|limit| !limit.is_zero()));
+    let silent = limit("max_stream_duration", rest.max_stream_duration.take())?;
+    let grpc = match rest.grpc_timeout_header_max.take() {
+        None => None,
+        some => Some(OfCall {
+            most: limit("grpc_timeout_header_max", some)?,
+            less: limit("grpc_timeout_header_offset", rest.grpc_timeout_header_offset.take())?.unwrap_or_default(),
+        }),
+    };
+    nothing_left(&rest)?;
+    let longest = Longest { silent, grpc };
+    Ok((longest != Longest::default()).then(|| Box::new(longest)))
 }
 
 fn split(mut rest: pb::WeightedCluster) -> Decoded<Split> {

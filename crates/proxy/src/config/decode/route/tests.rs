@@ -1,5 +1,7 @@
 //! What a route may not say, and where the refusal points.
 
+use std::time::Duration;
+
 use envoy_types::pb::envoy::config::core::v3 as core;
 use envoy_types::pb::envoy::config::route::v3 as pb;
 use envoy_types::pb::envoy::config::route::v3::header_matcher::HeaderMatchSpecifier;
@@ -12,7 +14,7 @@ use envoy_types::pb::google::protobuf;
 use prost::{Message, Name};
 
 use crate::config::decode::route_table;
-use crate::config::route::{Action, Forward, HashOn};
+use crate::config::route::{Action, Forward, HashOn, Longest, OfCall};
 
 /// A route that is accepted.
 fn good() -> pb::Route {
@@ -49,6 +51,38 @@ fn decode(route: pb::Route) -> Result<Forward, String> {
         Action::Forward(forward) => Ok(forward),
         other => panic!("{other:?}"),
     }
+}
+
+fn lasting(max: Option<i64>, of_call: Option<i64>, less: Option<i64>) -> pb::Route {
+    let seconds = |number: Option<i64>| number.map(|seconds| protobuf::Duration { seconds, nanos: 0 });
+    acting(|a| {
+        a.max_stream_duration = Some(pb::route_action::MaxStreamDuration {
+            max_stream_duration: seconds(max),
+            grpc_timeout_header_max: seconds(of_call),
+            grpc_timeout_header_offset: seconds(less),
+        });
+    })
+}
+
+#[test]
+fn requests_may_say_how_long_they_last() {
+    let longest = |route| decode(route).unwrap().longest.map(|longest| *longest);
+    let limits = |silent: Option<u64>, grpc| {
+        let silent = silent.map(Duration::from_secs);
+        Some(Longest { silent, grpc })
+    };
+    let of_call = |most: Option<u64>, less| {
+        let (most, less) = (most.map(Duration::from_secs), Duration::from_secs(less));
+        Some(OfCall { most, less })
+    };
+    assert_eq!(longest(lasting(None, None, None)), None);
+    assert_eq!(longest(lasting(Some(0), None, None)), None, "no limit");
+    assert_eq!(longest(lasting(Some(5), None, None)), limits(Some(5), None));
+    assert_eq!(longest(lasting(None, Some(0), None)), limits(None, of_call(None, 0)));
+    assert_eq!(
+        longest(lasting(Some(0), Some(60), Some(2))),
+        limits(None, of_call(Some(60), 2))
+    );
 }
 
 fn regex(text: &str) -> matcher::RegexMatcher {
@@ -187,6 +221,16 @@ fn what_a_route_may_not_say_is_named() {
             acting(|a| a.cluster_specifier = Some(ClusterSpecifier::ClusterHeader("x".into()))),
             "route.cluster_specifier".into(),
             "weighted_clusters",
+        ),
+        (
+            lasting(None, Some(-1), None),
+            "route.max_stream_duration.grpc_timeout_header_max".into(),
+            "-1",
+        ),
+        (
+            lasting(None, None, Some(1)),
+            "route.max_stream_duration.grpc_timeout_header_offset".into(),
+            "",
         ),
         (
             acting(|a| a.prefix_rewrite = "/a b".into()),
