@@ -196,3 +196,40 @@ def test_tcp_streams_stay_with_the_draining_proxy(mesh, namespace, engine):
     assert seen["bytes_sent"] == seen["bytes_verified"] > 0, seen
     wait_until("the proxy to be gone", lambda: mesh.proxy_id(namespace, pod) == "", 60)
     assert mesh.curl_status(namespace, pod, "http://sink:7000/") in ("000", "200"), "traffic flows without the proxy"
+
+
+# An application of HTTP/2 that takes every request and answers none.
+SILENT = """
+import socket, threading
+def hear(connection):
+    connection.sendall(bytes([0, 0, 0, 4, 0, 0, 0, 0, 0]))
+    while connection.recv(65536):
+        pass
+listener = socket.create_server(("", 8080))
+while True:
+    threading.Thread(target=hear, args=(listener.accept()[0],), daemon=True).start()
+"""
+
+
+def test_a_call_lasts_as_long_as_its_caller_says(mesh, namespace, engine):
+    """A caller that says how long it waits, and then waits on; a server that does not look. The proxy between them ends the call."""
+    mesh.kubectl("apply", "-n", namespace, "-f", "-", input=(
+        service("slow", 80, 8080, labels={"traffic.port.80": "grpc"})
+        + deployment("caller", ["http-echo", "--listen", "0.0.0.0:8081"], labels=meshed(engine))
+    ))
+    mesh.kubectl("run", "slow", "-n", namespace, "--image=python", "--labels=app=slow", "--command", "--", "python3", "-c", SILENT)
+    wait_until("the pods", lambda: mesh.pods_ready(namespace, 2), 60)
+    caller = only_pod(mesh, namespace, "caller")
+    mesh.wait_proxied(namespace, [caller])
+
+    def call():
+        answer = mesh.exec(
+            namespace, caller, "curl", "-s", "-D", "-", "-m", "15", "--http2-prior-knowledge", "-H", "content-type: application/grpc",
+            "-H", "te: trailers", "-H", "grpc-timeout: 400m", "--data-binary", "x", "http://slow/a.B/C", check=False,
+        )
+        assert "grpc-status: 4" in answer and "grpc-message: downstream duration timeout" in answer, answer
+        return True
+
+    wait_until("the call's end", call, 30)
+    lines = parse_exposition(mesh.proxy_metrics(namespace, caller))
+    assert any(("grpc_status", "4") in key[1] and ("classification", "failure") in key[1] for key in lines if key[0] == "response_total"), lines
