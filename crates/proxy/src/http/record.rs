@@ -17,6 +17,7 @@ use crate::balance::{Cause, Limit};
 use crate::config::stats::FaultKind;
 use crate::config::{Cluster, HttpStats, Telemetry};
 use crate::flow::Flow;
+use crate::http::lifetime::Lifetime;
 use crate::http::reply::Reply;
 use crate::trace::{Outcome, Trace};
 
@@ -42,6 +43,8 @@ pub struct Record {
     flags: &'static str,
     /// It failed although it was tried as often as may be.
     exhausted: bool,
+    /// Its client's own time was over: nothing that the cluster is to blame for.
+    expired: bool,
     ended: bool,
     /// It is of a copy, which is no request of the client.
     shadow: bool,
@@ -69,6 +72,7 @@ impl Record {
             log: None,
             flags: "-",
             exhausted: false,
+            expired: false,
             ended: muted,
             shadow: false,
         }
@@ -93,6 +97,7 @@ impl Record {
             log: None,
             flags: "-",
             exhausted: false,
+            expired: false,
             ended: false,
             shadow: true,
         }
@@ -222,7 +227,17 @@ impl Record {
         if !self.ended {
             self.stats.expired();
         }
+        self.expired = true;
         self.upstream_failed();
+    }
+
+    /// A response broke off for want of its rest, or of time.
+    pub fn broken(&mut self, time: &Lifetime) {
+        self.flag(time.broken());
+        match time.is_past_call() {
+            true => self.expired(),
+            false => self.upstream_failed(),
+        }
     }
 
     /// A limit of the cluster was reached.
@@ -344,7 +359,7 @@ impl Record {
         let aborted = classification == Classification::Aborted;
         if let Some(cluster) = &self.cluster {
             cluster.stats.rq_end();
-            if !aborted {
+            if !aborted && !self.expired {
                 cluster.stats.rq_completed(self.status, latency);
                 if self.tries > 1 && classification == Classification::Success {
                     cluster.stats.rq_retry_success();

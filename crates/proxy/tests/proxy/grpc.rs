@@ -373,7 +373,7 @@ async fn calls_last_no_longer_than_the_route_lets_them() {
     let expired = page
         .lines()
         .find(|line| line.starts_with("envoy_http_downstream_rq_max_duration_reached"));
-    assert!(expired.is_some_and(|line| line.ends_with(" 1")), "{expired:?}");
+    assert!(expired.is_some_and(|line| line.ends_with(" 2")), "{expired:?}");
 }
 
 #[tokio::test]

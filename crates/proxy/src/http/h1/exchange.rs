@@ -543,8 +543,7 @@ impl Connection {
             }
             Err(Broken::Source | Broken::Malformed(_)) => {
                 upstream.fail();
-                record.flag(self.time.broken());
-                record.upstream_failed();
+                record.broken(&self.time);
                 // A regular end would make half a response look whole.
                 self.wire.reset_on_close();
                 Next::Gone

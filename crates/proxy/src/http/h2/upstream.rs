@@ -420,8 +420,7 @@ impl<'w> Exchange<'_, 'w> {
             Err(Broken::Source | Broken::Malformed(_)) => {
                 up.reset(h2::Reason::CANCEL);
                 down.reset(h2::Reason::INTERNAL_ERROR);
-                self.record.flag(self.time.broken());
-                self.record.upstream_failed();
+                self.record.broken(self.time);
                 End::Broken
             }
         }
