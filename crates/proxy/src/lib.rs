@@ -20,6 +20,7 @@ mod envoy_page;
 mod flow;
 #[doc(hidden)]
 pub mod fuzz;
+mod hex;
 mod http;
 mod inspect;
 mod metrics;

@@ -2,11 +2,11 @@
 //!
 //! Enters and leaves: heads of messages. Everything else in them passes through unchanged, the case of names included.
 
-use std::fmt::Write;
-
+use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 
 use crate::config::route::matching::is_grpc_type;
+use crate::hex;
 use crate::random::random;
 
 /// Tells requests apart.
@@ -60,7 +60,7 @@ pub fn scheme(secure: bool) -> &'static str {
 /// A new identifier of a request.
 pub fn request_id() -> HeaderValue {
     // Hexadecimal digits and dashes may stand in any header.
-    HeaderValue::from_str(&random_uuid()).unwrap_or(HeaderValue::from_static("0"))
+    HeaderValue::from_maybe_shared(Bytes::from(random_uuid())).unwrap_or(HeaderValue::from_static("0"))
 }
 
 /// Adds what every request of a mesh has, where the client did not.
@@ -100,19 +100,23 @@ pub fn is_probe(headers: &HeaderMap) -> bool {
 }
 
 /// A random (version 4) UUID. Good enough to tell requests apart; no secret depends on it.
-pub fn random_uuid() -> String {
+pub fn random_uuid() -> Vec<u8> {
     let (a, b) = (random(), random());
-    let mut text = String::with_capacity(36);
-    // Writing into a string cannot fail.
-    let _ = write!(
-        text,
-        "{:08x}-{:04x}-4{:03x}-{:04x}-{:012x}",
-        a >> 32,
-        (a >> 16) & 0xffff,
-        a & 0xfff,
-        0x8000 | (b >> 48) & 0x3fff,
-        b & 0xffff_ffff_ffff
-    );
+    let mut text = Vec::with_capacity(36);
+    // Version 4 and its variant stand in the third and fourth part.
+    let parts = [
+        (a >> 32, 8),
+        (a >> 16, 4),
+        (0x4000 | a & 0xfff, 4),
+        (0x8000 | (b >> 48) & 0x3fff, 4),
+        (b, 12),
+    ];
+    for (number, digits) in parts {
+        if !text.is_empty() {
+            text.push(b'-');
+        }
+        hex::push(&mut text, number, digits);
+    }
     text
 }
 
@@ -170,11 +174,11 @@ mod tests {
 
     #[test]
     fn identifiers_differ_and_are_version_4() {
-        let ids: HashSet<String> = (0..10_000).map(|_| random_uuid()).collect();
+        let ids: HashSet<Vec<u8>> = (0..10_000).map(|_| random_uuid()).collect();
         assert_eq!(ids.len(), 10_000);
-        assert!(
-            ids.iter()
-                .all(|id| id.len() == 36 && &id[14..15] == "4" && "89ab".contains(&id[19..20]))
-        );
+        assert!(ids.iter().all(|id| id.len() == 36
+            && id[14] == b'4'
+            && b"89ab".contains(&id[19])
+            && [8, 13, 18, 23].iter().all(|dash| id[*dash] == b'-')));
     }
 }

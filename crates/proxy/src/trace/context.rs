@@ -3,10 +3,14 @@
 //! Enters: headers of a request, in any of the three. Leaves: the [`Context`] that goes on, in B3 and in W3C always. What is
 //! malformed counts as absent. `tracestate` is not touched: it belongs to whoever wrote it. Pure.
 
+use std::ops::Range;
+
+use bytes::Bytes;
 use http::header::{HeaderName, HeaderValue};
 
 use crate::config::route::edit::Fields;
 use crate::config::route::matching::Head;
+use crate::hex;
 
 /// B3 in one header.
 const SINGLE: &str = "b3";
@@ -18,7 +22,39 @@ const FLAGS: &str = "x-b3-flags";
 const W3C: &str = "traceparent";
 
 /// Every header that a context is written anew in.
-const NAMES: [&str; 7] = [SINGLE, TRACE_ID, SPAN_ID, PARENT_ID, SAMPLED, FLAGS, W3C];
+static NAMES: Names = Names {
+    single: HeaderName::from_static(SINGLE),
+    trace: HeaderName::from_static(TRACE_ID),
+    span: HeaderName::from_static(SPAN_ID),
+    parent: HeaderName::from_static(PARENT_ID),
+    sampled: HeaderName::from_static(SAMPLED),
+    flags: HeaderName::from_static(FLAGS),
+    w3c: HeaderName::from_static(W3C),
+};
+
+struct Names {
+    single: HeaderName,
+    trace: HeaderName,
+    span: HeaderName,
+    parent: HeaderName,
+    sampled: HeaderName,
+    flags: HeaderName,
+    w3c: HeaderName,
+}
+
+impl Names {
+    fn each(&self) -> [&HeaderName; 7] {
+        [
+            &self.single,
+            &self.trace,
+            &self.span,
+            &self.parent,
+            &self.sampled,
+            &self.flags,
+            &self.w3c,
+        ]
+    }
+}
 
 /// Who a request belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -195,39 +231,67 @@ pub fn trace_text(trace: u128) -> String {
 impl Context {
     /// Writes it into a head, in place of what is there.
     pub fn write(&self, head: &mut impl Fields) {
-        for name in NAMES.map(HeaderName::from_static) {
-            head.remove(&name);
+        for name in NAMES.each() {
+            head.remove(name);
         }
-        self.fields(|name, value| {
-            // Digits and dashes are a value.
-            if let Ok(value) = HeaderValue::from_str(value) {
-                head.append(&HeaderName::from_static(name), &value);
-            }
-        });
-    }
-
-    /// The headers of a request that goes on.
-    fn fields(&self, mut put: impl FnMut(&'static str, &str)) {
+        // All digits are written once; each header has its part of them.
         let Ids { trace, span, parent } = self.ids;
-        let (trace_name, span_name) = (trace_text(trace), format!("{span:016x}"));
-        let parent = parent.map(|parent| format!("{parent:016x}"));
-        put(TRACE_ID, &trace_name);
-        put(SPAN_ID, &span_name);
-        if let Some(parent) = &parent {
-            put(PARENT_ID, parent);
+        let (upper, lower) = ((trace >> 64) as u64, trace as u64);
+        let bit = HeaderValue::from_static(if self.sampled { "1" } else { "0" });
+        let mut text = Vec::with_capacity(160);
+        text.extend_from_slice(b"00-");
+        let long = text.len();
+        hex::push(&mut text, upper, 16);
+        let short = text.len();
+        hex::push(&mut text, lower, 16);
+        let trace = (if upper == 0 { short } else { long })..text.len();
+        text.push(b'-');
+        let span = digits(&mut text, span);
+        text.extend_from_slice(b"-0");
+        text.extend_from_slice(bit.as_bytes());
+        let w3c = 0..text.len();
+        let parent = parent.map(|parent| digits(&mut text, parent));
+        let single = self.single.then(|| {
+            let begin = text.len();
+            text.extend_from_within(trace.clone());
+            text.push(b'-');
+            text.extend_from_within(span.clone());
+            text.push(b'-');
+            text.extend_from_slice(if self.debug { b"d" } else { bit.as_bytes() });
+            if let Some(parent) = &parent {
+                text.push(b'-');
+                text.extend_from_within(parent.clone());
+            }
+            begin..text.len()
+        });
+        let text = Bytes::from(text);
+        let mut put = |name: &HeaderName, part: Range<usize>| {
+            // Digits and dashes are a value.
+            if let Ok(value) = HeaderValue::from_maybe_shared(text.slice(part)) {
+                head.append(name, &value);
+            }
+        };
+        put(&NAMES.trace, trace);
+        put(&NAMES.span, span);
+        if let Some(parent) = parent {
+            put(&NAMES.parent, parent);
         }
-        let bit = u8::from(self.sampled);
+        put(&NAMES.w3c, w3c);
+        if let Some(single) = single {
+            put(&NAMES.single, single);
+        }
         match self.debug {
-            true => put(FLAGS, "1"),
-            false => put(SAMPLED, if self.sampled { "1" } else { "0" }),
-        }
-        put(W3C, &format!("00-{trace:032x}-{span_name}-0{bit}"));
-        if self.single {
-            let state = if self.debug { "d" } else { &bit.to_string() };
-            let tail = parent.map(|parent| format!("-{parent}")).unwrap_or_default();
-            put(SINGLE, &format!("{trace_name}-{span_name}-{state}{tail}"));
+            true => head.append(&NAMES.flags, &HeaderValue::from_static("1")),
+            false => head.append(&NAMES.sampled, &bit),
         }
     }
+}
+
+/// Appends the sixteen digits of a span's name; leaves where they stand.
+fn digits(text: &mut Vec<u8>, span: u64) -> Range<usize> {
+    let begin = text.len();
+    hex::push(text, span, 16);
+    begin..text.len()
 }
 
 #[cfg(test)]

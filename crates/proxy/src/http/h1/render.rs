@@ -36,7 +36,7 @@ pub fn request(
         field(out, "x-forwarded-proto", scheme(request.secure).as_bytes());
     }
     if request_id && !request.identified {
-        field(out, "x-request-id", random_uuid().as_bytes());
+        field(out, "x-request-id", &random_uuid());
     }
     if websocket {
         out.extend_from_slice(b"connection: upgrade\r\nupgrade: websocket\r\n");
