@@ -79,7 +79,9 @@ def test_targets_follow_the_cluster(mesh, tmp_path):
             assert of_container["controller_kind"] == "ReplicaSet" and of_container["label_app"] == "web", labels
         for labels in discovered(store, "endpointslice").values():
             assert labels["__meta_kubernetes_service_name"] == "web"
-            assert labels["__meta_kubernetes_endpointslice_endpoint_conditions_ready"] == "true"
+        # The slice says so a moment after the pod does.
+        ready = "__meta_kubernetes_endpointslice_endpoint_conditions_ready"
+        store.until("all to be ready", lambda: [labels[ready] for labels in discovered(store, "endpointslice").values()] == ["true", "true"])
 
         # A Service is one target, whatever stands behind it; a node its kubelet.
         store.until("the Service", lambda: list(discovered(store, "service")) == [f"web.{NAMESPACE}.svc:80"])
