@@ -1,6 +1,7 @@
 //! Bodies of requests that servers take in: each whole, in time, of a limited size, and in a room that all of them share.
 //!
-//! Enters: the body of an HTTP request. Leaves: its bytes with the place that they take, or why they are not taken. Who sends slowly holds what came so far, and keeps nobody else from sending.
+//! Enters: the body of an HTTP request. Leaves: its bytes with the place that they take, or why they are not taken. Who
+//! sends slowly holds what came so far, and keeps nobody else from sending.
 
 use std::fmt::Display;
 use std::sync::Arc;

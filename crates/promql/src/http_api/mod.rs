@@ -380,3 +380,22 @@ fn bad(message: String) -> Refusal {
         message,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_body_is_refused_for_good_or_for_now() {
+        for (why, status) in [
+            (Refused::TooLarge(10), 400),
+            (Refused::Broken("reset".into()), 400),
+            (Refused::Full, 503),
+            (Refused::Late, 503),
+        ] {
+            let text = why.to_string();
+            let refusal = Refusal::from(why);
+            assert_eq!((refusal.status.as_u16(), refusal.message), (status, text));
+        }
+    }
+}
